@@ -1,0 +1,11 @@
+// Each binding unit registers its part of affekt._core through one of these functions.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace affekt::bindings {
+
+void bind_frontend(pybind11::module_& m);
+void bind_model(pybind11::module_& m);
+
+}  // namespace affekt::bindings

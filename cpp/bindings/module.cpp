@@ -1,0 +1,40 @@
+// affekt._core: converts, checks and releases the GIL; no logic of its own.
+#include <pybind11/pybind11.h>
+
+#include <exception>
+
+#include "affekt/error.hpp"
+#include "bindings.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+// The exception tree lives in affekt.errors; C++ exceptions map onto it when they cross into Python.
+void translate(std::exception_ptr p) {
+  const auto raise = [](const char* name, const char* what) {
+    const py::object type = py::module_::import("affekt.errors").attr(name);
+    PyErr_SetString(type.ptr(), what);
+  };
+  try {
+    if (p) std::rethrow_exception(p);
+  } catch (const affekt::InvalidArgument& e) {
+    raise("InputError", e.what());
+  } catch (const affekt::ModelFileError& e) {
+    raise("ModelFileError", e.what());
+  } catch (const affekt::NotStreamable& e) {
+    raise("NotStreamableError", e.what());
+  } catch (const affekt::Error& e) {
+    raise("AffektError", e.what());
+  }
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Native core of affekt.";
+  m.attr("__version__") = affekt::version();
+  py::register_exception_translator(&translate);
+  affekt::bindings::bind_frontend(m);
+  affekt::bindings::bind_model(m);
+}
