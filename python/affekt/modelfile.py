@@ -1,0 +1,161 @@
+"""Writer of model files, schema 1.
+
+A model file is one ``.safetensors`` file. Its ``__metadata__`` has exactly two keys:
+
+- ``affekt.card``: the model card, canonical JSON (UTF-8, sorted keys, separators ``,`` and ``:``, no NaN). It
+  holds the node graph, the inputs and outputs, latency, provenance, and a table of the tensors that repeats
+  the safetensors header, so that one hash covers everything that matters.
+- ``affekt.sha256``: lower-case hex SHA-256 of the stored card text followed by the whole data buffer.
+
+The same card and tensors give the same bytes. Reading is the core's work: `affekt.load`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from affekt.errors import InputError
+
+__all__ = ["SCHEMA", "canonical_json", "model_bytes", "write_model"]
+
+SCHEMA = 1
+"""Version of the card's layout that this writer produces."""
+
+_TENSOR_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
+_MAX_HEADER = 16 << 20
+_MAX_FILE = 1 << 30
+
+
+def canonical_json(value: Any) -> str:
+    """JSON text with sorted keys and no spaces; numpy scalars and arrays are written as numbers and lists.
+
+    Raises
+    ------
+    InputError : the value holds NaN or infinity, or something that JSON cannot carry.
+    """
+
+    def default(item: Any) -> Any:
+        if isinstance(item, np.generic | np.ndarray):
+            return item.tolist()
+        if isinstance(item, os.PathLike):
+            return os.fspath(item)
+        raise InputError(f"the card holds a {type(item).__name__}, which JSON cannot carry: {item!r}")
+
+    try:
+        return json.dumps(
+            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=default
+        )
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the card cannot be written as JSON: {error}") from error
+
+
+def _as_float32(name: str, value: Any) -> np.ndarray:
+    if not isinstance(name, str) or not _TENSOR_NAME.match(name):
+        raise InputError(
+            f"tensor name {name!r}: expected letters, digits, '_', '-', '.', as in 'tcn.0.conv1.bias'"
+        )
+    array = np.asarray(value)
+    if array.dtype.kind != "f":
+        raise InputError(f"tensor {name!r}: expected floating point values, got dtype {array.dtype}")
+    if array.ndim == 0 or array.size == 0:
+        raise InputError(
+            f"tensor {name!r}: expected at least one dimension and one value, got shape {array.shape}"
+        )
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, dtype="<f4")
+    if not np.isfinite(array).all():
+        raise InputError(f"tensor {name!r}: expected finite float32 values, got NaN or infinity")
+    return array
+
+
+def model_bytes(card: Mapping[str, Any], tensors: Mapping[str, Any]) -> bytes:
+    """The bytes of a model file.
+
+    Parameters
+    ----------
+    card : everything of the card except ``"schema"`` and ``"tensors"``, which are filled in here.
+    tensors : name -> array of floats (numpy, or anything `numpy.asarray` takes); stored as float32 in the
+        order of the sorted names.
+
+    Returns
+    -------
+    bytes : the same for the same card and tensors.
+
+    Raises
+    ------
+    InputError : a tensor is empty, not floating point or not finite; the card is not JSON or already holds
+        ``"tensors"`` or another schema version; the result exceeds the reader's limits.
+    """
+    if "tensors" in card:
+        raise InputError("card: 'tensors' is filled in by the writer, leave it out")
+    if card.get("schema", SCHEMA) != SCHEMA:
+        raise InputError(f"card: 'schema' must be {SCHEMA}, got {card['schema']!r}")
+    arrays = {name: _as_float32(name, tensors[name]) for name in sorted(tensors)}
+    table: dict[str, Any] = {}
+    header: dict[str, Any] = {}
+    end = 0
+    for name, array in arrays.items():
+        begin, end = end, end + array.nbytes
+        shape = list(array.shape)
+        table[name] = {"dtype": "F32", "shape": shape, "offsets": [begin, end]}
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    text = canonical_json({**card, "schema": SCHEMA, "tensors": table})
+    data = b"".join(array.tobytes() for array in arrays.values())
+    try:
+        digest = hashlib.sha256(text.encode("utf-8") + data).hexdigest()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the card holds text that is not valid Unicode: {error}") from error
+    header["__metadata__"] = {"affekt.card": text, "affekt.sha256": digest}
+    head = canonical_json(header).encode("utf-8")
+    head += b" " * (-len(head) % 8)  # the data buffer starts on a multiple of 8 bytes
+    if len(head) > _MAX_HEADER:
+        raise InputError(
+            f"the card and tensor table take {len(head)} bytes, more than the limit of {_MAX_HEADER}"
+        )
+    if 8 + len(head) + len(data) > _MAX_FILE:
+        raise InputError(
+            f"the model takes {8 + len(head) + len(data)} bytes, more than the limit of {_MAX_FILE}"
+        )
+    return len(head).to_bytes(8, "little") + head + data
+
+
+def write_model(path: str | os.PathLike[str], card: Mapping[str, Any], tensors: Mapping[str, Any]) -> Path:
+    """Write a model file; an existing file is replaced only when the new one is complete.
+
+    Parameters
+    ----------
+    path : target, customarily ``*.safetensors``; its folder must exist.
+    card, tensors : see `model_bytes`.
+
+    Returns
+    -------
+    Path : the file written.
+
+    Raises
+    ------
+    InputError : see `model_bytes`.
+    OSError : the file cannot be written.
+    """
+    path = Path(path)
+    content = model_bytes(card, tensors)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
