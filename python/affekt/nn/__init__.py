@@ -1,0 +1,17 @@
+"""Torch building blocks that the native core runs too.
+
+Everything is time-major: `(batch, time, feature)`, with a boolean `(batch, time)` mask beside it where
+lengths differ. `TCN`, `Stack`, `Standardise` and `Pool` have a node of the same name in the model file.
+"""
+
+# ruff: noqa: E402
+from affekt._lazy import require
+
+require("torch", purpose="affekt.nn")
+
+from affekt.nn.augment import FeatureAugment
+from affekt.nn.pool import Pool
+from affekt.nn.rows import Stack, Standardise, lengths_to_mask
+from affekt.nn.tcn import TCN
+
+__all__ = ["TCN", "FeatureAugment", "Pool", "Stack", "Standardise", "lengths_to_mask"]
