@@ -1,0 +1,208 @@
+# Every target sets up what it needs; run `make help` for the list.
+#
+#   PYTHON=python3.12   the interpreter that the virtual environments are made from (3.10 or newer)
+#   TORCH=...           the torch requirement of the development environment. It is pinned, because a free
+#                       `torch` resolves to the newest CUDA build, several gigabytes; point pip at an index
+#                       with CPU builds to get the small one.
+#   JOBS=2              how many compilers and test workers run at once
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+JOBS ?= 2
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+ROOT := $(CURDIR)
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := .venv-demo
+# Build requirements of pyproject.toml, with CMake and Ninja from PyPI so that the system's version does not matter.
+BUILD_REQUIRES := 'cmake>=3.25' ninja 'nlohmann-json>=3.11' 'pybind11>=2.13' 'scikit-build-core>=0.11'
+SOURCES := $(shell find cpp python/affekt -type f \( -name '*.?pp' -o -name '*.py' -o -name '*.yaml' \
+	-o -name '*.safetensors' -o -name 'CMakeLists.txt' \) -not -path '*/include/affekt/include/*') \
+	CMakeLists.txt pyproject.toml
+
+.PHONY: help demo test test-cpp test-python check dev wheel bench clean
+help: ## this list
+	@echo "usage: make TARGET [PYTHON=python3] [JOBS=2]"; echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "  make check runs, and each can run alone:"; echo "    $(addprefix check-,$(CHECKS))" | fold -sw 100
+
+# ---- environments ------------------------------------------------------------------------------------------
+# One recipe for every virtual environment; the interpreter is checked first, with an answer that helps.
+define make_venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "affekt needs Python 3.10 or newer; name one with: make $@ PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; \
+	  sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || { \
+	  echo "the C headers of $(PYTHON) are missing; on Debian: apt-get install python3-dev"; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { \
+	  echo "no C++ compiler found; on Debian: apt-get install g++"; exit 1; }
+	$(PYTHON) -m venv --clear $(1)
+endef
+
+$(VENV)/.stamp-venv:
+	$(call make_venv,$(VENV))
+	@touch $@
+
+$(VENV)/.stamp-requires: $(VENV)/.stamp-venv pyproject.toml
+	$(BIN)/python -m pip install -qq '$(TORCH)' $(BUILD_REQUIRES)
+	@touch $@
+
+# The editable install: Python files are read from the tree, C++ is rebuilt by the first import after a change.
+$(VENV)/.stamp-dev: $(VENV)/.stamp-requires
+	PATH="$(ROOT)/$(BIN):$$PATH" AFFEKT_TORCH=ON $(BIN)/python -m pip install -qq --no-build-isolation \
+	  -Cbuild-dir=build/dev -Ceditable.rebuild=true -Ceditable.verbose=false -Ccmake.define.AFFEKT_TESTS=ON -Cinstall.strip=false \
+	  --editable '.[dev]' '$(TORCH)'
+	@touch $@
+
+$(DEMO)/.stamp-venv:
+	$(call make_venv,$(DEMO))
+	@touch $@
+
+# The demo installs the package as a user would: built in isolation, without torch.
+$(DEMO)/.stamp-install: $(DEMO)/.stamp-venv $(SOURCES)
+	$(DEMO)/bin/python -m pip install -qq '.[audio,report]'
+	@touch $@
+
+# ---- daily use ---------------------------------------------------------------------------------------------
+demo: $(DEMO)/.stamp-install ## run the shipped model on a human voice, or on AUDIO=my.wav
+	@$(DEMO)/bin/python -m affekt._demo $(if $(AUDIO),"$(AUDIO)")
+
+dev: $(VENV)/.stamp-dev ## editable install in .venv that rebuilds the C++ part on import
+	@mkdir -p build; PATH="$(ROOT)/$(BIN):$$PATH" SKBUILD_EDITABLE_VERBOSE=1 $(BIN)/python -c 'import affekt._core' >build/dev.log 2>&1 \
+	  || { tail -n 60 build/dev.log; exit 1; }
+	@$(BIN)/python -c 'import affekt; print(f"affekt {affekt.__version__} is ready: source $(BIN)/activate")'
+
+# Tests look at one build, so imports need not check it again; one thread per worker keeps two cores fair.
+TEST_ENV := SKBUILD_EDITABLE_SKIP="$(ROOT)/build/dev" OMP_NUM_THREADS=1 PATH="$(ROOT)/$(BIN):$$PATH"
+
+test: test-cpp test-python ## all tests: C++ through CTest, Python through pytest
+
+test-cpp: dev
+	$(TEST_ENV) $(BIN)/ctest --test-dir build/dev --output-on-failure --parallel $(JOBS)
+
+test-python: dev
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
+
+wheel: ## build a wheel into dist/, in isolation
+	@mkdir -p dist
+	$(PYTHON) -m pip wheel -qq --no-deps --wheel-dir dist .
+	@ls -l dist
+
+bench: dev ## time the kernels against their peers; writes bench/results
+	$(BIN)/python -m pip install -qq '$(TORCH)' 'pytest-benchmark>=4' 'librosa>=0.10' 'kaldi-native-fbank>=1.20'
+	SKBUILD_EDITABLE_SKIP="$(ROOT)/build/dev" $(BIN)/python -m bench $(BENCH_ARGS)
+
+clean: ## remove builds, environments and caches
+	rm -rf build build-* dist wheelhouse $(VENV) $(DEMO) .venv-* .pytest_cache .mypy_cache .ruff_cache \
+	  .hypothesis .benchmarks python/affekt/*.so python/affekt/include
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- the long checks ---------------------------------------------------------------------------------------
+CHECKS := lint types gcc clang asan tsan wheel symbols cuda aarch64
+CPP_FILES = $$(git ls-files 'cpp/*.hpp' 'cpp/*.cpp' 'cpp/*.h' 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.hpp')
+CMAKE_DEV = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM="$(ROOT)/$(BIN)/ninja" \
+	-DPython_EXECUTABLE="$(ROOT)/$(BIN)/python" -DAFFEKT_TESTS=ON -DAFFEKT_WERROR=ON
+
+.PHONY: $(addprefix check-,$(CHECKS))
+check: dev ## lint, types, two compilers, sanitizers, wheel, symbols, CUDA and aarch64
+	@for part in $(CHECKS); do \
+	  start=$$(date +%s); echo "== check-$$part"; \
+	  $(MAKE) --no-print-directory check-$$part; \
+	  echo "== check-$$part passed in $$(( $$(date +%s) - start )) s"; \
+	done
+	@echo "make check: all parts passed"
+
+# $(call need,program,Debian package)
+need = command -v $(1) >/dev/null || { echo "$@ needs $(1); on Debian: apt-get install $(2)"; exit 1; }
+
+check-lint: $(VENV)/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
+
+check-types: dev
+	$(BIN)/mypy
+	cd build && $(TEST_ENV) "$(ROOT)/$(BIN)/stubtest" affekt._core
+
+check-gcc: $(VENV)/.stamp-dev
+	@$(call need,g++,g++)
+	$(CMAKE_DEV) -S . -B build/check-gcc -DCMAKE_CXX_COMPILER=g++ -DAFFEKT_TORCH=ON
+	$(BIN)/cmake --build build/check-gcc
+	$(BIN)/ctest --test-dir build/check-gcc --output-on-failure --parallel $(JOBS)
+
+check-clang: $(VENV)/.stamp-dev
+	@$(call need,clang++-14,clang-14)
+	$(CMAKE_DEV) -S . -B build/check-clang -DCMAKE_CXX_COMPILER=clang++-14 -DAFFEKT_TORCH=ON
+	$(BIN)/cmake --build build/check-clang
+	$(BIN)/ctest --test-dir build/check-clang --output-on-failure --parallel $(JOBS)
+
+# AddressSanitizer and UBSan: the C++ tests, then the Python tests that feed the core damaged model files and odd
+# signals. The interpreter itself is not instrumented, so the runtime is preloaded and leaks are not counted;
+# -S keeps the editable install of .venv out of the way.
+ASAN_PYTHON := $(ROOT)/build/check-asan/python
+check-asan: $(VENV)/.stamp-dev
+	@$(call need,g++,g++)
+	$(CMAKE_DEV) -S . -B build/check-asan -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DAFFEKT_SANITIZE=address,undefined
+	$(BIN)/cmake --build build/check-asan
+	UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(BIN)/ctest --test-dir build/check-asan --output-on-failure --parallel $(JOBS)
+	rm -rf $(ASAN_PYTHON) && mkdir -p $(ASAN_PYTHON) && cp -r python/affekt $(ASAN_PYTHON)/ && rm -f $(ASAN_PYTHON)/affekt/*.so
+	$(BIN)/cmake --install build/check-asan --prefix $(ASAN_PYTHON) >/dev/null
+	OMP_NUM_THREADS=1 LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+	  PYTHONPATH="$(ASAN_PYTHON):$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	  $(BIN)/python -S -m pytest -q -p no:xdist -p no:cacheprovider $(wildcard tests/test_model_*.py tests/test_engine_*.py)
+
+check-tsan: $(VENV)/.stamp-dev
+	@$(call need,clang++-14,clang-14 libclang-rt-14-dev)
+	$(CMAKE_DEV) -S . -B build/check-tsan -DCMAKE_CXX_COMPILER=clang++-14 -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DAFFEKT_PYTHON=OFF -DAFFEKT_SANITIZE=thread
+	$(BIN)/cmake --build build/check-tsan
+	TSAN_OPTIONS=halt_on_error=1 $(BIN)/ctest --test-dir build/check-tsan --output-on-failure --parallel $(JOBS)
+
+# The wheel as it is released: built in isolation from the sdist with the op library, repaired, then tried in an
+# environment that has numpy only, with no compiler on PATH.
+check-wheel: $(VENV)/.stamp-dev
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m build --sdist --outdir build/wheel . >build/wheel/sdist.log
+	AFFEKT_TORCH=ON $(BIN)/python -m pip wheel -qq --no-deps --wheel-dir build/wheel build/wheel/affekt-*.tar.gz
+	PATH="$(ROOT)/$(BIN):$$PATH" $(BIN)/auditwheel show build/wheel/affekt-*.whl
+	PATH="$(ROOT)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' \
+	  --wheel-dir build/wheel/repaired build/wheel/affekt-*.whl
+	$(PYTHON) -m venv --clear build/wheel/venv
+	build/wheel/venv/bin/python -m pip install -qq build/wheel/repaired/affekt-*.whl
+	mkdir -p build/wheel/empty
+	cd build/wheel/empty && PATH="$(ROOT)/build/wheel/empty" ../venv/bin/python -I "$(ROOT)/scripts/try_wheel.py"
+
+check-symbols: dev
+	$(TEST_ENV) $(BIN)/python scripts/check_symbols.py build/dev
+
+# Compile only, for the architectures that are released; nothing runs without a GPU.
+CUDA_FILES := $(wildcard kernels/*.cu)
+check-cuda:
+ifeq ($(CUDA_FILES),)
+	@echo "kernels/ holds no .cu file yet: nothing to compile"
+else
+	@$(call need,nvcc,nvidia-cuda-toolkit)
+	@mkdir -p build/check-cuda
+	for file in $(CUDA_FILES); do nvcc -std=c++20 -O3 -Xcompiler -Wall,-Wextra,-Werror -Icpp/include -Ikernels \
+	  -gencode arch=compute_80,code=sm_80 -gencode arch=compute_89,code=sm_89 -gencode arch=compute_90a,code=sm_90a \
+	  -c $$file -o build/check-cuda/$$(basename $$file .cu).o; done
+endif
+
+check-aarch64: $(VENV)/.stamp-dev
+	@$(call need,aarch64-linux-gnu-g++,g++-aarch64-linux-gnu)
+	@$(call need,qemu-aarch64,qemu-user)
+	$(CMAKE_DEV) -S . -B build/check-aarch64 -DCMAKE_TOOLCHAIN_FILE="$(ROOT)/cmake/aarch64-linux-gnu.cmake" \
+	  -DAFFEKT_PYTHON=OFF
+	$(BIN)/cmake --build build/check-aarch64
+	$(BIN)/ctest --test-dir build/check-aarch64 --output-on-failure --parallel $(JOBS)

@@ -1,0 +1,87 @@
+"""Check what the built libraries ask of others: `python scripts/check_symbols.py BUILD_DIR`.
+
+- libaffekt and affekt._core need no torch, and libaffekt no Python;
+- the torch op library uses the stable C interface of LibTorch alone (no C++ symbol of c10, at or torch);
+- no library records a folder of this machine as its run path once installed.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# C++ names of torch are mangled: _ZN3c10..., _ZN2at..., _ZNK5torch..., also as template arguments.
+TORCH_CXX = re.compile(r"_Z.*(3c10|2at|5torch)\w")
+TORCH_C = re.compile(r"^(aoti_)?torch_")
+
+
+def undefined(library: Path) -> list[str]:
+    """Return the names of the undefined dynamic symbols of `library`, without versions."""
+    text = subprocess.run(
+        ["nm", "-D", "--undefined-only", "--without-symbol-versions", library],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return [line.split()[-1] for line in text.splitlines()]
+
+
+def dynamic(library: Path, tag: str) -> list[str]:
+    """Return the values of one tag of the dynamic section: NEEDED, RUNPATH or RPATH."""
+    text = subprocess.run(["readelf", "-dW", library], check=True, capture_output=True, text=True).stdout
+    return re.findall(rf"\({tag}\).*\[(.*)\]", text)
+
+
+def problems(folder: Path) -> list[str]:
+    """Return what is wrong with the installed libraries in `folder`, one line each."""
+    found = []
+    core = next(folder.glob("_core*.so"))
+    for library in sorted(folder.glob("*.so")):
+        for path in dynamic(library, "RUNPATH") + dynamic(library, "RPATH"):
+            if path != "$ORIGIN":
+                found.append(f"{library.name}: the run path is {path!r}, expected '$ORIGIN'")
+    for library in (folder / "libaffekt.so", core):
+        torch = [s for s in undefined(library) if TORCH_C.match(s) or TORCH_CXX.match(s)]
+        torch += [n for n in dynamic(library, "NEEDED") if "torch" in n or "c10" in n]
+        if torch:
+            found.append(f"{library.name}: needs torch: {torch[:5]}")
+    python = [s for s in undefined(folder / "libaffekt.so") if re.match(r"_?Py[A-Z_]", s)]
+    if python:
+        found.append(f"libaffekt.so: needs Python: {python[:5]}")
+    ops = folder / "libaffekt_ops.so"
+    if ops.exists():
+        names = undefined(ops)
+        unstable = [s for s in names if TORCH_CXX.match(s)]
+        if unstable:
+            found.append(f"{ops.name}: C++ symbols of torch, outside the stable ABI: {unstable[:5]}")
+        if not any(TORCH_C.match(s) for s in names):
+            found.append(f"{ops.name}: no symbol of torch at all, so it registers nothing")
+        extra = [n for n in dynamic(ops, "NEEDED") if re.search("torch|c10|cuda", n) and n != "libtorch_cpu.so"]
+        if extra:
+            found.append(f"{ops.name}: needs {extra}, expected libtorch_cpu.so alone")
+    return found
+
+
+def main() -> int:
+    """Install the build into a scratch folder and check the libraries there."""
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    with tempfile.TemporaryDirectory() as scratch:
+        subprocess.run(
+            ["cmake", "--install", sys.argv[1], "--prefix", scratch], check=True, stdout=subprocess.DEVNULL
+        )
+        folder = Path(scratch) / "affekt"
+        found = problems(folder)
+        for line in found:
+            print(line)
+        if not found:
+            for library in sorted(folder.glob("*.so")):
+                print(f"{library.name}: {library.stat().st_size / 1024:.0f} KiB, needs", *dynamic(library, "NEEDED"))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
