@@ -1,7 +1,240 @@
+#include "affekt/frontend.hpp"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "bindings.hpp"
 
-namespace affekt::bindings {
+namespace py = pybind11;
 
-void bind_frontend(pybind11::module_&) {}
+namespace affekt::bindings {
+namespace {
+
+enum class Kind { f32, f64, i16 };
+
+Kind kind_of(const py::array& x) {
+  if (py::isinstance<py::array_t<float>>(x)) return Kind::f32;
+  if (py::isinstance<py::array_t<double>>(x)) return Kind::f64;
+  if (py::isinstance<py::array_t<std::int16_t>>(x)) return Kind::i16;
+  throw InvalidArgument("samples: expected dtype float32, float64 or int16, got " +
+                        py::str(x.dtype()).cast<std::string>());
+}
+
+/// Rows of an array of shape (..., time), wherever its strides put them; no copy while time is contiguous.
+class Rows {
+ public:
+  explicit Rows(const py::array& x) : data_(static_cast<const char*>(x.data())) {
+    if (x.ndim() < 1)
+      throw InvalidArgument("samples: expected shape (..., time), got a scalar (0 dimensions)");
+    shape_.assign(x.shape(), x.shape() + x.ndim());
+    strides_.assign(x.strides(), x.strides() + x.ndim());
+    for (std::size_t d = 0; d + 1 < shape_.size(); ++d) count_ *= static_cast<std::size_t>(shape_[d]);
+  }
+
+  std::size_t count() const { return count_; }
+  std::size_t length() const { return static_cast<std::size_t>(shape_.back()); }
+  const std::vector<py::ssize_t>& shape() const { return shape_; }
+
+  /// Index of sample i of row r, as Python prints it.
+  std::string index(std::size_t r, std::size_t i) const {
+    std::string at = std::to_string(i);
+    for (std::size_t d = shape_.size() - 1; d-- > 0;) {
+      at = std::to_string(r % static_cast<std::size_t>(shape_[d])) + ", " + at;
+      r /= static_cast<std::size_t>(shape_[d]);
+    }
+    return shape_.size() == 1 ? at : "(" + at + ")";
+  }
+
+  template <class S>
+  const S* row(std::size_t r, std::vector<S>& copy) const {
+    const char* at = data_;
+    for (std::size_t d = shape_.size() - 1; d-- > 0;) {
+      const auto extent = static_cast<std::size_t>(shape_[d]);
+      at += static_cast<py::ssize_t>(r % extent) * strides_[d];
+      r /= extent;
+    }
+    const py::ssize_t step = strides_.back();
+    const bool aligned = reinterpret_cast<std::uintptr_t>(at) % alignof(S) == 0;
+    if (aligned && (step == static_cast<py::ssize_t>(sizeof(S)) || length() <= 1))
+      return reinterpret_cast<const S*>(at);
+    copy.resize(length());
+    for (std::size_t i = 0; i < length(); ++i)
+      std::memcpy(&copy[i], at + static_cast<py::ssize_t>(i) * step, sizeof(S));
+    return copy.data();
+  }
+
+ private:
+  const char* data_;
+  std::vector<py::ssize_t> shape_, strides_;
+  std::size_t count_ = 1;
+};
+
+template <class S>
+void check_finite(const S* x, std::size_t n, const Rows& rows, std::size_t r) {
+  const std::size_t bad = first_non_finite(x, n);
+  if (bad == n) return;
+  throw InvalidArgument("samples: expected finite values, got " +
+                        std::string(x[bad] != x[bad] ? "nan"
+                                    : x[bad] > 0     ? "inf"
+                                                     : "-inf") +
+                        " at index " + rows.index(r, bad));
+}
+void check_finite(const std::int16_t*, std::size_t, const Rows&, std::size_t) {}
+
+template <class S, class O>
+py::array compute(const FrontEnd& plan, const Rows& rows) {
+  const std::size_t frames = plan.frames(rows.length()), width = plan.features();
+  std::vector<py::ssize_t> shape(rows.shape().begin(), rows.shape().end() - 1);
+  shape.push_back(static_cast<py::ssize_t>(frames));
+  shape.push_back(static_cast<py::ssize_t>(width));
+  py::array_t<O> out(shape);
+  O* to = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    std::vector<S> copy;
+    for (std::size_t r = 0; r < rows.count(); ++r) {
+      const S* x = rows.row<S>(r, copy);
+      check_finite(x, rows.length(), rows, r);
+      plan.compute(x, rows.length(), to + r * frames * width);
+    }
+  }
+  return out;
+}
+
+py::array compute(const FrontEnd& plan, const py::array& samples) {
+  const Rows rows(samples);
+  switch (kind_of(samples)) {
+    case Kind::f32:
+      return compute<float, float>(plan, rows);
+    case Kind::f64:
+      return compute<double, double>(plan, rows);
+    case Kind::i16:
+      break;
+  }
+  return compute<std::int16_t, float>(plan, rows);
+}
+
+/// A stream with a lock, because the interpreter's lock is released while it works.
+class Stream {
+ public:
+  Stream(std::shared_ptr<const FrontEnd> plan, std::size_t capacity) : stream_(std::move(plan), capacity) {}
+
+  py::array push(const py::array& samples) {
+    const Rows rows(samples);
+    const Kind kind = kind_of(samples);
+    if (rows.shape().size() != 1) {
+      throw InvalidArgument("samples: expected shape (time,), got " + std::to_string(rows.shape().size()) +
+                            " dimensions");
+    }
+    switch (kind) {
+      case Kind::f32:
+        return take<float>(rows);
+      case Kind::f64:
+        return take<double>(rows);
+      case Kind::i16:
+        break;
+    }
+    return take<std::int16_t>(rows);
+  }
+
+  void reset() {
+    const std::lock_guard lock(mutex_);
+    stream_.reset();
+  }
+  std::uint64_t rows() const { return stream_.rows(); }
+  std::uint64_t samples() const { return stream_.samples(); }
+  std::uint64_t last_sample(std::uint64_t row) const { return stream_.last_sample(row); }
+
+ private:
+  template <class S>
+  py::array take(const Rows& input) {
+    std::vector<float> rows;
+    const std::size_t n = input.length(), width = stream_.plan().features();
+    {
+      py::gil_scoped_release release;
+      const std::lock_guard lock(mutex_);
+      std::vector<S> copy;
+      const S* x = input.row<S>(0, copy);
+      check_finite(x, n, input, 0);
+      rows.resize((stream_.plan().frames(stream_.samples() + n) - stream_.rows()) * width);
+      std::size_t done = 0;
+      std::vector<float> rounded;
+      if constexpr (std::is_same_v<S, double>) {
+        rounded.assign(x, x + n);
+        // A finite double may still lie beyond the range of float.
+        const std::size_t bad = first_non_finite(rounded.data(), n);
+        if (bad != n)
+          throw InvalidArgument(
+              "samples: expected values in the range of float32, got one beyond it at index " +
+              std::to_string(bad));
+      }
+      for (std::size_t at = 0; at < n;) {
+        if constexpr (std::is_same_v<S, double>) {
+          at += stream_.push(rounded.data() + at, n - at);
+        } else {
+          at += stream_.push(x + at, n - at);
+        }
+        done += stream_.next(rows.data() + done * width, rows.size() / width - done);
+      }
+    }
+    py::array_t<float> out({rows.size() / width, width});
+    std::copy(rows.begin(), rows.end(), out.mutable_data());
+    return out;
+  }
+
+  FrontEndStream stream_;
+  std::mutex mutex_;
+};
+
+}  // namespace
+
+void bind_frontend(py::module_& m) {
+  py::class_<FrontEnd, std::shared_ptr<FrontEnd>>(m, "FrontEnd",
+                                                  "Immutable acoustic front end; see affekt.features.")
+      .def(py::init([](const std::string& options) {
+             return std::make_shared<FrontEnd>(FrontEndOptions::from_json(options));
+           }),
+           py::arg("options"), "Build the plan from a JSON object of options.")
+      .def_property_readonly(
+          "options", [](const FrontEnd& f) { return f.options().to_json(); },
+          "The options as JSON, every default filled in.")
+      .def_property_readonly("features", &FrontEnd::features, "Columns of a row.")
+      .def_property_readonly("empty_filters", &FrontEnd::empty_filters,
+                             "Mel filters without a transform bin.")
+      .def_property_readonly("latency_samples", &FrontEnd::latency_samples,
+                             "Samples that the first row needs.")
+      .def_property_readonly(
+          "not_streamable",
+          [](const FrontEnd& f) {
+            std::string reason;
+            f.streamable(&reason);
+            return reason;
+          },
+          "Why the front end cannot stream; empty if it can.")
+      .def("frames", &FrontEnd::frames, py::arg("n_samples"), "Rows that a signal of n_samples gives.")
+      .def("compute", py::overload_cast<const FrontEnd&, const py::array&>(&compute), py::arg("samples"),
+           "Samples (..., time) of float32, float64 or int16 -> rows (..., frames, features).");
+
+  py::class_<Stream>(m, "FrontEndStream", "Live front end; see affekt.features.")
+      .def(py::init([](std::shared_ptr<FrontEnd> plan, std::size_t capacity) {
+             return std::make_unique<Stream>(std::move(plan), capacity);
+           }),
+           py::arg("plan"), py::arg("capacity"))
+      .def("push", &Stream::push, py::arg("samples"),
+           "Samples (time,) -> the rows they finish (k, features).")
+      .def("reset", &Stream::reset, py::call_guard<py::gil_scoped_release>(),
+           "Back to the state after construction.")
+      .def_property_readonly("rows", &Stream::rows, "Rows handed out.")
+      .def_property_readonly("samples", &Stream::samples, "Samples taken.")
+      .def("last_sample", &Stream::last_sample, py::arg("row"), "Index of the last sample that a row used.");
+}
 
 }  // namespace affekt::bindings
