@@ -59,7 +59,9 @@ def problems(folder: Path) -> list[str]:
             found.append(f"{ops.name}: C++ symbols of torch, outside the stable ABI: {unstable[:5]}")
         if not any(TORCH_C.match(s) for s in names):
             found.append(f"{ops.name}: no symbol of torch at all, so it registers nothing")
-        extra = [n for n in dynamic(ops, "NEEDED") if re.search("torch|c10|cuda", n) and n != "libtorch_cpu.so"]
+        extra = [
+            n for n in dynamic(ops, "NEEDED") if re.search("torch|c10|cuda", n) and n != "libtorch_cpu.so"
+        ]
         if extra:
             found.append(f"{ops.name}: needs {extra}, expected libtorch_cpu.so alone")
     return found
@@ -79,7 +81,10 @@ def main() -> int:
             print(line)
         if not found:
             for library in sorted(folder.glob("*.so")):
-                print(f"{library.name}: {library.stat().st_size / 1024:.0f} KiB, needs", *dynamic(library, "NEEDED"))
+                print(
+                    f"{library.name}: {library.stat().st_size / 1024:.0f} KiB, needs",
+                    *dynamic(library, "NEEDED"),
+                )
     return 1 if found else 0
 
 

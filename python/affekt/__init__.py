@@ -10,21 +10,49 @@ from typing import TYPE_CHECKING, Any
 
 from affekt._core import __version__
 
+# For type checkers and editors; `X as X` marks a name as exported.
 if TYPE_CHECKING:
-    from affekt import cli, data, features, live, losses, metrics, nn, report, systems, training
-    from affekt._native import Model, get_include, load
-    from affekt._predict import evaluate, predict
-    from affekt.errors import (
-        AffektError,
-        DataError,
-        InputError,
-        MissingExtraError,
-        ModelFileError,
-        NotStreamableError,
-    )
-    from affekt.systems import create, list_systems
+    from affekt import cli as cli
+    from affekt import data as data
+    from affekt import errors as errors
+    from affekt import features as features
+    from affekt import live as live
+    from affekt import losses as losses
+    from affekt import metrics as metrics
+    from affekt import nn as nn
+    from affekt import ops as ops
+    from affekt import report as report
+    from affekt import systems as systems
+    from affekt import training as training
+    from affekt._native import Model as Model
+    from affekt._native import get_include as get_include
+    from affekt._native import load as load
+    from affekt._predict import evaluate as evaluate
+    from affekt._predict import predict as predict
+    from affekt.errors import AffektError as AffektError
+    from affekt.errors import DataError as DataError
+    from affekt.errors import InputError as InputError
+    from affekt.errors import MissingExtraError as MissingExtraError
+    from affekt.errors import ModelFileError as ModelFileError
+    from affekt.errors import NotStreamableError as NotStreamableError
+    from affekt.systems import create as create
+    from affekt.systems import list_systems as list_systems
 
-_MODULES = {"cli", "data", "errors", "features", "live", "losses", "metrics", "nn", "report", "systems", "training"}
+# Public submodules.
+_MODULES = {
+    "cli",
+    "data",
+    "errors",
+    "features",
+    "live",
+    "losses",
+    "metrics",
+    "nn",
+    "ops",
+    "report",
+    "systems",
+    "training",
+}
 # Public name -> module that defines it.
 _NAMES = {
     "AffektError": "affekt.errors",

@@ -1,7 +1,7 @@
 """The native kernels as torch custom ops, `torch.ops.affekt.*`.
 
-The ops live in a shared library of their own that is built on request (``AFFEKT_TORCH=ON``) and loads into any
-torch from 2.10 on.
+The ops live in a shared library of their own that is built on request (``AFFEKT_TORCH=ON``) and loads into
+any torch from 2.10 on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def load_library() -> None:
     torch = require("torch", purpose="the torch ops")
     path = library_path()
     if path is None:
-        raise AffektError("this build of affekt has no torch ops: build it with AFFEKT_TORCH=ON in the environment")
+        raise AffektError(
+            "this build of affekt has no torch ops: build it with AFFEKT_TORCH=ON in the environment"
+        )
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
