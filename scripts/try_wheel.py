@@ -1,7 +1,7 @@
 """Try an installed wheel as a robot would: numpy only, no torch, no compiler.
 
-`python -I scripts/try_wheel.py` imports the package, computes features, loads the shipped model, and checks that
-the live engine gives the numbers of the full pass on a generated recording, bit for bit.
+`python -I scripts/try_wheel.py` imports the package, computes features, loads the shipped model, and checks
+that the live engine gives the numbers of the full pass on a generated recording, bit for bit.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     assert np.isfinite(rows).all()
     print(f"features: {rows.shape[0]} rows of {rows.shape[1]} log-mel bands")
 
-    path = weights.path()
+    path = weights.default_model()
     model = affekt.load(path)
     with tempfile.TemporaryDirectory() as folder:
         # Through a real file, as 16-bit PCM: what the engine is fed in the field.
@@ -74,7 +74,7 @@ def main() -> None:
     assert len(live_times) == len(times) > 0, (len(live_times), len(times))
     assert np.array_equal(np.asarray(live_values, dtype=np.float32), full), "live and full pass differ"
     print(
-        f"live engine: {len(times)} estimates of {', '.join(model.columns)}, equal to the full pass bit for bit"
+        f"live engine: {len(times)} estimates of {', '.join(model.columns)}, bit for bit those of the full pass"
     )
     assert "torch" not in sys.modules
 

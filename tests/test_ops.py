@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 
 import affekt
-from affekt import ops
+from affekt import _core, ops
 
 torch = pytest.importorskip("torch")
 
@@ -17,11 +20,83 @@ def _loaded():
     ops.load_library()
 
 
+LOG_MEL = json.dumps({"n_mels": 40, "hop_length": 80})
+
+
 def test_runs_on_the_library_of_the_package():
     assert torch.ops.affekt._version() == affekt.__version__
+
+
+def test_schemas():
+    # Public schemas only grow; these are private so far and listed so that a change is seen.
+    assert str(torch.ops.affekt._version.default._schema) == "affekt::_version() -> str"
+    schema = "affekt::_frontend(Tensor signal, str options) -> Tensor"
+    assert str(torch.ops.affekt._frontend.default._schema) == schema
 
 
 def test_loading_twice_is_harmless():
     ops.load_library()
     ops.load_library()
-    assert str(torch.ops.affekt._version.default._schema) == "affekt::_version() -> str"
+    assert torch.ops.affekt._version() == affekt.__version__
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(4000,), (3, 2000), (2, 3, 1000), (0, 1000), (2, 100), (0,)])
+def test_front_end_equals_the_core_bit_for_bit(shape, dtype):
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    ours = torch.ops.affekt._frontend(torch.from_numpy(x), LOG_MEL)
+    expected = _core.FrontEnd(LOG_MEL).compute(x)
+    assert ours.dtype == torch.from_numpy(x).dtype
+    assert ours.shape == expected.shape
+    assert np.array_equal(ours.numpy(), expected)
+
+
+def test_front_end_takes_any_strides():
+    x = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(
+        torch.ops.affekt._frontend(x.T, LOG_MEL), torch.ops.affekt._frontend(x.T.contiguous(), LOG_MEL)
+    )
+
+
+def test_front_end_is_the_same_for_any_number_of_threads():
+    x = torch.randn(17, 3000, generator=torch.Generator().manual_seed(1))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = torch.ops.affekt._frontend(x, LOG_MEL)
+        torch.set_num_threads(4)
+        assert torch.equal(one, torch.ops.affekt._frontend(x, LOG_MEL))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("signal", "options", "message"),
+    [
+        (torch.zeros(()), LOG_MEL, "signal: expected shape"),
+        (torch.zeros(1000, dtype=torch.int32), LOG_MEL, "signal: expected dtype float32 or float64"),
+        (torch.full((3, 1000), float("nan")), LOG_MEL, "finite"),
+        (torch.zeros(1000), '{"n_fft": 0}', "n_fft"),
+        (torch.zeros(1000), '{"colour": 1}', "colour"),
+        (torch.zeros(1000), "not json", "JSON"),
+    ],
+)
+def test_front_end_refuses_bad_input(signal, options, message):
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.affekt._frontend(signal, options)
+
+
+def test_front_end_passes_the_checks_of_torch():
+    x = torch.randn(2, 1000)
+    torch.library.opcheck(
+        torch.ops.affekt._frontend.default, (x, LOG_MEL), test_utils=("test_schema", "test_faketensor")
+    )
+
+
+def test_front_end_in_torchscript():
+    @torch.jit.script
+    def rows(x: torch.Tensor, options: str) -> torch.Tensor:
+        return torch.ops.affekt._frontend(x, options)
+
+    x = torch.randn(1000)
+    assert torch.equal(rows(x, LOG_MEL), torch.ops.affekt._frontend(x, LOG_MEL))

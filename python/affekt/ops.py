@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from affekt import _core
 from affekt._lazy import require
@@ -41,3 +42,8 @@ def load_library() -> None:
         torch.ops.load_library(str(path))
     except OSError as error:
         raise AffektError(f"torch {torch.__version__} cannot load {path}: {error}") from error
+
+    @torch.library.register_fake("affekt::_frontend")
+    def _(signal: Any, options: str) -> Any:
+        plan = _core.FrontEnd(options)
+        return signal.new_empty((*signal.shape[:-1], plan.frames(int(signal.shape[-1])), plan.features))
