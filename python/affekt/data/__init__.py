@@ -1,0 +1,100 @@
+"""Recordings, labels and partitions: from files on disk to leak-free training sets.
+
+`read_audio` and `stream_audio` turn a file into samples; `corpus` and `read_manifest` give a `Manifest`, `prepare`
+makes a `FeatureStore` of it, `group_kfold`, `leave_one_group_out` and `published_folds` give `Split` objects, and
+`audit` checks afterwards that nothing leaked. Everything here loads at first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from affekt.data.audio import AudioInfo, AudioStream, AudioWarning, audio_info, read_audio, stream_audio
+    from affekt.data.auditing import AuditReport, Finding, audit
+    from affekt.data.corpora import corpus, list_corpora
+    from affekt.data.manifest import Manifest, read_manifest
+    from affekt.data.splits import (
+        Split,
+        group_kfold,
+        leave_one_group_out,
+        published_folds,
+        random_split,
+        read_split,
+    )
+    from affekt.data.store import FeatureStore, Statistics, feature_key, prepare
+    from affekt.data.windowing import Windows, cut_windows, overlap_mean, windows
+
+# Public name -> module. The modules are named so that none shadows a public function.
+_NAMES = {
+    "AudioInfo": "audio",
+    "AudioStream": "audio",
+    "AudioWarning": "audio",
+    "audio_info": "audio",
+    "read_audio": "audio",
+    "stream_audio": "audio",
+    "AuditReport": "auditing",
+    "Finding": "auditing",
+    "audit": "auditing",
+    "corpus": "corpora",
+    "list_corpora": "corpora",
+    "Manifest": "manifest",
+    "read_manifest": "manifest",
+    "Split": "splits",
+    "group_kfold": "splits",
+    "leave_one_group_out": "splits",
+    "published_folds": "splits",
+    "random_split": "splits",
+    "read_split": "splits",
+    "FeatureStore": "store",
+    "Statistics": "store",
+    "feature_key": "store",
+    "prepare": "store",
+    "Windows": "windowing",
+    "cut_windows": "windowing",
+    "overlap_mean": "windowing",
+    "windows": "windowing",
+}
+
+__all__ = [
+    "AudioInfo",
+    "AudioStream",
+    "AudioWarning",
+    "AuditReport",
+    "FeatureStore",
+    "Finding",
+    "Manifest",
+    "Split",
+    "Statistics",
+    "Windows",
+    "audio_info",
+    "audit",
+    "corpus",
+    "cut_windows",
+    "feature_key",
+    "group_kfold",
+    "leave_one_group_out",
+    "list_corpora",
+    "overlap_mean",
+    "prepare",
+    "published_folds",
+    "random_split",
+    "read_audio",
+    "read_manifest",
+    "read_split",
+    "stream_audio",
+    "windows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        value = getattr(importlib.import_module(f"affekt.data.{_NAMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'affekt.data' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,432 @@
+"""Proof that a run did not leak: nothing shared between its partitions, statistics from training data only.
+
+A run folder holds ``split.csv`` (see `affekt.data.splits`) and, if features were standardised,
+``statistics.json`` (see `affekt.data.Statistics`). A protocol of several folds has one such folder per fold and
+seed; `audit` finds them all below the folder it is given.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from affekt import _checks
+from affekt._lazy import require
+from affekt.data.splits import PARTITIONS, check_split_table, read_split
+from affekt.data.store import FeatureStore, Moments, Statistics
+from affekt.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["KINDS", "AuditReport", "Finding", "audit"]
+
+# Kind of finding -> what it means.
+KINDS = {
+    "subject": "a subject is in two partitions",
+    "session": "a recording session is in two partitions",
+    "file": "parts of one file are in two partitions",
+    "window": "overlapping parts of one file are in two partitions",
+    "content": "two files in two partitions have the same bytes",
+    "unknown_subject": "rows have no subject, so that nothing can be proved about them",
+    "partition": "the split has no training or no test part",
+    "statistics": "stored mean and sd are not those of the training part",
+    "unverified": "something could not be checked",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes
+    ----------
+    kind : key of `KINDS`.
+    message : what was found, in one sentence.
+    partitions : the pair of partitions concerned, e.g. ``("train", "test")``, or empty.
+    examples : a few of the values concerned.
+    where : split that it was found in.
+    accepted : the caller allowed this kind; it does not count against `AuditReport.ok`.
+    """
+
+    kind: str
+    message: str
+    partitions: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+    where: str = ""
+    accepted: bool = False
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What `audit` found.
+
+    Attributes
+    ----------
+    findings : everything found, in the order of the splits.
+    checked : per split: its place, rows and subjects per partition, and which checks were made.
+    """
+
+    findings: tuple[Finding, ...]
+    checked: tuple[dict[str, Any], ...]
+
+    @property
+    def ok(self) -> bool:
+        """No finding but accepted ones."""
+        return all(finding.accepted for finding in self.findings)
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """The report as JSON text: ``ok``, ``findings``, ``checked``."""
+        record = {
+            "ok": self.ok,
+            "findings": [asdict(finding) for finding in self.findings],
+            "checked": list(self.checked),
+        }
+        return json.dumps(record, indent=indent, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        lines = []
+        for split in self.checked:
+            sizes = ", ".join(f"{part} {n}" for part, n in split["rows"].items())
+            lines.append(f"{split['where']}: {sizes}; checked {', '.join(split['checks'])}")
+        for finding in self.findings:
+            mark = "accepted" if finding.accepted else "LEAK" if finding.partitions else "PROBLEM"
+            place = f"{finding.where}: " if finding.where else ""
+            lines.append(f"[{mark}] {place}{finding.kind}: {finding.message}")
+        count = sum(not finding.accepted for finding in self.findings)
+        splits = len(self.checked)
+        lines.append(f"{splits} split(s) checked: " + ("no leak found" if self.ok else f"{count} finding(s)"))
+        return "\n".join(lines)
+
+
+def audit(
+    target: str | PathLike[str] | pd.DataFrame,
+    *,
+    store: FeatureStore | str | PathLike[str] | None = None,
+    statistics: Statistics | str | PathLike[str] | None = None,
+    allow: Sequence[str] = (),
+    tolerance: float = 1e-4,
+) -> AuditReport:
+    """Check one split, or every split of a run, for leaks.
+
+    Checked between each pair of train, dev and test: shared subjects, sessions and files, overlapping parts of a
+    file, and, given a store, different files with the same bytes or the same sound. If statistics are stored,
+    mean and sd are computed anew from the training rows and must agree; if they do not, they are compared with
+    those of the other partitions and their unions, to say what they were fitted on.
+
+    Parameters
+    ----------
+    target : ``split.csv``, a run folder (every ``split.csv`` in it and below is audited), or a table with the
+        columns of one; a column ``split`` stands in for ``partition``.
+    store : features that the statistics belong to; by default the store named in ``statistics.json``.
+    statistics : file or object; by default the ``statistics.json`` beside the split, if there is one.
+    allow : kinds of finding that are accepted, for protocols that share, say, subjects on purpose.
+    tolerance : largest difference of a mean or sd, in units of the training sd of that feature.
+
+    Returns
+    -------
+    AuditReport : with ``ok``, ``findings`` and ``to_json()``; its text is made for people.
+
+    Raises
+    ------
+    DataError : there is nothing to audit, or a file cannot be read.
+
+    Examples
+    --------
+    >>> report = audit("runs/ravdess")  # doctest: +SKIP
+    >>> assert report.ok, str(report)  # doctest: +SKIP
+    """
+    for kind in allow:
+        _checks.choice(kind, KINDS, "allow")
+    _checks.number(tolerance, "tolerance", positive=True)
+    pandas = require("pandas", purpose="auditing")
+    splits: list[tuple[str, pd.DataFrame, Any]] = []
+    if isinstance(target, pandas.DataFrame):
+        table = target.copy()
+        if "partition" not in table and "split" in table:
+            table = table.rename(columns={"split": "partition"})
+        splits.append(("table", check_split_table(table, "the table"), statistics))
+    else:
+        place = _checks.path(target, "target")
+        if not place.exists():
+            raise DataError(f"{place}: no such file or folder to audit")
+        files = sorted(place.rglob("split.csv")) if place.is_dir() else [place]
+        if not files:
+            raise DataError(f"{place}: nothing to audit, there is no split.csv in it or below")
+        if statistics is not None and len(files) > 1:
+            raise InputError(f"statistics can be given for one split only; {place} has {len(files)}")
+        for file in files:
+            beside = file.with_name("statistics.json")
+            found = statistics if statistics is not None else beside if beside.is_file() else None
+            where = str(file.parent.relative_to(place)) if place.is_dir() else file.name
+            splits.append((where if where != "." else place.name, read_split(file), found))
+    findings: list[Finding] = []
+    checked: list[dict[str, Any]] = []
+    cache = _Moments()
+    for where, table, found in splits:
+        audit_one = _Audit(where, table, frozenset(allow))
+        audit_one.shared()
+        audit_one.features(store, found, tolerance, cache)
+        findings += audit_one.findings
+        checked.append(audit_one.summary())
+    return AuditReport(tuple(findings), tuple(checked))
+
+
+class _Moments:
+    """Moments per row of the stores in use, so that the folds of one protocol read each recording once."""
+
+    def __init__(self) -> None:
+        self._stores: dict[str, FeatureStore] = {}
+        self._rows: dict[tuple[str, int], Moments] = {}
+
+    def store(self, source: FeatureStore | str | PathLike[str]) -> FeatureStore:
+        if isinstance(source, FeatureStore):
+            return self._stores.setdefault(str(source.folder.resolve()), source)
+        name = str(_checks.path(source, "store").resolve())
+        if name not in self._stores:
+            self._stores[name] = FeatureStore(name)
+        return self._stores[name]
+
+    def of(self, store: FeatureStore, rows: np.ndarray) -> Moments:
+        total = Moments()
+        for i in rows:
+            key = (str(store.folder.resolve()), int(i))
+            if key not in self._rows:
+                self._rows[key] = Moments()
+                self._rows[key].add(store.load(int(i)))
+            total = total.joined(self._rows[key])
+        return total
+
+
+class _Audit:
+    """The checks of one split."""
+
+    def __init__(self, where: str, table: pd.DataFrame, allow: frozenset[str]) -> None:
+        self.where, self.table, self.allow = where, table, allow
+        self.findings: list[Finding] = []
+        self.checks: list[str] = []
+        self.parts = {part: table[(table["partition"] == part).to_numpy()] for part in PARTITIONS}
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "where": self.where,
+            "rows": {part: len(rows) for part, rows in self.parts.items()},
+            "subjects": {part: int(rows["subject"].nunique()) for part, rows in self.parts.items()},
+            "checks": self.checks,
+        }
+
+    def add(
+        self, kind: str, message: str, partitions: tuple[str, ...] = (), examples: Sequence[Any] = ()
+    ) -> None:
+        shown = tuple(str(example) for example in examples[:5])
+        self.findings.append(Finding(kind, message, partitions, shown, self.where, kind in self.allow))
+
+    def pairs(self) -> list[tuple[str, str]]:
+        return [
+            pair for pair in itertools.combinations(PARTITIONS, 2) if all(len(self.parts[p]) for p in pair)
+        ]
+
+    def shared(self) -> None:
+        """Subjects, sessions, files and overlapping parts."""
+        for part in ("train", "test"):
+            if not len(self.parts[part]):
+                self.add("partition", f"the split has no {part} rows")
+        unknown = self.table["subject"].isna()
+        if unknown.any():
+            self.add(
+                "unknown_subject",
+                f"{int(unknown.sum())} of {len(self.table)} rows have no subject",
+                examples=self.table["file"][unknown].tolist(),
+            )
+        for column in ("subject", "session"):
+            self.checks.append(column)
+            self._common(column, column, self.table[column])
+        files = self.table["file"].map(os.path.normpath)
+        self.checks += ["file", "window"]
+        for a, b in self.pairs():
+            ours, theirs = (files[self.table["partition"] == part] for part in (a, b))
+            both = sorted(set(ours) & set(theirs))
+            overlapping = [text for file in both for text in self._overlaps(files, file, a, b)]
+            apart = sorted(set(both) - {text.split(" [")[0] for text in overlapping})
+            if overlapping:
+                self.add(
+                    "window",
+                    f"{len(overlapping)} pair(s) of overlapping parts are in {a} and {b}: "
+                    f"{_checks.some(overlapping, 3)}",
+                    (a, b),
+                    overlapping,
+                )
+            if apart:
+                self.add(
+                    "file",
+                    f"{len(apart)} file(s) have parts in {a} and {b}: {_checks.some(apart, 3)}",
+                    (a, b),
+                    apart,
+                )
+
+    def _common(self, kind: str, what: str, values: pd.Series) -> None:
+        for a, b in self.pairs():
+            ours, theirs = (set(values[self.table["partition"] == part].dropna()) for part in (a, b))
+            both = sorted(ours & theirs)
+            if both:
+                self.add(
+                    kind, f"{len(both)} {what}(s) are in {a} and {b}: {_checks.some(both)}", (a, b), both
+                )
+
+    def _overlaps(self, files: pd.Series, file: str, a: str, b: str) -> list[str]:
+        here = self.table[(files == file).to_numpy()]
+        out = []
+        spans = {
+            part: [
+                (0.0 if np.isnan(row.start) else row.start, np.inf if np.isnan(row.end) else row.end)
+                for row in here[here["partition"] == part].itertuples()
+            ]
+            for part in (a, b)
+        }
+        for start, end in spans[a]:
+            for other_start, other_end in spans[b]:
+                if start < other_end and other_start < end:
+                    out.append(f"{file} [{start:g}, {end:g}) s and [{other_start:g}, {other_end:g}) s")
+        return out
+
+    def features(self, store: Any, statistics: Any, tolerance: float, cache: _Moments) -> None:
+        """Same content under two names, and where the statistics come from."""
+        stored: Statistics | None = None
+        if statistics is not None:
+            stored = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
+        source = store if store is not None else stored.store if stored is not None else None
+        if not source:
+            if stored is not None:
+                self.add("unverified", "the statistics name no feature store, so they cannot be recomputed")
+            return
+        try:
+            opened = cache.store(source)
+            rows = self._store_rows(opened)
+        except DataError as error:
+            self.add("unverified", f"the feature store cannot be used: {error}")
+            return
+        self.checks.append("content")
+        self._same_content(opened.manifest.table["object"].to_numpy()[rows])
+        if stored is None:
+            return
+        self.checks.append("statistics")
+        if stored.key and stored.key != opened.key:
+            self.add("unverified", "the statistics belong to other feature options than the store holds now")
+            return
+        self._statistics(stored, opened, rows, tolerance, cache)
+
+    def _same_content(self, objects: np.ndarray) -> None:
+        # Rows of one file are the business of `shared`; here the names differ and the bytes do not.
+        names = self.table["file"].map(os.path.normpath).to_numpy()
+        part = self.table["partition"].to_numpy()
+        for a, b in self.pairs():
+            ours, theirs = (dict(zip(objects[part == p], names[part == p], strict=True)) for p in (a, b))
+            same = [
+                f"{ours[key]} = {theirs[key]}" for key in ours if key in theirs and ours[key] != theirs[key]
+            ]
+            if same:
+                self.add(
+                    "content",
+                    f"{len(same)} recording(s) of {a} are in {b} under another name: {_checks.some(same, 3)}",
+                    (a, b),
+                    sorted(same),
+                )
+
+    def _store_rows(self, store: FeatureStore) -> np.ndarray:
+        """Row of the store for each row of the split, by file (absolute, or by its ending) and part."""
+        table = store.manifest.table.reindex(columns=["file", "start", "end"])
+        index: dict[Any, int] = {}
+        by_name: dict[Any, list[int]] = {}
+        for i, (file, start, end) in enumerate(table.itertuples(index=False)):
+            path = os.path.normpath(file)
+            index[(path, *_span(start, end))] = i
+            by_name.setdefault((os.path.basename(path), *_span(start, end)), []).append(i)
+        rows, lost = [], []
+        for file, start, end in self.table[["file", "start", "end"]].itertuples(index=False):
+            path, span = os.path.normpath(file), _span(start, end)
+            row = index.get((path, *span))
+            if row is None:
+                tail = os.sep + path.lstrip("." + os.sep)
+                same = [
+                    i
+                    for i in by_name.get((os.path.basename(path), *span), [])
+                    if os.path.normpath(table["file"].iloc[i]).endswith(tail)
+                ]
+                row = same[0] if len(same) == 1 else None
+            if row is None:
+                lost.append(file)
+            rows.append(row)
+        if lost:
+            raise DataError(f"{store.folder}: lacks {len(lost)} row(s) of the split: {_checks.some(lost, 3)}")
+        return np.array(rows, dtype=np.int64)
+
+    def _statistics(
+        self, stored: Statistics, store: FeatureStore, rows: np.ndarray, tolerance: float, cache: _Moments
+    ) -> None:
+        which = self.table["partition"].to_numpy(dtype=object)
+        present = [part for part in PARTITIONS if (which == part).any()]
+        moments = {part: cache.of(store, rows[which == part]) for part in present}
+        if "train" not in moments:
+            return
+        train = moments["train"]
+        if train.mean.shape != stored.mean.shape:
+            self.add(
+                "statistics",
+                f"the stored mean has {len(stored.mean)} values, the features of the store have {len(train.mean)}",
+            )
+            return
+        candidates: dict[str, Moments] = {}
+        for size in range(1, len(present) + 1):
+            for parts in itertools.combinations(present, size):
+                total = Moments()
+                for part in parts:
+                    total = total.joined(moments[part])
+                candidates["+".join(parts)] = total
+        candidates["the whole store"] = cache.of(store, np.arange(len(store)))
+        # A feature that does not vary in the training part has no unit to measure in; its mean then sets one.
+        unit = np.where(train.sd > 0, train.sd, np.maximum(np.abs(train.mean), 1.0))
+        gap = {
+            name: float(
+                max(
+                    np.max(np.abs(stored.mean - other.mean) / unit),
+                    np.max(np.abs(stored.sd - other.sd) / unit),
+                )
+            )
+            for name, other in candidates.items()
+        }
+        nearest = min(gap, key=lambda name: (gap[name], name != "train"))
+        same_count = stored.count == train.count
+        if gap["train"] <= tolerance and same_count and stored.fitted_on == "train":
+            return
+        if gap[nearest] <= tolerance and nearest != "train":
+            guess = f"they match {nearest}"
+        elif gap["train"] <= tolerance and same_count:
+            guess = f"their values match, but they say that they were fitted on {stored.fitted_on!r}"
+        elif gap["train"] <= tolerance:
+            guess = (
+                f"their values match train but their count is {stored.count}, train has {train.count} frames"
+            )
+        else:
+            guess = f"the nearest candidate, {nearest}, differs by {gap[nearest]:.3g} sd"
+        self.add(
+            "statistics",
+            f"the stored mean and sd are not those of the training part (largest difference {gap['train']:.3g} sd; "
+            f"{stored.count} frames stored, {train.count} in train): {guess}",
+            ("train", "test"),
+            [nearest],
+        )
+
+
+def _span(start: float, end: float) -> tuple[float, float]:
+    """Part of a file as a key that survives CSV."""
+    return (
+        0.0 if np.isnan(start) else round(float(start), 6),
+        -1.0 if np.isnan(end) else round(float(end), 6),
+    )

@@ -1,0 +1,540 @@
+"""Measures of agreement between predictions and labels, each with its definition.
+
+Conventions of every function here:
+
+- Predictions come first: ``metric(pred, target)``. Results are fractions, never percent.
+- `mask` is boolean, True where a step counts. NaN or Inf where the mask is True is an error; masked values may be
+  anything. Nothing is dropped silently.
+- Continuous metrics take ``(time,)`` and give a float, or ``(time, dims)`` and give an array ``(dims,)``, in
+  float64.
+- `reduction` says how recordings are put together. ``"concatenated"``: all steps form one long vector and the
+  metric is computed once. ``"per_session"``: computed for each value of `sessions`, then averaged.
+  ``"windowed"``: computed in windows of `window` steps that start every `hop` steps inside each session, the last
+  one aligned to its end, then averaged. The three give very different numbers on the same data, so a report must
+  name the one it used (`describe` gives the words).
+- A correlation of a constant does not exist. Where prediction or target is constant, `undefined` decides:
+  ``"zero"`` (default) gives 0, no evidence of agreement; ``"raise"`` an `InputError`; ``"nan"`` a NaN that the
+  caller asked for. CCC is defined, and 0, if only one of the two is constant or both are at different values; it
+  is undefined only for two equal constants. In the averaging reductions, sessions and windows whose *target* is
+  constant are left out of the mean, because no prediction could score there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from affekt import _checks
+from affekt._lazy import require
+from affekt.errors import InputError
+
+__all__ = [
+    "Interval",
+    "bootstrap_interval",
+    "by_group",
+    "ccc",
+    "confusion_matrix",
+    "describe",
+    "macro_f1",
+    "mean_interval",
+    "pcc",
+    "recall",
+    "rmse",
+    "uar",
+    "war",
+]
+
+_BIAS = ("population", "sample", "mixed")
+_REDUCTION = ("concatenated", "per_session", "windowed")
+
+
+def ccc(
+    pred: Any,
+    target: Any,
+    *,
+    mask: Any = None,
+    bias: str = "population",
+    reduction: str = "concatenated",
+    sessions: Sequence[Hashable] | np.ndarray | None = None,
+    window: int | None = None,
+    hop: int | None = None,
+    undefined: str = "zero",
+) -> Any:
+    """Concordance correlation coefficient (Lin 1989).
+
+    ``ccc = 2 cov(p, t) / (var(p) + var(t) + (mean(p) - mean(t))^2)``, from -1 to 1; 1 only where p equals t.
+
+    Parameters
+    ----------
+    pred, target : ``(time,)`` or ``(time, dims)``.
+    mask : bool ``(time,)`` or of the shape of `pred`.
+    bias : moments. ``"population"``: all 1/N, Lin's coefficient. ``"sample"``: all 1/(N-1), the mean gap as it is;
+        differs wherever the means do. ``"mixed"``: covariance 1/N, variances 1/(N-1), as some public challenge code
+        has it; it reaches only (N-1)/N at identity and is here for comparison with such figures alone.
+    reduction, sessions, window, hop : see the module; `sessions` has one value per step.
+    undefined : ``"zero"``, ``"nan"`` or ``"raise"``, see the module.
+
+    Returns
+    -------
+    float, or float64 ``(dims,)``.
+
+    Examples
+    --------
+    >>> round(ccc([0, 0.1, 0.2, 0.3, 0.4], [0, 0.2, 0.1, 0.4, 0.3]), 10)
+    0.8
+    """
+    _checks.choice(bias, _BIAS, "bias")
+
+    def one(p: np.ndarray, t: np.ndarray) -> float:
+        n = len(p)
+        if n < 2 or (_constant(p) and _constant(t)):
+            # One step has no spread; two constants at different values do disagree.
+            return np.nan if n < 2 or p[0] == t[0] else 0.0
+        if _constant(p) or _constant(t):
+            return 0.0
+        # Scaled so that neither tiny nor huge values leave the range of float64 when squared.
+        scale = max(np.abs(p).max(), np.abs(t).max())
+        p, t = p / scale, t / scale
+        a, b = p - p.mean(), t - t.mean()
+        cov_n = n - 1 if bias == "sample" else n
+        var_n = n if bias == "population" else n - 1
+        gap = p.mean() - t.mean()
+        return float(2 * (a @ b) / cov_n / ((a @ a) / var_n + (b @ b) / var_n + gap * gap))
+
+    return _continuous(one, pred, target, mask, reduction, sessions, window, hop, undefined)
+
+
+def pcc(
+    pred: Any,
+    target: Any,
+    *,
+    mask: Any = None,
+    reduction: str = "concatenated",
+    sessions: Sequence[Hashable] | np.ndarray | None = None,
+    window: int | None = None,
+    hop: int | None = None,
+    undefined: str = "zero",
+) -> Any:
+    """Pearson correlation coefficient, ``cov(p, t) / (sd(p) sd(t))``; blind to scale and offset.
+
+    Parameters and result as for `ccc`. Undefined if either is constant.
+    """
+
+    def one(p: np.ndarray, t: np.ndarray) -> float:
+        if len(p) < 2 or _constant(p) or _constant(t):
+            return np.nan
+        a, b = (_unit(x) for x in (p, t))
+        return float(np.clip(a @ b, -1.0, 1.0))
+
+    return _continuous(one, pred, target, mask, reduction, sessions, window, hop, undefined)
+
+
+def rmse(
+    pred: Any,
+    target: Any,
+    *,
+    mask: Any = None,
+    reduction: str = "concatenated",
+    sessions: Sequence[Hashable] | np.ndarray | None = None,
+    window: int | None = None,
+    hop: int | None = None,
+) -> Any:
+    """Root mean square error, ``sqrt(mean((p - t)^2))``, in the unit of the labels; always defined.
+
+    Parameters and result as for `ccc`. With an averaging reduction the root is taken before the mean, and
+    constant targets count.
+    """
+
+    def one(p: np.ndarray, t: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((p - t) ** 2)))
+
+    return _continuous(
+        one, pred, target, mask, reduction, sessions, window, hop, "raise", skip_constant=False
+    )
+
+
+def uar(pred: Any, target: Any, *, mask: Any = None, labels: Sequence[Hashable] | None = None) -> float:
+    """Unweighted average recall: the mean over classes of the share of their items that are found.
+
+    The mean is over the classes that occur in `target`; a class that occurs only in `pred` costs the others
+    recall but has none itself. Equals scikit-learn's balanced accuracy.
+
+    Parameters
+    ----------
+    pred, target : class of each item, ``(items,)``, numbers or text.
+    mask : bool ``(items,)``.
+    labels : classes allowed; a value outside is an error. None allows any.
+    """
+    return float(np.mean(list(recall(pred, target, mask=mask, labels=labels).values())))
+
+
+def recall(
+    pred: Any, target: Any, *, mask: Any = None, labels: Sequence[Hashable] | None = None
+) -> dict[Any, float]:
+    """Recall of each class that occurs in `target`, in sorted order. Parameters as for `uar`."""
+    p, t = _classes(pred, target, mask, labels)
+    score = require("sklearn.metrics", purpose="classification metrics").recall_score
+    present = sorted(set(t.tolist()), key=_order)
+    values = score(t, p, labels=present, average=None, zero_division=0)
+    return {name: float(value) for name, value in zip(present, values, strict=True)}
+
+
+def war(pred: Any, target: Any, *, mask: Any = None, labels: Sequence[Hashable] | None = None) -> float:
+    """Weighted average recall: recall weighted by class size, which is accuracy, ``mean(p == t)``.
+
+    Parameters as for `uar`.
+    """
+    p, t = _classes(pred, target, mask, labels)
+    return float(require("sklearn.metrics", purpose="classification metrics").accuracy_score(t, p))
+
+
+def macro_f1(pred: Any, target: Any, *, mask: Any = None, labels: Sequence[Hashable] | None = None) -> float:
+    """Unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN).
+
+    The mean is over `labels` if given, otherwise over the classes that occur in `target` or `pred`. A class
+    without a hit has F1 = 0, one that occurs in neither (possible with `labels`) too. Parameters as for `uar`.
+    """
+    p, t = _classes(pred, target, mask, labels)
+    score = require("sklearn.metrics", purpose="classification metrics").f1_score
+    names = list(labels) if labels is not None else sorted({*p.tolist(), *t.tolist()}, key=_order)
+    return float(score(t, p, labels=names, average="macro", zero_division=0))
+
+
+def confusion_matrix(
+    pred: Any,
+    target: Any,
+    *,
+    mask: Any = None,
+    labels: Sequence[Hashable] | None = None,
+    normalize: bool = False,
+) -> np.ndarray:
+    """Counts ``(classes, classes)``: row = class in `target`, column = class in `pred`.
+
+    Parameters
+    ----------
+    labels : order of rows and columns; None is the sorted classes that occur in either.
+    normalize : divide each row by its sum, so that the diagonal is recall; rows without items stay 0.
+    pred, target, mask : as for `uar`.
+
+    Returns
+    -------
+    int64 array, or float64 if `normalize`.
+    """
+    p, t = _classes(pred, target, mask, labels)
+    compute = require("sklearn.metrics", purpose="classification metrics").confusion_matrix
+    names = list(labels) if labels is not None else sorted({*p.tolist(), *t.tolist()}, key=_order)
+    counts = compute(t, p, labels=names).astype(np.int64)
+    if not normalize:
+        return counts
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+
+def by_group(
+    metric: Callable[..., Any],
+    pred: Any,
+    target: Any,
+    groups: Sequence[Hashable] | np.ndarray,
+    *,
+    mask: Any = None,
+    **options: Any,
+) -> dict[Any, Any]:
+    """`metric` of each group's items alone, for example per speaker, in sorted order.
+
+    Parameters
+    ----------
+    metric : function of this module.
+    groups : one value per item.
+    mask : as for the metric; groups without a valid item are left out.
+    options : passed on to the metric.
+    """
+    p, t, g = np.asarray(pred), np.asarray(target), _one_per(groups, len(np.asarray(target)), "groups")
+    m = None if mask is None else np.asarray(mask)
+    out = {}
+    for name in sorted(set(g.tolist()), key=_order):
+        here = np.array([value == name for value in g], dtype=bool)
+        if m is not None and not m[here].any():
+            continue
+        out[name] = metric(p[here], t[here], mask=None if m is None else m[here], **options)
+    return out
+
+
+def describe(metric: str, *, bias: str = "population", reduction: str = "concatenated", **where: Any) -> str:
+    """The definition of a metric as used, in words for a report.
+
+    Parameters
+    ----------
+    metric : ``"ccc"``, ``"pcc"``, ``"rmse"``, ``"uar"``, ``"war"`` or ``"macro_f1"``.
+    bias, reduction : as passed to the metric; `where` takes ``window`` and ``hop``.
+    """
+    _checks.choice(bias, _BIAS, "bias")
+    _checks.choice(reduction, _REDUCTION, "reduction")
+    moments = {
+        "population": "1/N moments",
+        "sample": "1/(N-1) moments",
+        "mixed": "covariance 1/N, variances 1/(N-1)",
+    }
+    words = {
+        "ccc": f"concordance correlation coefficient (Lin), {moments[bias]}",
+        "pcc": "Pearson correlation coefficient",
+        "rmse": "root mean square error",
+        "uar": "unweighted average recall (mean recall over the classes present)",
+        "war": "weighted average recall (accuracy)",
+        "macro_f1": "macro F1 (unweighted mean over classes)",
+    }
+    _checks.choice(metric, words, "metric")
+    if metric in ("uar", "war", "macro_f1"):
+        return words[metric]
+    how = {
+        "concatenated": "all recordings concatenated",
+        "per_session": "mean over sessions",
+        "windowed": f"mean over windows of {where.get('window')} steps, hop {where.get('hop')}",
+    }
+    return f"{words[metric]}, {how[reduction]}"
+
+
+class Interval(NamedTuple):
+    """An estimate with its spread.
+
+    Attributes
+    ----------
+    mean : the estimate.
+    low, high : confidence limits.
+    sd : standard deviation of the values (ddof 1), or of the resampled estimates; 0 for a single value.
+    n : number of values or groups.
+    level : coverage, e.g. 0.95.
+    """
+
+    mean: float
+    low: float
+    high: float
+    sd: float
+    n: int
+    level: float
+
+
+def mean_interval(values: Any, *, level: float = 0.95) -> Interval:
+    """Student t interval for the mean of independent values, one per fold, seed or speaker.
+
+    ``mean -+ t(level, n - 1) sd / sqrt(n)`` with the sample sd (ddof 1). One value has no spread: the limits are
+    infinite.
+
+    Parameters
+    ----------
+    values : ``(n,)`` finite.
+    level : between 0 and 1.
+    """
+    x = _checks.finite(_checks.array(values, "values", ndim=1, dtype=np.float64, empty=False), "values")
+    level = _level(level)
+    n, mean = len(x), float(x.mean())
+    if n == 1:
+        return Interval(mean, -np.inf, np.inf, 0.0, 1, level)
+    sd = 0.0 if _constant(x) else float(x.std(ddof=1))
+    t = float(require("scipy.stats", purpose="confidence intervals").t.ppf(0.5 + level / 2, n - 1))
+    half = t * sd / np.sqrt(n)
+    return Interval(mean, mean - half, mean + half, sd, n, level)
+
+
+def bootstrap_interval(
+    metric: Callable[..., float],
+    pred: Any,
+    target: Any,
+    groups: Sequence[Hashable] | np.ndarray,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    **options: Any,
+) -> Interval:
+    """Percentile bootstrap over groups: whole speakers (or sessions) are drawn with replacement.
+
+    Items of one speaker are not independent, so resampling items would promise too much.
+
+    Parameters
+    ----------
+    metric : function of this module that gives a float; called on the drawn groups' items together.
+    pred, target : as the metric takes them; first axis is items.
+    groups : one value per item; at least two different.
+    level, resamples, seed : coverage, number of draws, seed.
+    options : passed on to the metric, without per-item arrays (drop masked items before).
+
+    Returns
+    -------
+    Interval : `mean` is the metric on the data as they are, `sd` that of the resampled values.
+    """
+    level = _level(level)
+    resamples = _checks.integer(resamples, "resamples", low=2)
+    p, t = np.asarray(pred), np.asarray(target)
+    g = _one_per(groups, len(t), "groups")
+    _checks.same_length(p, t, ("pred", "target"))
+    names = sorted(set(g.tolist()), key=_order)
+    if len(names) < 2:
+        raise InputError(f"groups must have at least 2 different values; got {len(names)}")
+    number = {name: i for i, name in enumerate(names)}
+    code = np.array([number[name] for name in g.tolist()])
+    rows = [np.flatnonzero(code == i) for i in range(len(names))]
+    rng = np.random.default_rng(_checks.integer(seed, "seed", low=0))
+    drawn = np.empty(resamples)
+    for i in range(resamples):
+        index = np.concatenate([rows[j] for j in rng.integers(len(names), size=len(names))])
+        drawn[i] = metric(p[index], t[index], **options)
+    low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(
+        float(metric(p, t, **options)), float(low), float(high), float(drawn.std(ddof=1)), len(names), level
+    )
+
+
+def _level(level: float) -> float:
+    level = _checks.number(level, "level")
+    if not 0 < level < 1:
+        raise InputError(f"level must lie between 0 and 1; got {level}")
+    return level
+
+
+def _constant(x: np.ndarray) -> bool:
+    # Compared, not computed: the variance of a constant is not exactly 0 in floating point.
+    return bool((x == x[0]).all())
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    """Centred and of length 1, without overflow or underflow on the way."""
+    x = x / np.abs(x).max()
+    centred = x - x.mean()
+    peak = np.abs(centred).max()
+    if peak == 0:
+        return centred
+    centred = centred / peak
+    return centred / np.linalg.norm(centred)
+
+
+def _continuous(
+    one: Callable[[np.ndarray, np.ndarray], float],
+    pred: Any,
+    target: Any,
+    mask: Any,
+    reduction: str,
+    sessions: Any,
+    window: int | None,
+    hop: int | None,
+    undefined: str,
+    *,
+    skip_constant: bool = True,
+) -> Any:
+    """Check the inputs, split them by dimension and by `reduction`, and apply `one` to the valid steps."""
+    p = _checks.array(pred, "pred", ndim=(1, 2), dtype=np.float64, empty=False)
+    t = _checks.array(target, "target", ndim=(1, 2), dtype=np.float64, empty=False)
+    if p.shape != t.shape:
+        raise InputError(f"pred and target must have the same shape; got {p.shape} and {t.shape}")
+    _checks.choice(reduction, _REDUCTION, "reduction")
+    _checks.choice(undefined, ("zero", "nan", "raise"), "undefined")
+    valid = _mask(mask, p.shape)
+    for name, values in (("pred", p), ("target", t)):
+        _checks.finite(np.where(valid, values, 0.0), name)
+    if reduction == "per_session" and sessions is None:
+        raise InputError("sessions must be given with reduction='per_session'")
+    if reduction != "windowed" and (window is not None or hop is not None):
+        raise InputError(f"window and hop are for reduction='windowed'; got reduction={reduction!r}")
+    if sessions is None or reduction == "concatenated":
+        pieces = [np.arange(len(p))]
+    else:
+        names = _one_per(sessions, len(p), "sessions").tolist()
+        order: dict[Any, list[int]] = {}
+        for i, name in enumerate(names):
+            order.setdefault(name, []).append(i)
+        pieces = [np.array(rows) for rows in order.values()]
+    if reduction == "windowed":
+        if window is None:
+            raise InputError("window must be given with reduction='windowed'")
+        size = _checks.integer(window, "window", low=2)
+        step = _checks.integer(size if hop is None else hop, "hop", low=1)
+        pieces = [rows[start : start + size] for rows in pieces for start in _starts(len(rows), size, step)]
+    columns = [slice(None)] if p.ndim == 1 else range(p.shape[1])
+    results = []
+    for column in columns:
+        pc, tc, vc = (p, t, valid) if p.ndim == 1 else (a[:, column] for a in (p, t, valid))
+        if not vc.any():
+            raise InputError(
+                "mask must leave at least one valid step" + (f" in dim {column}" if p.ndim == 2 else "")
+            )
+        scores = []
+        for rows in pieces:
+            rows = rows[vc[rows]]
+            if not len(rows):
+                continue
+            if reduction != "concatenated" and skip_constant and _constant(tc[rows]):
+                continue
+            scores.append(one(pc[rows], tc[rows]))
+        score = float(np.mean(scores)) if scores else np.nan
+        if reduction != "concatenated" and scores and np.isnan(score):
+            # A constant prediction: each such session or window counts as `undefined` says.
+            score = float(np.mean(np.nan_to_num(scores, nan=0.0))) if undefined == "zero" else np.nan
+        if np.isnan(score):
+            if undefined == "raise":
+                raise InputError("the metric is undefined: pred or target does not vary over the valid steps")
+            score = 0.0 if undefined == "zero" else np.nan
+        results.append(score)
+    return results[0] if p.ndim == 1 else np.array(results)
+
+
+def _starts(n: int, size: int, hop: int) -> list[int]:
+    """Regular windows and one aligned to the end; one short window if the session is shorter."""
+    if n <= size:
+        return [0]
+    starts = list(range(0, n - size + 1, hop))
+    return starts if starts[-1] + size == n else [*starts, n - size]
+
+
+def _mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
+    if mask is None:
+        return np.ones(shape, dtype=bool)
+    valid = np.asarray(mask)
+    if valid.dtype != bool:
+        raise InputError(f"mask must be boolean; got dtype {valid.dtype}")
+    if valid.shape == shape[:1] and len(shape) == 2:
+        valid = np.broadcast_to(valid[:, None], shape)
+    if valid.shape != shape:
+        raise InputError(f"mask must have shape {shape}; got {valid.shape}")
+    return valid
+
+
+def _one_per(values: Any, n: int, name: str) -> np.ndarray:
+    out = np.asarray(values)
+    if out.ndim != 1 or len(out) != n:
+        raise InputError(f"{name} must have one value per item, {n}; got {_checks.show(out)}")
+    return out
+
+
+def _order(value: Any) -> tuple[str, Any]:
+    return (type(value).__name__, value)
+
+
+def _classes(
+    pred: Any, target: Any, mask: Any, labels: Sequence[Hashable] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    p, t = np.asarray(pred), np.asarray(target)
+    if p.ndim != 1 or p.shape != t.shape or not p.size:
+        raise InputError(
+            f"pred and target must be non-empty lists of one length; got {p.shape} and {t.shape}"
+        )
+    valid = _mask(mask, p.shape)
+    if not valid.any():
+        raise InputError("mask must leave at least one valid item")
+    p, t = p[valid], t[valid]
+    for name, values in (("pred", p), ("target", t)):
+        if values.dtype.kind == "f" and not (
+            np.isfinite(values).all() and (values == np.round(values)).all()
+        ):
+            raise InputError(f"{name} must hold classes, not continuous values; got dtype {values.dtype}")
+        if values.dtype.kind == "O" and any(value is None or value != value for value in values):
+            raise InputError(f"{name} must have a class for every item; some are missing (use mask)")
+    if (p.dtype.kind in "US") != (t.dtype.kind in "US") and "O" not in (p.dtype.kind, t.dtype.kind):
+        raise InputError(f"pred and target must hold the same kind of class; got {p.dtype} and {t.dtype}")
+    if labels is not None:
+        names = list(labels)
+        if len(set(names)) != len(names) or not names:
+            raise InputError(f"labels must be different classes; got {_checks.show(names)}")
+        unknown = sorted({*p.tolist(), *t.tolist()} - set(names), key=_order)
+        if unknown:
+            raise InputError(f"labels lacks class(es) that occur: {_checks.some(unknown)}")
+    return p, t

@@ -1,0 +1,66 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Small arrays on few cores: more threads only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure() -> None:
+    try:
+        from hypothesis import settings
+    except ImportError:
+        return
+    # Derandomised, so that a run of the same commit gives the same result; no deadline, machines differ.
+    settings.register_profile("affekt", deadline=None, derandomize=True, max_examples=50, print_blob=True)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "affekt"))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder with the real corpora: $AFFEKT_DATA, else ../shared/data beside the repository."""
+    named = os.environ.get("AFFEKT_DATA")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder} (set AFFEKT_DATA)")
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed."""
+    return np.random.default_rng(20240229)
+
+
+@pytest.fixture
+def write_wav(tmp_path: Path) -> Callable[..., Path]:
+    """Write samples ``(time,)`` or ``(time, channels)`` to a file below tmp_path and return its path."""
+    soundfile = pytest.importorskip("soundfile")
+
+    def write(
+        name: str, samples: np.ndarray | None = None, sample_rate: int = 16000, subtype: str | None = None
+    ) -> Path:
+        if samples is None:
+            samples = tone(0.25, sample_rate)
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, samples, sample_rate, subtype=subtype)
+        return path
+
+    return write
+
+
+def tone(
+    seconds: float, sample_rate: int = 16000, frequency: float = 220.0, level: float = 0.3
+) -> np.ndarray:
+    """A voice-like test sound: five harmonics with a slow swell, float64 ``(time,)``."""
+    t = np.arange(round(seconds * sample_rate)) / sample_rate
+    sound = sum(np.sin(2 * np.pi * k * frequency * t) / k for k in range(1, 6))
+    return level * sound * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t)) / 2
