@@ -1,7 +1,331 @@
+// Model, Engine and FullPass for Python. Calls that compute release the GIL; a mutex per direction keeps threads that
+// share one object apart, which the C++ engine leaves to its caller.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cmath>
+#include <mutex>
+#include <string>
+
+#include "affekt/engine.hpp"
+#include "affekt/model.hpp"
+#include "affekt/tcn.hpp"
 #include "bindings.hpp"
 
-namespace affekt::bindings {
+namespace py = pybind11;
 
-void bind_model(pybind11::module_&) {}
+namespace affekt::bindings {
+namespace {
+
+template <class T>
+using Signal = py::array_t<T, py::array::c_style>;
+using ModelPtr = std::shared_ptr<const Model>;
+
+template <class T>
+void check_signal(const Signal<T>& samples) {
+  if (samples.ndim() != 1)
+    throw InvalidArgument("samples: expected one dimension (time,), got " + std::to_string(samples.ndim()));
+}
+
+[[noreturn]] void refuse(Status status, const std::string& detail) {
+  throw InvalidArgument(std::string(message(status)) + detail);
+}
+
+/// Which sample a status is about.
+std::string culprit(Status status, const float* x, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i)
+    if (status == Status::not_finite ? !std::isfinite(x[i]) : !(std::abs(x[i]) <= 1e6f))
+      return ": sample " + std::to_string(i) + " is " + std::to_string(x[i]);
+  return "";
+}
+std::string culprit(Status, const std::int16_t*, std::size_t) { return ""; }
+
+std::string listed(const Model& model) {
+  std::string names;
+  for (const InputSpec& input : model.inputs()) names += (names.empty() ? "" : ", ") + input.name;
+  return names;
+}
+
+struct PyEngine {
+  PyEngine(ModelPtr model, const EngineOptions& options) : engine(std::move(model), options) {}
+
+  template <class T>
+  std::size_t push(const std::string& modality, const Signal<T>& samples, std::optional<double> time) {
+    check_signal(samples);
+    const T* x = samples.data();
+    const auto n = static_cast<std::size_t>(samples.size());
+    std::size_t taken = 0;
+    Status status;
+    {
+      const py::gil_scoped_release release;
+      const std::scoped_lock lock(pushing);
+      status = time ? engine.push(modality, x, n, *time, &taken) : engine.push(modality, x, n, &taken);
+    }
+    if (status == Status::ok || status == Status::queue_full) return taken;
+    if (status == Status::unknown_modality)
+      refuse(status, ": '" + modality + "'; it listens to: " + listed(engine.model()));
+    if (time && (!std::isfinite(*time) || status == Status::time_backwards))
+      refuse(status, ": time is " + std::to_string(*time));
+    refuse(status, culprit(status, x, n));
+  }
+
+  py::object poll() {
+    bool due;
+    Estimate estimate;
+    std::vector<float> values;
+    {
+      const py::gil_scoped_release release;
+      const std::scoped_lock lock(polling);
+      due = engine.poll(estimate);
+      if (due) values.assign(estimate.values.begin(), estimate.values.end());
+    }
+    if (!due) return py::none();
+    return py::make_tuple(estimate.time, estimate.sample,
+                          py::array_t<float>(static_cast<py::ssize_t>(values.size()), values.data()), estimate.valid);
+  }
+
+  void finish() {
+    const py::gil_scoped_release release;
+    const std::scoped_lock lock(pushing);
+    engine.finish();
+  }
+  void reset() {
+    const py::gil_scoped_release release;
+    const std::scoped_lock lock(pushing, polling);
+    engine.reset();
+  }
+
+  Engine engine;
+  std::mutex pushing, polling;
+};
+
+struct PyFullPass {
+  explicit PyFullPass(ModelPtr model) : pass(std::move(model)) {}
+
+  py::tuple result(const std::vector<double>& times, const std::vector<float>& values) const {
+    const auto rows = static_cast<py::ssize_t>(times.size());
+    const auto columns = static_cast<py::ssize_t>(pass.model().columns().size());
+    return py::make_tuple(py::array_t<double>(rows, times.data()),
+                          py::array_t<float>({rows, columns}, values.data()));
+  }
+
+  template <class T>
+  py::tuple feed(const Signal<T>& samples) {
+    check_signal(samples);
+    const T* x = samples.data();
+    const auto n = static_cast<std::size_t>(samples.size());
+    std::vector<double> times;
+    std::vector<float> values;
+    Status status;
+    {
+      const py::gil_scoped_release release;
+      const std::scoped_lock lock(running);
+      status = pass.feed(x, n, times, values);
+    }
+    if (status != Status::ok) refuse(status, culprit(status, x, n));
+    return result(times, values);
+  }
+
+  py::tuple finish() {
+    std::vector<double> times;
+    std::vector<float> values;
+    {
+      const py::gil_scoped_release release;
+      const std::scoped_lock lock(running);
+      pass.finish(times, values);
+    }
+    return result(times, values);
+  }
+  void reset() {
+    const py::gil_scoped_release release;
+    const std::scoped_lock lock(running);
+    pass.reset();
+  }
+
+  FullPass pass;
+  std::mutex running;
+};
+
+/// A TCN of its own with one stream.
+struct PyTcn {
+  using Tensor = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+  PyTcn(const TcnOptions& options, const std::vector<std::map<std::string, Tensor>>& weights)
+      : tcn(options, blocks(weights)), state(tcn.make_state()) {}
+
+  static std::vector<TcnBlockWeights> blocks(const std::vector<std::map<std::string, Tensor>>& weights) {
+    std::vector<TcnBlockWeights> result;
+    for (const auto& tensors : weights) {
+      TcnBlockWeights block;
+      const std::map<std::string, std::span<const float>*> slots = {
+          {"conv1.weight", &block.conv1_weight},       {"conv1.bias", &block.conv1_bias},
+          {"conv2.weight", &block.conv2_weight},       {"conv2.bias", &block.conv2_bias},
+          {"residual.weight", &block.residual_weight}, {"residual.bias", &block.residual_bias},
+          {"slope1", &block.slope1},                   {"slope2", &block.slope2},
+          {"slope3", &block.slope3}};
+      for (const auto& [name, tensor] : tensors) {
+        const auto slot = slots.find(name);
+        if (slot == slots.end()) throw InvalidArgument("tcn: unknown tensor '" + name + "'");
+        *slot->second = {tensor.data(), static_cast<std::size_t>(tensor.size())};
+      }
+      result.push_back(block);
+    }
+    return result;
+  }
+
+  py::array_t<float> process(const Signal<float>& rows) {
+    if (rows.ndim() != 2 || rows.shape(1) != tcn.in())
+      throw InvalidArgument("rows: expected (time, " + std::to_string(tcn.in()) + ")");
+    py::array_t<float> out({rows.shape(0), static_cast<py::ssize_t>(tcn.out())});
+    const float* from = rows.data();
+    float* to = out.mutable_data();
+    const auto n = static_cast<std::size_t>(rows.shape(0));
+    {
+      const py::gil_scoped_release release;
+      const std::scoped_lock lock(running);
+      tcn.process(from, n, to, state);
+    }
+    return out;
+  }
+  void reset() {
+    const std::scoped_lock lock(running);
+    state.reset();
+  }
+
+  Tcn tcn;
+  TcnState state;
+  std::mutex running;
+};
+
+py::dict describe(const InputSpec& input) {
+  py::dict d;
+  d["name"] = input.name;
+  d["kind"] = input.kind;
+  d["unit"] = input.unit;
+  d["rate"] = input.rate;
+  d["channels"] = input.channels;
+  return d;
+}
+
+py::dict describe(const OutputSpec& output) {
+  py::dict d;
+  d["name"] = output.name;
+  d["kind"] = output.kind;
+  d["labels"] = output.labels;
+  d["offset"] = output.offset;
+  return d;
+}
+
+template <class Spec>
+py::list describe(const std::vector<Spec>& specs) {
+  py::list list;
+  for (const Spec& spec : specs) list.append(describe(spec));
+  return list;
+}
+
+py::dict tensors(const Model& model) {
+  py::dict d;
+  for (const TensorView& t : model.tensors()) {
+    const std::vector<py::ssize_t> shape(t.shape.begin(), t.shape.end());
+    d[py::str(t.name)] = py::array_t<float>(shape, t.values.data());
+  }
+  return d;
+}
+
+py::dict timing(const Timing& t) {
+  py::dict d;
+  d["first_estimate_s"] = t.first_estimate_s;
+  d["hop_s"] = t.hop_s;
+  d["context_s"] = t.context_s;
+  d["lookahead_s"] = t.lookahead_s;
+  return d;
+}
+
+py::dict counters(const Counters& c) {
+  py::dict d;
+  d["taken"] = c.taken;
+  d["refused"] = c.refused;
+  d["rejected"] = c.rejected;
+  d["reanchors"] = c.reanchors;
+  d["estimates"] = c.estimates;
+  d["invalid"] = c.invalid;
+  return d;
+}
+
+}  // namespace
+
+void bind_model(py::module_& m) {
+  // The holder cannot say "const", and nothing here changes a model.
+  using Holder = std::shared_ptr<Model>;
+  const auto open = [](const ModelPtr& model) { return std::const_pointer_cast<Model>(model); };
+  py::class_<Model, Holder>(m, "Model")
+      .def_static(
+          "load",
+          [open](const std::string& path) {
+            const py::gil_scoped_release release;
+            return open(Model::load(path));
+          },
+          py::arg("path"))
+      .def_static(
+          "from_bytes",
+          [open](const py::bytes& content) {
+            const std::string_view view = content;
+            const py::gil_scoped_release release;
+            return open(Model::from_bytes(view.data(), view.size()));
+          },
+          py::arg("content"))
+      .def_property_readonly("card", [](const Model& self) { return self.card(); })
+      .def_property_readonly("columns", [](const Model& self) { return self.columns(); })
+      .def_property_readonly("inputs", [](const Model& self) { return describe(self.inputs()); })
+      .def_property_readonly("outputs", [](const Model& self) { return describe(self.outputs()); })
+      .def_property_readonly("timing", [](const Model& self) { return timing(self.timing()); })
+      .def_property_readonly("state_bytes", &Model::state_bytes)
+      .def("tensors", &tensors);
+
+  py::class_<PyEngine>(m, "Engine")
+      .def(py::init([](const Holder& model, double queue_s, double reanchor_s) {
+             return std::make_unique<PyEngine>(model, EngineOptions{queue_s, reanchor_s});
+           }),
+           py::arg("model"), py::arg("queue_s") = EngineOptions{}.queue_s,
+           py::arg("reanchor_s") = EngineOptions{}.reanchor_s)
+      .def("push", &PyEngine::push<float>, py::arg("modality"), py::arg("samples").noconvert(),
+           py::arg("time") = py::none())
+      .def("push", &PyEngine::push<std::int16_t>, py::arg("modality"), py::arg("samples").noconvert(),
+           py::arg("time") = py::none())
+      .def("poll", &PyEngine::poll)
+      .def("finish", &PyEngine::finish)
+      .def("reset", &PyEngine::reset)
+      .def("latency", [](const PyEngine& self) { return self.engine.latency(); })
+      .def("counters", [](const PyEngine& self) { return counters(self.engine.counters()); });
+
+  py::class_<PyFullPass>(m, "FullPass")
+      .def(py::init([](const Holder& model) { return std::make_unique<PyFullPass>(model); }), py::arg("model"))
+      .def("feed", &PyFullPass::feed<float>, py::arg("samples").noconvert())
+      .def("feed", &PyFullPass::feed<std::int16_t>, py::arg("samples").noconvert())
+      .def("finish", &PyFullPass::finish)
+      .def("reset", &PyFullPass::reset);
+
+  py::class_<PyTcn>(m, "Tcn")
+      .def(py::init([](int in, const std::vector<int>& channels, int kernel_size, const std::vector<int>& dilations,
+                       const std::string& activation, float slope,
+                       const std::vector<std::map<std::string, PyTcn::Tensor>>& weights) {
+             TcnOptions options{in, channels, kernel_size, dilations, Rectifier::relu, slope};
+             if (activation == "leaky_relu") {
+               options.activation = Rectifier::leaky_relu;
+             } else if (activation == "prelu") {
+               options.activation = Rectifier::prelu;
+             } else if (activation != "relu") {
+               throw InvalidArgument("activation: expected relu, leaky_relu or prelu, got '" + activation + "'");
+             }
+             return std::make_unique<PyTcn>(options, weights);
+           }),
+           py::arg("in_features"), py::arg("channels"), py::kw_only(), py::arg("kernel_size"), py::arg("dilations"),
+           py::arg("activation"), py::arg("slope"), py::arg("weights"))
+      .def("process", &PyTcn::process, py::arg("rows").noconvert())
+      .def("reset", &PyTcn::reset)
+      .def_property_readonly("receptive_field", [](const PyTcn& self) { return self.tcn.receptive_field(); });
+}
 
 }  // namespace affekt::bindings

@@ -1,0 +1,125 @@
+// Running a model: live (Engine) or over a whole recording in bounded memory (FullPass), with the same bits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "affekt/error.hpp"
+#include "affekt/export.hpp"
+#include "affekt/model.hpp"
+
+namespace affekt {
+
+/// What a call on the hot path did.
+enum class Status {
+  ok,
+  queue_full,        ///< not everything was taken; poll, then push the rest
+  unknown_modality,  ///< the model has no input of that name
+  time_backwards,    ///< the time is smaller than the previous push's time; nothing was taken
+  not_finite,        ///< a NaN or infinite sample or time; nothing was taken
+  out_of_range,      ///< a sample beyond +-1e6, where full scale is +-1; nothing was taken
+  finished,          ///< push after finish; nothing was taken
+};
+
+/// A sentence for people.
+AFFEKT_API const char* message(Status status) noexcept;
+
+struct Estimate {
+  double time = 0;                ///< of the last sample that it used, in the pushes' clock, seconds
+  std::uint64_t sample = 0;       ///< index of that sample since construction or reset
+  std::span<const float> values;  ///< in the order of Model::columns(); valid until the next poll or reset
+  bool valid = true;              ///< false when a value is not finite (weights or signal out of all proportion)
+};
+
+struct EngineOptions {
+  double queue_s = 10.0;     ///< samples that may wait between push and poll, in seconds, (0, 3600]
+  double reanchor_s = 0.1;   ///< disagreement between time stamps and sample count that moves the clock
+};
+
+/// Since construction or reset.
+struct Counters {
+  std::uint64_t taken = 0;      ///< samples taken
+  std::uint64_t refused = 0;    ///< samples not taken because the queue was full
+  std::uint64_t rejected = 0;   ///< pushes refused for their content, time or modality
+  std::uint64_t reanchors = 0;  ///< times the clock moved because of a gap or an overlap
+  std::uint64_t estimates = 0;
+  std::uint64_t invalid = 0;    ///< estimates with `valid == false`
+};
+
+/// A live session: push samples as they come, poll estimates as they become due. No thread of its own, no lock,
+/// nothing allocated after construction, no exception after construction.
+///
+/// Threads: push and finish from one thread, poll from one thread (the same or another); reset while neither runs.
+///
+/// Time: the first push sets the clock. From there sample counting rules, at the model's rate; a push whose time
+/// differs from the count by more than `reanchor_s` moves the clock for its samples and all later ones (the signal
+/// itself is taken as contiguous) and is counted. Times may not decrease from push to push.
+///
+/// For any chunking of the pushes the values equal those of FullPass on the same samples, bit for bit.
+class AFFEKT_API Engine {
+ public:
+  /// Throws ModelFileError, or InvalidArgument for the options.
+  explicit Engine(const std::string& path, const EngineOptions& options = {});
+  explicit Engine(std::shared_ptr<const Model> model, const EngineOptions& options = {});
+  ~Engine();
+  Engine(Engine&&) noexcept;
+  Engine& operator=(Engine&&) noexcept;
+
+  /// Queues `n` samples of `modality`, the first of them at `time`; `taken` says how many fitted.
+  Status push(std::string_view modality, const float* samples, std::size_t n, double time,
+              std::size_t* taken = nullptr) noexcept;
+  /// 16-bit PCM, taken as x / 32768.
+  Status push(std::string_view modality, const std::int16_t* samples, std::size_t n, double time,
+              std::size_t* taken = nullptr) noexcept;
+  /// Continues where the last push ended (or at 0 s).
+  Status push(std::string_view modality, const float* samples, std::size_t n, std::size_t* taken = nullptr) noexcept;
+  Status push(std::string_view modality, const std::int16_t* samples, std::size_t n,
+              std::size_t* taken = nullptr) noexcept;
+
+  /// Computes until the next estimate is due or the queue is empty; whether there is one. After finish() the last
+  /// call that returns true may carry an estimate over what came since the last regular one.
+  bool poll(Estimate& estimate) noexcept;
+  /// No more samples will come.
+  void finish() noexcept;
+  /// Back to the state after construction, counters included.
+  void reset() noexcept;
+
+  /// Longest time, in seconds of signal, from a sample to an estimate that covers it: look-ahead plus the hop
+  /// between estimates. Computing time comes on top.
+  double latency() const noexcept;
+  Counters counters() const noexcept;
+  const Model& model() const noexcept;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// One recording through the same graph, in blocks: memory does not grow with its length.
+class AFFEKT_API FullPass {
+ public:
+  explicit FullPass(std::shared_ptr<const Model> model);
+  ~FullPass();
+  FullPass(FullPass&&) noexcept;
+  FullPass& operator=(FullPass&&) noexcept;
+
+  /// Runs `n` further samples of the model's input. Appends one time (seconds from the first sample) per estimate
+  /// to `times` and one row per estimate to `values`. A status other than ok: nothing was run.
+  Status feed(const float* samples, std::size_t n, std::vector<double>& times, std::vector<float>& values);
+  Status feed(const std::int16_t* samples, std::size_t n, std::vector<double>& times, std::vector<float>& values);
+  /// Ends the recording: the estimate over what came since the last regular one, if anything did.
+  void finish(std::vector<double>& times, std::vector<float>& values);
+  void reset() noexcept;
+  const Model& model() const noexcept;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace affekt

@@ -1,0 +1,82 @@
+// A trained model as read from a model file: an immutable graph that any number of engines share.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "affekt/error.hpp"
+#include "affekt/export.hpp"
+
+namespace affekt {
+
+class Graph;
+
+/// One signal that the model listens to.
+struct InputSpec {
+  std::string name;  ///< the modality's name in Engine::push
+  std::string kind;  ///< "audio"
+  std::string unit;  ///< "full scale": samples in [-1, 1]
+  double rate = 0;   ///< Hz
+  int channels = 1;
+};
+
+/// One group of values of an estimate.
+struct OutputSpec {
+  std::string name;
+  std::string kind;                 ///< "continuous", or "categorical": probabilities that sum to 1
+  std::vector<std::string> labels;  ///< one per value
+  std::size_t offset = 0;           ///< of the first value among all values of an estimate
+};
+
+/// When estimates come and what they depend on, derived from the graph.
+struct Timing {
+  double first_estimate_s = 0;  ///< signal needed before the first regular estimate
+  double hop_s = 0;             ///< signal between estimates
+  double context_s = 0;         ///< signal older than this, counted from the estimate's time, has no influence
+  double lookahead_s = 0;       ///< signal after its own time that an estimate waits for; 0, since all is causal
+};
+
+struct TensorView {
+  std::string name;
+  std::vector<std::size_t> shape;
+  std::span<const float> values;  ///< row-major; lives as long as the model
+};
+
+/// A model file of schema 1, checked as a whole at load: container, hash, card, graph, every tensor's shape. Loading
+/// never executes anything from the file.
+class AFFEKT_API Model {
+ public:
+  /// Throws ModelFileError with the path and the reason.
+  static std::shared_ptr<const Model> load(const std::string& path);
+  /// The same from memory. Throws ModelFileError.
+  static std::shared_ptr<const Model> from_bytes(const void* data, std::size_t size);
+  ~Model();
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+
+  /// The card's JSON text as stored.
+  const std::string& card() const noexcept;
+  const std::vector<InputSpec>& inputs() const noexcept;
+  const std::vector<OutputSpec>& outputs() const noexcept;
+  /// One name per value of an estimate: the labels of continuous outputs, "p_" + label of categorical ones.
+  const std::vector<std::string>& columns() const noexcept;
+  const Timing& timing() const noexcept;
+  const std::vector<TensorView>& tensors() const noexcept;
+  /// Bytes that one engine or full pass over this model allocates besides its queue.
+  std::size_t state_bytes() const noexcept;
+
+  /// For the library itself.
+  const Graph& graph() const noexcept;
+
+ private:
+  Model();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace affekt

@@ -1,0 +1,390 @@
+#include "graph.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <set>
+
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
+#include "affekt/error.hpp"
+
+namespace affekt {
+namespace {
+
+constexpr std::size_t kMaxNodes = 256, kMaxOutputs = 64, kMaxInputs = 16;
+constexpr double kMaxClock = 9e15;  // samples; beyond it a double no longer counts one by one
+
+void check_name(const Fields& at, const std::string& name) {
+  const auto good = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
+  };
+  if (name.empty() || name.size() > 100 || !std::all_of(name.begin(), name.end(), good))
+    at.fail("'name' must be 1 to 100 letters, digits, '_' or '-', got " + brief(std::string_view(name)));
+}
+
+/// The composition of `outer` over rows that lie like `inner` over samples.
+Geometry compose(const Geometry& inner, const Geometry& outer, const Fields& at) {
+  const auto affine = [&](std::uint64_t a, std::uint64_t b, std::uint64_t c) {
+    if (static_cast<double>(a) + static_cast<double>(b) * static_cast<double>(c) > kMaxClock)
+      at.fail("strides and windows multiply to more samples than can be counted");
+    return a + b * c;
+  };
+  return {affine(inner.offset, inner.stride, outer.offset), affine(0, inner.stride, outer.stride),
+          affine(inner.span, inner.stride, outer.span - 1)};
+}
+
+/// Flushes denormals while it lives: they are slow, and a decaying network makes many.
+class NoDenormals {
+ public:
+#if defined(__SSE2__)
+  NoDenormals() noexcept : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
+  ~NoDenormals() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#elif defined(__aarch64__)
+  NoDenormals() noexcept {
+    asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    asm volatile("msr fpcr, %0" ::"r"(saved_ | (std::uint64_t{1} << 24)));
+  }
+  ~NoDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
+
+ private:
+  std::uint64_t saved_;
+#endif
+};
+
+}  // namespace
+
+Graph::Graph(const Json& json, const std::vector<TensorView>& tensors) {
+  Fields card(json, "card");
+  card.get("schema");   // checked with the container
+  card.get("tensors");  // likewise
+  for (const char* key : {"name", "version"}) {
+    const std::string text = card.text(key);
+    if (text.empty() || text.size() > 200) card.fail("'" + std::string(key) + "' must have 1 to 200 characters");
+  }
+  for (const char* key : {"system", "info"})
+    if (card.has(key)) card.object(key);
+  TensorTable table(tensors);
+  read_inputs(card);
+  read_nodes(card, table);
+  read_outputs(card);
+  table.done();
+  check_latency(card);
+  card.done();
+  plan_memory();
+}
+
+void Graph::read_inputs(Fields& card) {
+  const Json& list = card.array("inputs");
+  if (list.empty() || list.size() > kMaxInputs) card.fail("'inputs' must list 1 to 16 signals");
+  for (const Json& item : list) {
+    Fields fields(item, "input " + std::to_string(inputs.size()));
+    InputSpec input;
+    input.name = fields.text("name");
+    check_name(fields, input.name);
+    input.kind = fields.text("kind", {"audio"});
+    input.rate = fields.number("rate", 1, 1e6);
+    input.channels = static_cast<int>(fields.integer("channels", 1, 1));
+    input.unit = fields.text("unit", {"full scale"});
+    fields.done();
+    for (const InputSpec& other : inputs)
+      if (other.name == input.name) fields.fail("the name '" + input.name + "' is taken");
+    inputs.push_back(input);
+  }
+}
+
+void Graph::read_nodes(Fields& card, TensorTable& tensors) {
+  const Json& list = card.array("nodes");
+  if (list.empty() || list.size() > kMaxNodes) card.fail("'nodes' must list 1 to 256 nodes");
+  struct Listed {
+    Fields fields;
+    std::string name, type;
+    std::vector<std::string> from;
+    bool placed = false;
+  };
+  std::vector<Listed> listed;
+  std::set<std::string> names;
+  for (const InputSpec& input : inputs) names.insert(input.name);
+  for (const Json& item : list) {
+    Fields fields(item, "node " + std::to_string(listed.size()));
+    const std::string name = fields.text("name");
+    check_name(fields, name);
+    fields = Fields(item, "node '" + name + "'");
+    if (!names.insert(name).second) fields.fail("the name is taken by another node or input");
+    fields.text("name");
+    const std::string type = fields.text("type");
+    const std::vector<std::string> from = fields.texts("inputs");
+    fields.object("options");
+    fields.done();
+    listed.push_back({std::move(fields), name, type, from});
+  }
+  for (const Listed& node : listed)
+    for (const std::string& from : node.from)
+      if (!names.contains(from)) node.fields.fail("its input " + brief(std::string_view(from)) + " does not exist");
+
+  const auto placed = [&](const std::string& name) -> std::size_t {  // vertex + 1, or 0
+    for (std::size_t v = 0; v < vertices.size(); ++v)
+      if (vertices[v].name == name) return v + 1;
+    return 0;
+  };
+  const auto signal_of = [&](const std::string& name) -> std::size_t {
+    for (std::size_t i = 0; i < inputs.size(); ++i)
+      if (inputs[i].name == name) return i;
+    return inputs.size();
+  };
+  // The list may come in any order: place whatever has all its inputs until nothing moves.
+  for (bool moved = true; moved && vertices.size() < listed.size();) {
+    moved = false;
+    for (Listed& entry : listed) {
+      if (entry.placed) continue;
+      const bool ready = std::all_of(entry.from.begin(), entry.from.end(), [&](const std::string& name) {
+        return placed(name) != 0 || signal_of(name) < inputs.size();
+      });
+      if (!ready) continue;
+      Vertex vertex;
+      vertex.name = entry.name;
+      vertex.type = entry.type;
+      NodeSource source{entry.name, entry.type, entry.fields, {}, nullptr, &tensors};
+      std::vector<Geometry> clocks;
+      std::vector<std::size_t> signals;
+      for (const std::string& name : entry.from) {
+        const std::size_t from = placed(name);
+        vertex.from.push_back(from);
+        if (from != 0) {
+          source.widths.push_back(vertices[from - 1].node->width());
+          clocks.push_back(vertices[from - 1].clock);
+          signals.push_back(vertices[from - 1].signal);
+        } else {
+          source.signal = &inputs[signal_of(name)];
+          source.widths.push_back(static_cast<std::size_t>(source.signal->channels));
+          clocks.push_back({});
+          signals.push_back(signal_of(name));
+        }
+      }
+      vertex.node = make_node(source);
+      Geometry joined = clocks.front();
+      for (std::size_t i = 1; i < clocks.size(); ++i) {
+        if (signals[i] != signals[0] || clocks[i].offset != joined.offset || clocks[i].stride != joined.stride)
+          entry.fields.fail("its inputs do not tick together");
+        joined.span = std::max(joined.span, clocks[i].span);
+      }
+      vertex.signal = signals.front();
+      vertex.clock = compose(joined, vertex.node->geometry(), entry.fields);
+      vertices.push_back(std::move(vertex));
+      entry.placed = moved = true;
+    }
+  }
+  for (const Listed& entry : listed)
+    if (!entry.placed) entry.fields.fail("depends on itself through a cycle of nodes");
+}
+
+void Graph::read_outputs(Fields& card) {
+  const Json& list = card.array("outputs");
+  if (list.empty() || list.size() > kMaxOutputs) card.fail("'outputs' must list 1 to 64 outputs");
+  std::set<std::string> names, columns_seen;
+  for (const Json& item : list) {
+    Fields fields(item, "output " + std::to_string(outputs.size()));
+    OutputSpec output;
+    output.name = fields.text("name");
+    check_name(fields, output.name);
+    fields = Fields(item, "output '" + output.name + "'");
+    fields.text("name");
+    if (!names.insert(output.name).second) fields.fail("the name is taken by another output");
+    output.kind = fields.text("kind", {"continuous", "categorical"});
+    output.labels = fields.texts("labels");
+    const std::string node = fields.text("node");
+    const auto vertex =
+        std::find_if(vertices.begin(), vertices.end(), [&](const Vertex& v) { return v.name == node; });
+    if (vertex == vertices.end()) fields.fail("its node " + brief(std::string_view(node)) + " does not exist");
+    if (output.labels.size() != vertex->node->width())
+      fields.fail("has " + std::to_string(output.labels.size()) + " labels, node '" + node + "' gives " +
+                  std::to_string(vertex->node->width()) + " values");
+    if (output.kind == "categorical") {
+      const Json& nodes = card.array("nodes");
+      const auto source = std::find_if(nodes.begin(), nodes.end(), [&](const Json& n) { return n["name"] == node; });
+      if (vertex->type != "activation" || (*source)["options"]["kind"] != "softmax")
+        fields.fail("is categorical, so its node must be a softmax activation");
+    } else if (fields.has("range")) {
+      const Json& range = fields.array("range");
+      if (range.size() != 2 || !range[0].is_number() || !range[1].is_number() ||
+          !(range[0].get<double>() < range[1].get<double>()))
+        fields.fail("'range' must be two rising numbers");
+    }
+    fields.done();
+    output.offset = columns.size();
+    for (const std::string& label : output.labels) {
+      if (label.empty() || label.size() > 100) fields.fail("labels must have 1 to 100 characters");
+      columns.push_back(output.kind == "categorical" ? "p_" + label : label);
+      if (!columns_seen.insert(columns.back()).second)
+        fields.fail("the column " + brief(std::string_view(columns.back())) + " appears twice");
+    }
+    output_vertex.push_back(static_cast<std::size_t>(vertex - vertices.begin()));
+    outputs.push_back(output);
+  }
+
+  const Vertex& lead = vertices[output_vertex.front()];
+  std::uint64_t span = 0;
+  for (const std::size_t v : output_vertex) {
+    const Vertex& vertex = vertices[v];
+    if (vertex.signal != lead.signal || vertex.clock.offset != lead.clock.offset ||
+        vertex.clock.stride != lead.clock.stride)
+      card.fail("the outputs do not tick together: nodes '" + lead.name + "' and '" + vertex.name + "'");
+    span = std::max(span, vertex.clock.span);
+  }
+  const double rate = inputs[lead.signal].rate;
+  timing.first_estimate_s = static_cast<double>(lead.clock.offset + 1) / rate;
+  timing.hop_s = static_cast<double>(lead.clock.stride) / rate;
+  timing.context_s = static_cast<double>(span) / rate;
+
+  std::vector<bool> used(vertices.size(), false), heard(inputs.size(), false);
+  for (const std::size_t v : output_vertex) used[v] = true;
+  for (std::size_t v = vertices.size(); v-- > 0;) {
+    if (!used[v]) card.fail("no output depends on node '" + vertices[v].name + "'");
+    for (const std::size_t from : vertices[v].from) {
+      if (from != 0) used[from - 1] = true;
+      if (from == 0) heard[vertices[v].signal] = true;
+    }
+  }
+  for (std::size_t i = 0; i < inputs.size(); ++i)
+    if (!heard[i]) card.fail("no node listens to input '" + inputs[i].name + "'");
+}
+
+void Graph::check_latency(Fields& card) const {
+  if (!card.has("latency")) return;
+  Fields fields(card.object("latency"), "card: latency");
+  const double tolerance = 1.0 / inputs[vertices[output_vertex.front()].signal].rate;
+  const auto same = [&](const char* key, double actual) {
+    const double declared = fields.number(key, 0, 1e12);
+    if (std::abs(declared - actual) > tolerance + 1e-9 * actual)
+      fields.fail("'" + std::string(key) + "' says " + std::to_string(declared) + " s, the graph gives " +
+                  std::to_string(actual) + " s");
+  };
+  same("first_estimate_s", timing.first_estimate_s);
+  same("hop_s", timing.hop_s);
+  same("context_s", timing.context_s);
+  same("lookahead_s", timing.lookahead_s);
+  fields.done();
+}
+
+std::vector<std::size_t> Graph::capacity_for(std::size_t samples, double* bytes) const {
+  std::vector<std::size_t> rows;
+  double total = 0;
+  for (const Vertex& vertex : vertices) {
+    const std::size_t in = vertex.from.front() == 0 ? samples : rows[vertex.from.front() - 1];
+    rows.push_back(vertex.node->max_rows(in) + 1);  // one more for what finish may owe
+    total += static_cast<double>(rows.back()) *
+             (static_cast<double>(vertex.node->width()) * sizeof(float) + sizeof(std::uint64_t));
+    if (bytes) total += static_cast<double>(vertex.node->state_bytes(in));
+  }
+  total += static_cast<double>(rows[output_vertex.front()]) * static_cast<double>(columns.size()) * sizeof(float);
+  if (bytes) *bytes = total;
+  return rows;
+}
+
+void Graph::plan_memory() {
+  // Long blocks share weights between rows; wide graphs get shorter ones so that the buffers stay in the cache.
+  constexpr double kBuffers = 16 << 20;
+  double least = 0, bytes = 0;
+  capacity_for(1, &least);
+  block = 16384;
+  capacity_for(block, &bytes);
+  while (block > 1 && bytes > least + kBuffers) {
+    block /= 2;
+    capacity_for(block, &bytes);
+  }
+  if (bytes > static_cast<double>(kMaxMemory))
+    throw ModelFileError("card: a run of this graph would take " + std::to_string(bytes / (1 << 20)) +
+                         " MiB, more than the limit of " + std::to_string(kMaxMemory >> 20));
+  memory = static_cast<std::size_t>(bytes);
+}
+
+GraphRun::GraphRun(const Graph& graph) : graph_(&graph), samples_(graph.inputs.size(), 0) {
+  const std::vector<std::size_t> rows = graph.capacity();
+  for (std::size_t v = 0; v < graph.vertices.size(); ++v) {
+    const Graph::Vertex& vertex = graph.vertices[v];
+    const std::size_t in = vertex.from.front() == 0 ? graph.block : rows[vertex.from.front() - 1];
+    Cell cell;
+    cell.state = vertex.node->make_state(in);
+    cell.out.assign(rows[v] * vertex.node->width(), 0.0f);
+    cell.index.assign(rows[v], 0);
+    cell.in.assign(vertex.from.size(), nullptr);
+    cells_.push_back(std::move(cell));
+  }
+  estimates_.assign(rows[graph.output_vertex.front()] * graph.columns.size(), 0.0f);
+}
+
+void GraphRun::reset() noexcept {
+  for (Cell& cell : cells_) {
+    cell.state->reset();
+    cell.rows = 0;
+    cell.consumed = cell.emitted = cell.behind = 0;
+  }
+  std::fill(samples_.begin(), samples_.end(), 0);
+}
+
+/// Feeds vertex `v` with the valid rows of its inputs, or with `n` samples where it listens to the signal.
+void GraphRun::run(std::size_t v, const float* samples, std::size_t n, std::uint64_t first_sample) noexcept {
+  const Graph::Vertex& vertex = graph_->vertices[v];
+  Cell& cell = cells_[v];
+  const std::uint64_t* index = nullptr;
+  for (std::size_t i = 0; i < vertex.from.size(); ++i) {
+    if (vertex.from[i] == 0) {
+      cell.in[i] = samples;
+    } else {
+      const Cell& source = cells_[vertex.from[i] - 1];
+      cell.in[i] = source.out.data();
+      index = source.index.data();
+      n = i == 0 ? source.rows : std::min(n, source.rows);  // equal but for what finish owes
+    }
+  }
+  cell.rows = n == 0 ? 0 : vertex.node->process(cell.in.data(), n, cell.out.data(), *cell.state);
+  const Geometry& g = vertex.node->geometry();
+  for (std::size_t r = 0; r < cell.rows; ++r) {
+    const std::uint64_t at = g.offset + (cell.emitted + r) * g.stride - cell.consumed;  // due with this row of the block
+    cell.index[r] = index ? index[at] : first_sample + at;
+  }
+  cell.emitted += cell.rows;
+  cell.consumed += n;
+  if (n > 0) cell.behind = index ? index[n - 1] : first_sample + n - 1;
+}
+
+std::size_t GraphRun::collect() noexcept {
+  const std::size_t columns = graph_->columns.size();
+  std::size_t rows = cells_[graph_->output_vertex.front()].rows;
+  for (const std::size_t v : graph_->output_vertex) rows = std::min(rows, cells_[v].rows);  // as above
+  for (std::size_t o = 0; o < graph_->outputs.size(); ++o) {
+    const std::size_t width = graph_->outputs[o].labels.size();
+    const float* from = cells_[graph_->output_vertex[o]].out.data();
+    float* to = estimates_.data() + graph_->outputs[o].offset;
+    for (std::size_t r = 0; r < rows; ++r) std::memcpy(to + r * columns, from + r * width, width * sizeof(float));
+  }
+  return rows;
+}
+
+std::size_t GraphRun::process(std::size_t signal, const float* samples, std::size_t n) noexcept {
+  const NoDenormals guard;
+  const std::uint64_t first = samples_[signal];
+  samples_[signal] += n;
+  for (std::size_t v = 0; v < cells_.size(); ++v)
+    if (graph_->vertices[v].signal == signal) run(v, samples, n, first);
+  return collect();
+}
+
+std::size_t GraphRun::finish() noexcept {
+  const NoDenormals guard;
+  for (std::size_t v = 0; v < cells_.size(); ++v) {
+    const Graph::Vertex& vertex = graph_->vertices[v];
+    Cell& cell = cells_[v];
+    run(v, nullptr, 0, samples_[vertex.signal]);
+    if (vertex.node->finish(cell.out.data() + cell.rows * vertex.node->width(), *cell.state) > 0)
+      cell.index[cell.rows++] = cell.behind;
+  }
+  return collect();
+}
+
+}  // namespace affekt

@@ -1,0 +1,89 @@
+// The graph of a card, checked and ordered, and one run through it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "affekt/aligned.hpp"
+#include "affekt/model.hpp"
+#include "node.hpp"
+
+namespace affekt {
+
+/// Immutable; any number of runs share it.
+class Graph {
+ public:
+  /// Throws ModelFileError with the place in the card.
+  Graph(const Json& card, const std::vector<TensorView>& tensors);
+
+  /// One node in its place. Rows of `clock` are samples of input `signal`: row r is due with sample
+  /// offset + r * stride and depends on the `span` samples up to it.
+  struct Vertex {
+    std::string name, type;
+    std::unique_ptr<Node> node;
+    std::vector<std::size_t> from;  // inputs: vertex + 1, or 0 for the signal itself
+    std::size_t signal = 0;
+    Geometry clock;
+  };
+
+  std::vector<Vertex> vertices;  // every vertex comes after its inputs
+  std::vector<InputSpec> inputs;
+  std::vector<OutputSpec> outputs;
+  std::vector<std::size_t> output_vertex;  // per output
+  std::vector<std::string> columns;
+  Timing timing;
+  std::size_t block = 0;   // most samples of one GraphRun::process
+  std::size_t memory = 0;  // bytes of one GraphRun
+
+  /// Most rows that vertex `v` gives in one call.
+  std::vector<std::size_t> capacity() const { return capacity_for(block, nullptr); }
+
+ private:
+  void read_inputs(Fields& card);
+  void read_nodes(Fields& card, TensorTable& tensors);
+  void read_outputs(Fields& card);
+  void check_latency(Fields& card) const;
+  void plan_memory();
+  std::vector<std::size_t> capacity_for(std::size_t block, double* bytes) const;
+};
+
+/// State of one stream or recording through a graph. Nothing is allocated after construction.
+class GraphRun {
+ public:
+  explicit GraphRun(const Graph& graph);
+
+  /// Runs `n` <= Graph::block samples of input `signal` and returns how many estimates came of it; they stay
+  /// readable until the next call.
+  std::size_t process(std::size_t signal, const float* samples, std::size_t n) noexcept;
+  /// Ends the recording; returns how many estimates were still owed.
+  std::size_t finish() noexcept;
+  void reset() noexcept;
+
+  /// Values of estimate `i` of the last call, in column order.
+  const float* values(std::size_t i) const noexcept { return estimates_.data() + i * graph_->columns.size(); }
+  /// Index of the last sample that it used.
+  std::uint64_t sample(std::size_t i) const noexcept { return cells_[graph_->output_vertex.front()].index[i]; }
+
+ private:
+  struct Cell {  // run-time side of a vertex
+    std::unique_ptr<NodeState> state;
+    AlignedVector<float> out;
+    std::vector<std::uint64_t> index;  // last sample behind each row of `out`
+    std::size_t rows = 0;              // rows of `out` that are valid
+    std::uint64_t consumed = 0, emitted = 0;  // rows in, regular rows out
+    std::uint64_t behind = 0;                 // last sample behind the rows consumed
+    std::vector<const float*> in;
+  };
+  void run(std::size_t v, const float* samples, std::size_t n, std::uint64_t first_sample) noexcept;
+  std::size_t collect() noexcept;
+
+  const Graph* graph_;
+  std::vector<Cell> cells_;
+  std::vector<std::uint64_t> samples_;  // per signal
+  std::vector<float> estimates_;
+};
+
+}  // namespace affekt

@@ -1,0 +1,97 @@
+// The contract of a node: rows in, rows out, weights apart from state.
+//
+// To add a type: derive from Node in nodes.cpp (or a file of its own), read the options in a factory, and list
+// the factory in `make_node`. Graph, Engine and the file format stay as they are.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "affekt/model.hpp"
+#include "json.hpp"
+
+namespace affekt {
+
+/// How output rows lie over input rows: row r is due with input row `offset + r * stride` and depends on the `span`
+/// input rows up to that one.
+struct Geometry {
+  std::uint64_t offset = 0, stride = 1, span = 1;
+};
+
+class NodeState {
+ public:
+  virtual ~NodeState() = default;
+  /// Back to the start of a recording.
+  virtual void reset() noexcept {}
+};
+
+class Node {
+ public:
+  virtual ~Node() = default;
+  Node(const Node&) = delete;
+  Node& operator=(const Node&) = delete;
+
+  std::size_t width() const noexcept { return width_; }
+  const Geometry& geometry() const noexcept { return geometry_; }
+  /// Most rows that one call can give for `n` rows in.
+  std::size_t max_rows(std::size_t n) const noexcept { return n / geometry_.stride + 1; }
+
+  /// Bytes that a state takes when calls bring up to `max_rows` rows; asked before anything is allocated.
+  virtual std::size_t state_bytes(std::size_t max_rows) const;
+  virtual std::unique_ptr<NodeState> make_state(std::size_t max_rows) const;
+  /// Takes `n` rows of every input (in[i] is (n, width of input i)) and writes the rows that are due to `out`;
+  /// returns how many. The same rows in other portions give the same bits. n = 1 is the step.
+  virtual std::size_t process(const float* const* in, std::size_t n, float* out, NodeState& state) const noexcept = 0;
+  /// Writes the row that is still owed when no more input will come, if the node has such; 0 or 1.
+  virtual std::size_t finish(float* out, NodeState& state) const noexcept;
+
+ protected:
+  Node(std::size_t width, Geometry geometry) : width_(width), geometry_(geometry) {}
+
+ private:
+  std::size_t width_;
+  Geometry geometry_;
+};
+
+/// Tensors of the file by name, remembering which were used.
+class TensorTable {
+ public:
+  explicit TensorTable(const std::vector<TensorView>& tensors);
+  /// nullptr if there is none.
+  const TensorView* find(const std::string& name);
+  /// Throws ModelFileError for the first tensor that no node asked for.
+  void done() const;
+
+ private:
+  std::map<std::string_view, const TensorView*> all_, unused_;
+};
+
+/// What a node comes from.
+struct NodeSource {
+  std::string name, type;
+  Fields options;
+  std::vector<std::size_t> widths;      // of the inputs
+  const InputSpec* signal = nullptr;    // set when the input is a signal of the model and not another node
+  TensorTable* tensors = nullptr;
+
+  [[noreturn]] void fail(const std::string& message) const { options.fail(message); }
+  bool has(const std::string& param) const { return tensors->find(name + "." + param) != nullptr; }
+  /// Values of tensor "<node>.<param>", which must have this shape.
+  std::span<const float> tensor(const std::string& param, const std::vector<std::size_t>& shape) const;
+};
+
+/// Throws ModelFileError for an unknown type, option, width, tensor or value.
+std::unique_ptr<Node> make_node(NodeSource& source);
+
+/// Upper bound for widths, and for most counts, in a card.
+inline constexpr int kMaxWidth = 1 << 16;
+/// Most memory that one run of a graph may take.
+inline constexpr std::size_t kMaxMemory = std::size_t{1} << 30;
+
+}  // namespace affekt

@@ -1,0 +1,511 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <map>
+#include <optional>
+
+#include "affekt/error.hpp"
+#include "affekt/frontend.hpp"
+#include "affekt/tcn.hpp"
+#include "dense.hpp"
+#include "node.hpp"
+
+namespace affekt {
+namespace {
+
+std::string shape_text(const std::vector<std::size_t>& shape) {
+  std::string text;
+  for (const std::size_t d : shape) text += (text.empty() ? "(" : ", ") + std::to_string(d);
+  return text + ")";
+}
+
+/// samples -> feature rows
+class FrontEndNode final : public Node {
+ public:
+  explicit FrontEndNode(std::shared_ptr<const FrontEnd> plan) : Node(plan->features(), rows_of(*plan)), plan_(std::move(plan)) {}
+
+  // The stream keeps one frame and the samples that wait, each at most twice (mirrored or compacted).
+  std::size_t state_bytes(std::size_t max_rows) const override {
+    return 8 * sizeof(float) * (max_rows + static_cast<std::size_t>(plan_->options().n_fft) + width());
+  }
+  std::unique_ptr<NodeState> make_state(std::size_t max_rows) const override {
+    return std::make_unique<State>(plan_, max_rows);
+  }
+  std::size_t process(const float* const* in, std::size_t n, float* out, NodeState& state) const noexcept override {
+    FrontEndStream& stream = static_cast<State&>(state).stream;
+    std::size_t rows = 0;
+    for (std::size_t at = 0; at < n;) {
+      const std::size_t taken = stream.push(in[0] + at, n - at);
+      const std::size_t before = rows;
+      while (stream.next(out + rows * width())) ++rows;
+      at += taken;
+      if (taken == 0 && rows == before) break;  // cannot happen: a full stream has rows to give
+    }
+    return rows;
+  }
+
+ private:
+  struct State final : NodeState {
+    State(const std::shared_ptr<const FrontEnd>& plan, std::size_t capacity) : stream(plan, capacity) {}
+    void reset() noexcept override { stream.reset(); }
+    FrontEndStream stream;
+  };
+  static Geometry rows_of(const FrontEnd& plan) {
+    const auto frame = static_cast<std::uint64_t>(plan.latency_samples());
+    const FrontEndOptions& o = plan.options();
+    const bool before = o.preemphasis != 0 && o.preemphasis_mode == PreemphasisMode::signal;
+    return {frame - 1, static_cast<std::uint64_t>(plan.hop_samples()), frame + (before ? 1 : 0)};
+  }
+  std::shared_ptr<const FrontEnd> plan_;
+};
+
+/// y = (x - mean) * scale
+class StandardiseNode final : public Node {
+ public:
+  StandardiseNode(std::span<const float> mean, std::span<const float> scale)
+      : Node(mean.size(), {}), mean_(mean.begin(), mean.end()), scale_(scale.begin(), scale.end()) {}
+
+  std::size_t process(const float* const* in, std::size_t n, float* out, NodeState&) const noexcept override {
+    const float* x = in[0];
+    for (std::size_t r = 0; r < n; ++r, x += width(), out += width())
+      for (std::size_t c = 0; c < width(); ++c) out[c] = (x[c] - mean_[c]) * scale_[c];
+    return n;
+  }
+
+ private:
+  std::vector<float> mean_, scale_;
+};
+
+/// `size` consecutive rows side by side, oldest first, every `stride` rows
+class StackNode final : public Node {
+ public:
+  StackNode(std::size_t in, std::size_t size, std::size_t stride)
+      : Node(in * size, {size - 1, stride, size}), in_(in), size_(size), stride_(stride) {}
+
+  std::size_t state_bytes(std::size_t) const override { return width() * sizeof(float); }
+  std::unique_ptr<NodeState> make_state(std::size_t) const override { return std::make_unique<State>(width()); }
+  std::size_t process(const float* const* in, std::size_t n, float* out, NodeState& base) const noexcept override {
+    State& state = static_cast<State&>(base);
+    std::size_t rows = 0;
+    for (std::size_t r = 0; r < n; ++r) {
+      std::memcpy(state.ring.data() + state.count % size_ * in_, in[0] + r * in_, in_ * sizeof(float));
+      ++state.count;
+      if (state.count < size_ || (state.count - size_) % stride_ != 0) continue;
+      const std::size_t first = state.count % size_;  // the oldest row of the ring
+      float* row = out + rows++ * width();
+      std::memcpy(row, state.ring.data() + first * in_, (size_ - first) * in_ * sizeof(float));
+      std::memcpy(row + (size_ - first) * in_, state.ring.data(), first * in_ * sizeof(float));
+    }
+    return rows;
+  }
+
+ private:
+  struct State final : NodeState {
+    explicit State(std::size_t floats) : ring(floats, 0.0f) {}
+    void reset() noexcept override { count = 0; }
+    std::vector<float> ring;
+    std::uint64_t count = 0;
+  };
+  std::size_t in_, size_, stride_;
+};
+
+class TcnNode final : public Node {
+ public:
+  explicit TcnNode(Tcn tcn)
+      : Node(static_cast<std::size_t>(tcn.out()), {0, 1, static_cast<std::uint64_t>(tcn.receptive_field())}),
+        tcn_(std::move(tcn)) {}
+
+  std::size_t state_bytes(std::size_t) const override { return tcn_.state_bytes(); }
+  std::unique_ptr<NodeState> make_state(std::size_t) const override { return std::make_unique<State>(tcn_); }
+  std::size_t process(const float* const* in, std::size_t n, float* out, NodeState& state) const noexcept override {
+    tcn_.process(in[0], n, out, static_cast<State&>(state).tcn);
+    return n;
+  }
+
+ private:
+  struct State final : NodeState {
+    explicit State(const Tcn& network) : tcn(network.make_state()) {}
+    void reset() noexcept override { tcn.reset(); }
+    TcnState tcn;
+  };
+  Tcn tcn_;
+};
+
+/// Weighted summary of the last `window` rows, every `hop` rows. Computed anew from the window each time, oldest
+/// row first, so that nothing older leaves a trace, not even by rounding.
+class PoolNode final : public Node {
+ public:
+  enum Kind { mean = 1, statistics = 2, attention = 4, attention_statistics = attention | statistics };
+
+  PoolNode(Kind kind, std::size_t in, std::size_t window, std::size_t hop, std::optional<double> half_life,
+           std::span<const float> score, float score_bias)
+      : Node(in * (kind == attention_statistics ? 3 : kind == statistics ? 2 : 1), {hop - 1, hop, window}),
+        kind_(kind), in_(in), window_(window), hop_(hop), score_bias_(score_bias), score_(score.begin(), score.end()),
+        decay_(half_life ? std::log(2.0) / *half_life : 0.0) {}
+
+  std::size_t state_bytes(std::size_t) const override {
+    return window_ * (in_ * sizeof(float) + 2 * sizeof(double)) + 2 * in_ * sizeof(double);
+  }
+  std::unique_ptr<NodeState> make_state(std::size_t) const override { return std::make_unique<State>(window_, in_); }
+
+  std::size_t process(const float* const* in, std::size_t n, float* out, NodeState& base) const noexcept override {
+    State& s = static_cast<State&>(base);
+    std::size_t rows = 0;
+    for (std::size_t r = 0; r < n; ++r) {
+      const float* x = in[0] + r * in_;
+      const std::size_t at = s.count % window_;
+      std::memcpy(s.rows.data() + at * in_, x, in_ * sizeof(float));
+      if (kind_ & attention) {
+        double score = score_bias_;
+        for (std::size_t c = 0; c < in_; ++c) score += static_cast<double>(score_[c]) * x[c];
+        s.scores[at] = score;
+      }
+      if (++s.count % hop_ == 0) summarise(s, out + rows++ * width());
+    }
+    return rows;
+  }
+  std::size_t finish(float* out, NodeState& base) const noexcept override {
+    State& s = static_cast<State&>(base);
+    if (s.count % hop_ == 0) return 0;
+    summarise(s, out);
+    return 1;
+  }
+
+ private:
+  struct State final : NodeState {
+    State(std::size_t window, std::size_t in) : rows(window * in), scores(window), weights(window), sum(in), square(in) {}
+    void reset() noexcept override { count = 0; }
+    std::vector<float> rows;
+    std::vector<double> scores, weights, sum, square;
+    std::uint64_t count = 0;
+  };
+
+  /// Calls visit(age order index 0 = oldest, ring position) over the window.
+  template <class Visit>
+  void over_window(const State& s, const Visit& visit) const noexcept {
+    const std::size_t rows = static_cast<std::size_t>(std::min<std::uint64_t>(s.count, window_));
+    std::size_t at = s.count <= window_ ? 0 : s.count % window_;
+    for (std::size_t i = 0; i < rows; ++i) {
+      visit(rows - 1 - i, at);
+      if (++at == window_) at = 0;
+    }
+  }
+
+  /// weights = exp(log weight - max) / sum, with the decay as a term of the logarithm so that no sum can vanish
+  void weigh(State& s, bool scored) const noexcept {
+    const auto logarithm = [&](std::size_t age, std::size_t at) {
+      return (scored ? s.scores[at] : 0.0) - decay_ * static_cast<double>(age);
+    };
+    double largest = -std::numeric_limits<double>::infinity(), total = 0;
+    over_window(s, [&](std::size_t age, std::size_t at) { largest = std::max(largest, logarithm(age, at)); });
+    over_window(s, [&](std::size_t age, std::size_t at) { total += s.weights[at] = std::exp(logarithm(age, at) - largest); });
+    over_window(s, [&](std::size_t, std::size_t at) { s.weights[at] /= total; });
+  }
+
+  void weighted_mean(State& s) const noexcept {
+    std::fill(s.sum.begin(), s.sum.end(), 0.0);
+    over_window(s, [&](std::size_t, std::size_t at) {
+      const double w = s.weights[at];
+      const float* x = s.rows.data() + at * in_;
+      for (std::size_t c = 0; c < in_; ++c) s.sum[c] += w * x[c];
+    });
+  }
+
+  void summarise(State& s, float* out) const noexcept {
+    if (kind_ & attention) {
+      weigh(s, true);
+      weighted_mean(s);
+      for (std::size_t c = 0; c < in_; ++c) *out++ = static_cast<float>(s.sum[c]);
+    }
+    if (!(kind_ & (mean | statistics))) return;
+    weigh(s, false);
+    weighted_mean(s);
+    for (std::size_t c = 0; c < in_; ++c) *out++ = static_cast<float>(s.sum[c]);
+    if (!(kind_ & statistics)) return;
+    std::fill(s.square.begin(), s.square.end(), 0.0);
+    over_window(s, [&](std::size_t, std::size_t at) {
+      const double w = s.weights[at];
+      const float* x = s.rows.data() + at * in_;
+      for (std::size_t c = 0; c < in_; ++c) {
+        const double d = x[c] - s.sum[c];
+        s.square[c] += w * (d * d);
+      }
+    });
+    for (std::size_t c = 0; c < in_; ++c) *out++ = static_cast<float>(std::sqrt(std::max(s.square[c], 0.0) + 1e-5));
+  }
+
+  Kind kind_;
+  std::size_t in_, window_, hop_;
+  double score_bias_;
+  std::vector<float> score_;
+  double decay_;
+};
+
+/// y = W x + b
+class LinearNode final : public Node {
+ public:
+  LinearNode(std::size_t in, std::size_t out, std::span<const float> weight, std::span<const float> bias)
+      : Node(out, {}), in_(in), weight_(dense::packed_size(out, in, 1)), bias_(dense::padded(out), 0.0f) {
+    dense::pack(weight.data(), out, in, 1, weight_.data());
+    std::copy(bias.begin(), bias.end(), bias_.begin());
+  }
+
+  std::size_t process(const float* const* in, std::size_t n, float* out, NodeState&) const noexcept override {
+    constexpr std::size_t tile = 8;
+    for (std::size_t at = 0; at < n; at += tile) {
+      const std::size_t m = std::min(tile, n - at);
+      const float* rows[tile];
+      for (std::size_t f = 0; f < m; ++f) rows[f] = in[0] + (at + f) * in_;
+      dense::apply(weight_.data(), bias_.data(), rows, tile, 1, in_, width(), m,
+                   [&](std::size_t f, std::size_t lane, const dense::Vec& value) {
+                     if (lane >= width()) return;
+                     std::memcpy(out + (at + f) * width() + lane, &value,
+                                 std::min<std::size_t>(dense::lanes, width() - lane) * sizeof(float));
+                   });
+    }
+    return n;
+  }
+
+ private:
+  std::size_t in_;
+  AlignedVector<float> weight_, bias_;
+};
+
+class ActivationNode final : public Node {
+ public:
+  enum Kind { identity, relu, leaky_relu, tanh, sigmoid, softmax, clip };
+
+  ActivationNode(std::size_t width, Kind kind, double a, double b)
+      : Node(width, {}), kind_(kind), a_(static_cast<float>(a)), b_(static_cast<float>(b)) {}
+
+  std::size_t process(const float* const* in, std::size_t n, float* out, NodeState&) const noexcept override {
+    const float* x = in[0];
+    const std::size_t count = n * width();
+    switch (kind_) {
+      case identity:
+        std::copy(x, x + count, out);
+        break;
+      case relu:
+        for (std::size_t i = 0; i < count; ++i) out[i] = x[i] < 0 ? 0.0f : x[i];  // keeps a NaN visible
+        break;
+      case leaky_relu:
+        for (std::size_t i = 0; i < count; ++i) out[i] = x[i] > 0 ? x[i] : a_ * x[i];
+        break;
+      case tanh:
+        for (std::size_t i = 0; i < count; ++i) out[i] = std::tanh(x[i]);
+        break;
+      case sigmoid:
+        for (std::size_t i = 0; i < count; ++i) out[i] = 1.0f / (1.0f + std::exp(-x[i]));
+        break;
+      case clip:
+        for (std::size_t i = 0; i < count; ++i) out[i] = x[i] < a_ ? a_ : x[i] > b_ ? b_ : x[i];
+        break;
+      case softmax:
+        for (std::size_t r = 0; r < n; ++r, x += width(), out += width()) soft(x, out);
+        break;
+    }
+    return n;
+  }
+
+ private:
+  void soft(const float* x, float* out) const noexcept {
+    const float largest = *std::max_element(x, x + width());
+    double total = 0;
+    for (std::size_t c = 0; c < width(); ++c) total += std::exp((static_cast<double>(x[c]) - largest) / a_);
+    for (std::size_t c = 0; c < width(); ++c)
+      out[c] = static_cast<float>(std::exp((static_cast<double>(x[c]) - largest) / a_) / total);
+  }
+  Kind kind_;
+  float a_, b_;
+};
+
+// Factories: options and tensors of a card -> node ----------------------------------------------------------------
+
+std::unique_ptr<Node> make_front_end(NodeSource& source) {
+  if (!source.signal || source.signal->kind != "audio") source.fail("its input must be an audio signal of the model");
+  const Json& json = source.options.get("options");
+  std::shared_ptr<const FrontEnd> plan;
+  try {
+    plan = std::make_shared<const FrontEnd>(FrontEndOptions::from_json(json.dump()));
+  } catch (const InvalidArgument& error) {
+    source.fail(error.what());
+  }
+  if (plan->options().sample_rate != source.signal->rate)
+    source.fail("sample_rate " + std::to_string(plan->options().sample_rate) + " differs from the input's rate " +
+                std::to_string(source.signal->rate));
+  std::string reason;
+  if (!plan->streamable(&reason)) source.fail("cannot run live: " + reason);
+  if (plan->features() > static_cast<std::size_t>(kMaxWidth)) source.fail("has too many features");
+  return std::make_unique<FrontEndNode>(std::move(plan));
+}
+
+/// The "options" object as fields; every factory but the front end's reads it through this.
+Fields options_of(NodeSource& source) { return Fields(source.options.object("options"), source.options.where()); }
+
+std::unique_ptr<Node> make_standardise(NodeSource& source) {
+  options_of(source).done();
+  const std::size_t width = source.widths[0];
+  return std::make_unique<StandardiseNode>(source.tensor("mean", {width}), source.tensor("scale", {width}));
+}
+
+std::unique_ptr<Node> make_stack(NodeSource& source) {
+  Fields options = options_of(source);
+  const auto size = static_cast<std::size_t>(options.integer("size", 1, kMaxWidth));
+  const auto stride = static_cast<std::size_t>(options.integer("stride", 1, kMaxWidth));
+  options.done();
+  if (size * source.widths[0] > static_cast<std::size_t>(kMaxWidth))
+    source.fail("gives rows of " + std::to_string(size * source.widths[0]) + " values, more than " +
+                std::to_string(kMaxWidth));
+  return std::make_unique<StackNode>(source.widths[0], size, stride);
+}
+
+std::unique_ptr<Node> make_tcn(NodeSource& source) {
+  Fields options = options_of(source);
+  TcnOptions tcn;
+  tcn.in = static_cast<int>(source.widths[0]);
+  tcn.channels = options.integers("channels", 1, kMaxWidth, 64);
+  tcn.kernel_size = static_cast<int>(options.integer("kernel_size", 1, 256));
+  if (options.has("dilations")) tcn.dilations = options.integers("dilations", 1, 1 << 24, 64);
+  const std::string activation = options.text("activation", {"relu", "leaky_relu", "prelu"});
+  tcn.activation = activation == "relu"         ? Rectifier::relu
+                   : activation == "leaky_relu" ? Rectifier::leaky_relu
+                                                : Rectifier::prelu;
+  if (options.has("slope")) tcn.slope = static_cast<float>(options.number("slope", -1e6, 1e6));
+  options.done();
+  std::vector<TcnBlockWeights> blocks;
+  std::size_t in = source.widths[0];
+  const auto k = static_cast<std::size_t>(tcn.kernel_size);
+  for (std::size_t l = 0; l < tcn.channels.size(); ++l) {
+    const auto out = static_cast<std::size_t>(tcn.channels[l]);
+    const std::string prefix = std::to_string(l) + ".";
+    TcnBlockWeights b;
+    b.conv1_weight = source.tensor(prefix + "conv1.weight", {out, in, k});
+    b.conv1_bias = source.tensor(prefix + "conv1.bias", {out});
+    b.conv2_weight = source.tensor(prefix + "conv2.weight", {out, out, k});
+    b.conv2_bias = source.tensor(prefix + "conv2.bias", {out});
+    if (in != out || source.has(prefix + "residual.weight") || source.has(prefix + "residual.bias")) {
+      b.residual_weight = source.tensor(prefix + "residual.weight", {out, in});
+      b.residual_bias = source.tensor(prefix + "residual.bias", {out});
+    }
+    if (tcn.activation == Rectifier::prelu) {
+      const auto slope = [&](const std::string& param) {
+        const TensorView* found = source.tensors->find(source.name + "." + prefix + param);
+        const bool shared = found && found->shape == std::vector<std::size_t>{1};
+        return source.tensor(prefix + param, {shared ? 1 : out});
+      };
+      b.slope1 = slope("slope1");
+      b.slope2 = slope("slope2");
+      b.slope3 = slope("slope3");
+    }
+    blocks.push_back(b);
+    in = out;
+  }
+  try {
+    return std::make_unique<TcnNode>(Tcn(tcn, blocks));
+  } catch (const InvalidArgument& error) {
+    source.fail(error.what());
+  }
+}
+
+std::unique_ptr<Node> make_pool(NodeSource& source) {
+  Fields options = options_of(source);
+  const std::string kind = options.text("kind", {"attention_statistics", "attention", "statistics", "mean"});
+  const auto window = static_cast<std::size_t>(options.integer("window", 1, 1 << 24));
+  const auto hop = static_cast<std::size_t>(options.integer("hop", 1, 1 << 24));
+  std::optional<double> half_life;
+  if (options.has("half_life") && !options.get("half_life").is_null())
+    half_life = options.number("half_life", 1e-6, 1e12);
+  options.done();
+  const std::size_t width = source.widths[0];
+  if (3 * width > static_cast<std::size_t>(kMaxWidth)) source.fail("has too many values per row");
+  const bool scored = kind == "attention" || kind == "attention_statistics";
+  std::span<const float> score;
+  float bias = 0;
+  if (scored) {
+    score = source.tensor("score.weight", {1, width});
+    bias = source.tensor("score.bias", {1})[0];
+  }
+  const PoolNode::Kind value = kind == "attention_statistics" ? PoolNode::attention_statistics
+                               : kind == "attention"          ? PoolNode::attention
+                               : kind == "statistics"         ? PoolNode::statistics
+                                                              : PoolNode::mean;
+  return std::make_unique<PoolNode>(value, width, window, hop, half_life, score, bias);
+}
+
+std::unique_ptr<Node> make_linear(NodeSource& source) {
+  Fields options = options_of(source);
+  const auto units = static_cast<std::size_t>(options.integer("units", 1, kMaxWidth));
+  options.done();
+  const std::size_t in = source.widths[0];
+  return std::make_unique<LinearNode>(in, units, source.tensor("weight", {units, in}), source.tensor("bias", {units}));
+}
+
+std::unique_ptr<Node> make_activation(NodeSource& source) {
+  Fields options = options_of(source);
+  const std::string kind =
+      options.text("kind", {"identity", "relu", "leaky_relu", "tanh", "sigmoid", "softmax", "clip"});
+  static const std::map<std::string, ActivationNode::Kind> kinds = {
+      {"identity", ActivationNode::identity},     {"relu", ActivationNode::relu},
+      {"leaky_relu", ActivationNode::leaky_relu}, {"tanh", ActivationNode::tanh},
+      {"sigmoid", ActivationNode::sigmoid},       {"softmax", ActivationNode::softmax},
+      {"clip", ActivationNode::clip}};
+  double a = 0, b = 0;
+  if (kind == "leaky_relu") a = options.has("slope") ? options.number("slope", -1e6, 1e6) : 0.01;
+  if (kind == "softmax") a = options.has("temperature") ? options.number("temperature", 1e-6, 1e6) : 1.0;
+  if (kind == "clip") {
+    a = options.number("min", -1e30, 1e30);
+    b = options.number("max", -1e30, 1e30);
+    if (a > b) source.fail("clip: 'min' must not exceed 'max'");
+  }
+  options.done();
+  return std::make_unique<ActivationNode>(source.widths[0], kinds.at(kind), a, b);
+}
+
+}  // namespace
+
+std::size_t Node::state_bytes(std::size_t) const { return 0; }
+std::unique_ptr<NodeState> Node::make_state(std::size_t) const { return std::make_unique<NodeState>(); }
+std::size_t Node::finish(float*, NodeState&) const noexcept { return 0; }
+
+TensorTable::TensorTable(const std::vector<TensorView>& tensors) {
+  for (const TensorView& tensor : tensors) unused_.emplace(tensor.name, &tensor);
+  all_ = unused_;
+}
+
+const TensorView* TensorTable::find(const std::string& name) {
+  const auto it = all_.find(name);
+  if (it == all_.end()) return nullptr;
+  unused_.erase(name);
+  return it->second;
+}
+
+void TensorTable::done() const {
+  if (!unused_.empty())
+    throw ModelFileError("tensor " + brief(unused_.begin()->first) + " belongs to no node");
+}
+
+std::span<const float> NodeSource::tensor(const std::string& param, const std::vector<std::size_t>& shape) const {
+  const TensorView* found = tensors->find(name + "." + param);
+  if (!found) fail("the tensor '" + name + "." + param + "' of shape " + shape_text(shape) + " is missing");
+  if (found->shape != shape)
+    fail("the tensor '" + name + "." + param + "' must have shape " + shape_text(shape) + ", got " +
+         shape_text(found->shape));
+  return found->values;
+}
+
+std::unique_ptr<Node> make_node(NodeSource& source) {
+  using Factory = std::unique_ptr<Node> (*)(NodeSource&);
+  static const std::map<std::string, Factory> factories = {
+      {"front_end", make_front_end}, {"standardise", make_standardise}, {"stack", make_stack},
+      {"tcn", make_tcn},             {"pool", make_pool},               {"linear", make_linear},
+      {"activation", make_activation}};
+  const auto it = factories.find(source.type);
+  if (it == factories.end()) source.fail("unknown node type " + brief(std::string_view(source.type)));
+  if (source.widths.size() != 1)
+    source.fail("takes one input, got " + std::to_string(source.widths.size()));
+  return it->second(source);
+}
+
+}  // namespace affekt

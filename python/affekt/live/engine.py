@@ -1,0 +1,147 @@
+"""The live engine: push samples as they come, poll estimates as they become due."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from affekt import _core
+from affekt._native import Model, as_signal, load
+from affekt.errors import InputError
+
+__all__ = ["Engine", "Estimate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the model says at one moment.
+
+    Attributes
+    ----------
+    time : seconds on the pushes' clock, of the last sample that this estimate used.
+    sample : index of that sample since the start.
+    values : name -> value, all columns of the model in order (``valence``, ..., ``p_<emotion>``).
+    probabilities : label -> probability over the categorical outputs; empty if there are none.
+    valid : False when a value is not finite; such an estimate must not be used.
+    """
+
+    time: float
+    sample: int
+    values: dict[str, float]
+    probabilities: dict[str, float]
+    valid: bool
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values)
+
+
+class Engine:
+    """A live session over a model, run by the C++ core.
+
+    Parameters
+    ----------
+    model : path of a model file, or a `Model` (shared, so that many sessions hold the weights once).
+    queue_s : seconds of signal that may wait between `push` and `poll`, in (0, 3600].
+    reanchor_s : seconds by which a push's time may differ from the sample count before the clock moves.
+
+    Notes
+    -----
+    Time: the first push sets the clock (0 if it names no time). From there sample counting rules; a push
+    whose time differs from the count by more than `reanchor_s` moves the clock for its samples and all later
+    ones, and is counted in `counters()`. The signal itself is taken as contiguous. Times may not decrease.
+
+    For any chunking of the pushes the values equal those of `Model.run` on the same samples, bit for bit.
+    One thread may push while another polls.
+
+    Raises
+    ------
+    ModelFileError : see `affekt.load`. InputError : an option is out of range.
+    """
+
+    def __init__(
+        self, model: str | os.PathLike[str] | Model, *, queue_s: float = 10.0, reanchor_s: float = 0.1
+    ) -> None:
+        self.model = model if isinstance(model, Model) else load(model)
+        try:
+            self._native = _core.Engine(self.model.native, float(queue_s), float(reanchor_s))
+        except TypeError as error:
+            raise InputError(
+                f"queue_s, reanchor_s: expected numbers, got {queue_s!r}, {reanchor_s!r}"
+            ) from error
+        self._columns = self.model.columns
+        self._probabilities = [
+            (label, output["offset"] + i)
+            for output in self.model.outputs
+            if output["kind"] == "categorical"
+            for i, label in enumerate(output["labels"])
+        ]
+
+    def push(self, modality: str, samples: Any, time: float | None = None) -> int:
+        """Queue samples of one modality.
+
+        Parameters
+        ----------
+        modality : name of one of the model's inputs, customarily ``"audio"``.
+        samples : (time,) float32 or float64 in [-1, 1], or int16.
+        time : seconds of the first sample; None continues where the last push ended.
+
+        Returns
+        -------
+        int : how many samples were taken; fewer than given when the queue is full: `poll`, then push the
+            rest.
+
+        Raises
+        ------
+        InputError : unknown modality; wrong shape or type; a sample or time that is not finite; a sample
+            beyond +-1e6; a time smaller than the previous push's; push after `finish`. Nothing is taken then.
+        """
+        if not isinstance(modality, str):
+            raise InputError(f"modality: expected a name, got {type(modality).__name__}")
+        if time is not None:
+            try:
+                time = float(time)
+            except (TypeError, ValueError) as error:
+                raise InputError(f"time: expected seconds or None, got {time!r}") from error
+        return int(self._native.push(modality, as_signal(samples), time))
+
+    def poll(self) -> Estimate | None:
+        """Compute until the next estimate is due or the queue is empty; the estimate, or None."""
+        result = self._native.poll()
+        if result is None:
+            return None
+        time, sample, row, valid = result
+        row = row.tolist()
+        return Estimate(
+            time=time,
+            sample=sample,
+            values=dict(zip(self._columns, row, strict=True)),
+            probabilities={label: row[at] for label, at in self._probabilities},
+            valid=valid,
+        )
+
+    def finish(self) -> None:
+        """No more samples will come: `poll` gives the rest, the last estimate perhaps over a partial hop."""
+        self._native.finish()
+
+    def reset(self) -> None:
+        """Back to the start of a recording; the clock and the counters too."""
+        self._native.reset()
+
+    def latency(self) -> float:
+        """Longest wait in seconds of signal from a sample to an estimate that covers it; computing aside."""
+        return float(self._native.latency())
+
+    def counters(self) -> dict[str, int]:
+        """Since the start: samples taken, refused (queue full), pushes rejected, moves of the clock, estimates."""
+        return dict(self._native.counters())
+
+    def __repr__(self) -> str:
+        return f"<affekt.live.Engine over {self.model.name!r}, {self.counters()}>"
