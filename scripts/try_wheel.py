@@ -73,9 +73,7 @@ def main() -> None:
     drain()
     assert len(live_times) == len(times) > 0, (len(live_times), len(times))
     assert np.array_equal(np.asarray(live_values, dtype=np.float32), full), "live and full pass differ"
-    print(
-        f"live engine: {len(times)} estimates of {', '.join(model.columns)}, bit for bit those of the full pass"
-    )
+    print(f"live engine: {len(times)} estimates of {', '.join(model.columns)}, the bits of the full pass")
     assert "torch" not in sys.modules
 
 

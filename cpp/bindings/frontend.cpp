@@ -220,8 +220,10 @@ void bind_frontend(py::module_& m) {
           },
           "Why the front end cannot stream; empty if it can.")
       .def("frames", &FrontEnd::frames, py::arg("n_samples"), "Rows that a signal of n_samples gives.")
-      .def("compute", py::overload_cast<const FrontEnd&, const py::array&>(&compute), py::arg("samples"),
-           "Samples (..., time) of float32, float64 or int16 -> rows (..., frames, features).");
+      .def(
+          "compute", [](const FrontEnd& f, const py::array& samples) { return compute(f, samples); },
+          py::arg("samples"),
+          "Samples (..., time) of float32, float64 or int16 -> rows (..., frames, features).");
 
   py::class_<Stream>(m, "FrontEndStream", "Live front end; see affekt.features.")
       .def(py::init([](std::shared_ptr<FrontEnd> plan, std::size_t capacity) {

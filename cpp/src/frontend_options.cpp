@@ -167,7 +167,7 @@ FrontEndOptions FrontEndOptions::from_json(const std::string& text) {
   if (known != j.size()) {
     for (const auto& [key, value] : j.items()) {
       bool found = false;
-      each_field(o, [&](const char* name, auto&) { found = found || key == name; });
+      each_field(o, [&found, &k = key](const char* name, auto&) { found = found || k == name; });
       if (!found) {
         throw InvalidArgument("front end options: unknown option " +
                               json(key).dump(-1, ' ', true, json::error_handler_t::replace));
