@@ -3,20 +3,20 @@
 Conventions of every function here:
 
 - Predictions come first: ``metric(pred, target)``. Results are fractions, never percent.
-- `mask` is boolean, True where a step counts. NaN or Inf where the mask is True is an error; masked values may be
-  anything. Nothing is dropped silently.
+- `mask` is boolean, True where a step counts. NaN or Inf where the mask is True is an error; masked values
+  may be anything. Nothing is dropped silently.
 - Continuous metrics take ``(time,)`` and give a float, or ``(time, dims)`` and give an array ``(dims,)``, in
   float64.
 - `reduction` says how recordings are put together. ``"concatenated"``: all steps form one long vector and the
   metric is computed once. ``"per_session"``: computed for each value of `sessions`, then averaged.
-  ``"windowed"``: computed in windows of `window` steps that start every `hop` steps inside each session, the last
-  one aligned to its end, then averaged. The three give very different numbers on the same data, so a report must
-  name the one it used (`describe` gives the words).
+  ``"windowed"``: computed in windows of `window` steps that start every `hop` steps inside each session, the
+  last one aligned to its end, then averaged. The three give very different numbers on the same data, so a
+  report must name the one it used (`describe` gives the words).
 - A correlation of a constant does not exist. Where prediction or target is constant, `undefined` decides:
-  ``"zero"`` (default) gives 0, no evidence of agreement; ``"raise"`` an `InputError`; ``"nan"`` a NaN that the
-  caller asked for. CCC is defined, and 0, if only one of the two is constant or both are at different values; it
-  is undefined only for two equal constants. In the averaging reductions, sessions and windows whose *target* is
-  constant are left out of the mean, because no prediction could score there.
+  ``"zero"`` (default) gives 0, no evidence of agreement; ``"raise"`` an `InputError`; ``"nan"`` a NaN that
+  the caller asked for. CCC is defined, and 0, if only one of the two is constant or both are at different
+  values; it is undefined only for two equal constants. In the averaging reductions, sessions and windows
+  whose *target* is constant are left out of the mean, because no prediction could score there.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ def ccc(
     ----------
     pred, target : ``(time,)`` or ``(time, dims)``.
     mask : bool ``(time,)`` or of the shape of `pred`.
-    bias : moments. ``"population"``: all 1/N, Lin's coefficient. ``"sample"``: all 1/(N-1), the mean gap as it is;
-        differs wherever the means do. ``"mixed"``: covariance 1/N, variances 1/(N-1), as some public challenge code
-        has it; it reaches only (N-1)/N at identity and is here for comparison with such figures alone.
+    bias : moments. ``"population"``: all 1/N, Lin's coefficient. ``"sample"``: all 1/(N-1), the mean gap as
+        it is; differs wherever the means do. ``"mixed"``: covariance 1/N, variances 1/(N-1), as some public
+        challenge code has it; it reaches only (N-1)/N at identity and is here for comparison with such
+        figures alone.
     reduction, sessions, window, hop : see the module; `sessions` has one value per step.
     undefined : ``"zero"``, ``"nan"`` or ``"raise"``, see the module.
 
@@ -194,7 +195,8 @@ def macro_f1(pred: Any, target: Any, *, mask: Any = None, labels: Sequence[Hasha
     """Unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN).
 
     The mean is over `labels` if given, otherwise over the classes that occur in `target` or `pred`. A class
-    without a hit has F1 = 0, one that occurs in neither (possible with `labels`) too. Parameters as for `uar`.
+    without a hit has F1 = 0, one that occurs in neither (possible with `labels`) too. Parameters as for
+    `uar`.
     """
     p, t = _classes(pred, target, mask, labels)
     score = require("sklearn.metrics", purpose="classification metrics").f1_score
@@ -317,8 +319,8 @@ class Interval(NamedTuple):
 def mean_interval(values: Any, *, level: float = 0.95) -> Interval:
     """Student t interval for the mean of independent values, one per fold, seed or speaker.
 
-    ``mean -+ t(level, n - 1) sd / sqrt(n)`` with the sample sd (ddof 1). One value has no spread: the limits are
-    infinite.
+    ``mean -+ t(level, n - 1) sd / sqrt(n)`` with the sample sd (ddof 1). One value has no spread: the limits
+    are infinite.
 
     Parameters
     ----------

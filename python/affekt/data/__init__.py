@@ -1,8 +1,8 @@
 """Recordings, labels and partitions: from files on disk to leak-free training sets.
 
-`read_audio` and `stream_audio` turn a file into samples; `corpus` and `read_manifest` give a `Manifest`, `prepare`
-makes a `FeatureStore` of it, `group_kfold`, `leave_one_group_out` and `published_folds` give `Split` objects, and
-`audit` checks afterwards that nothing leaked. Everything here loads at first use.
+`read_audio` and `stream_audio` turn a file into samples; `corpus` and `read_manifest` give a `Manifest`,
+`prepare` makes a `FeatureStore` of it, `group_kfold`, `leave_one_group_out` and `published_folds` give
+`Split` objects, and `audit` checks afterwards that nothing leaked. Everything here loads at first use.
 """
 
 from __future__ import annotations

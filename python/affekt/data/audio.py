@@ -93,7 +93,8 @@ def read_audio(
 
     Raises
     ------
-    DataError : the file is absent, unreadable, empty, not audio, damaged, holds no samples, or has NaN or Inf.
+    DataError : the file is absent, unreadable, empty, not audio, damaged, holds no samples, or has NaN or
+        Inf.
     InputError : an argument is out of its range, or the channel does not exist.
 
     Warns
@@ -106,6 +107,11 @@ def read_audio(
     """
     with stream_audio(path, sample_rate, mono=mono, start=start, end=end) as stream:
         blocks = list(stream)
+        if not blocks:
+            raise DataError(
+                f"{stream.info.path}: {stream.info.frames} sample(s) at {stream.info.sample_rate} Hz are too few "
+                f"for one sample at {stream.sample_rate:g} Hz"
+            )
     return np.concatenate(blocks)
 
 
@@ -120,8 +126,8 @@ def stream_audio(
 ) -> AudioStream:
     """Open a recording as an iterator of blocks; memory does not grow with its length.
 
-    The file is opened and its header checked at once; samples are decoded, checked and resampled as the blocks
-    are taken. Joined, the blocks equal `read_audio` bit for bit.
+    The file is opened and its header checked at once; samples are decoded, checked and resampled as the
+    blocks are taken. Joined, the blocks equal `read_audio` bit for bit.
 
     Parameters
     ----------
@@ -173,14 +179,16 @@ class AudioStream:
             self.info = _info(file, self._sound)
             if mono != "mean" and not 0 <= mono < self.info.channels:
                 raise InputError(
-                    f"mono must be 'mean' or a channel from 0 to {self.info.channels - 1} of {file}; got {mono}"
+                    f"mono must be 'mean' or a channel from 0 to {self.info.channels - 1} of {file}; "
+                    f"got {mono}"
                 )
             rate = self.info.sample_rate
             first = round(start * rate)
             last = self.info.frames if end is None else min(round(end * rate), self.info.frames)
             if last <= first:
                 raise DataError(
-                    f"{file}: nothing to read from {start} s on; the recording lasts {self.info.seconds:.3f} s"
+                    f"{file}: nothing to read from {start} s on; the recording lasts "
+                    f"{self.info.seconds:.3f} s"
                 )
             if end is not None and round(end * rate) > self.info.frames + 1:
                 raise DataError(
@@ -265,6 +273,8 @@ class AudioStream:
                     f"{self.info.seconds:.3f} s ({error})"
                 ) from error
             if not len(frames):
+                if self.info.format == "MP3":
+                    break  # the length of an MP3 without an index is an estimate
                 raise DataError(
                     f"{self.info.path}: ends at {at / self.info.sample_rate:.3f} s, before the "
                     f"{self.info.seconds:.3f} s of its header"
@@ -272,8 +282,8 @@ class AudioStream:
             if not np.isfinite(frames).all():
                 row, channel = np.argwhere(~np.isfinite(frames))[0]
                 raise DataError(
-                    f"{self.info.path}: sample {at + row} ({(at + row) / self.info.sample_rate:.3f} s) of channel "
-                    f"{channel} is {frames[row, channel]}; expected finite samples"
+                    f"{self.info.path}: sample {at + row} ({(at + row) / self.info.sample_rate:.3f} s) of "
+                    f"channel {channel} is {frames[row, channel]}; expected finite samples"
                 )
             at += len(frames)
             samples = self._to_mono(frames)
@@ -311,6 +321,11 @@ def _open(file: Path) -> Any:
     if sound.frames <= 0 or sound.samplerate <= 0:
         sound.close()
         raise DataError(f"{file}: the recording holds no samples")
+    if sound.frames > 1 << 62:
+        sound.close()
+        raise DataError(
+            f"{file}: its header does not state its length, as when it was written into a pipe; convert it again"
+        )
     return sound
 
 

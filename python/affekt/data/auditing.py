@@ -1,8 +1,8 @@
 """Proof that a run did not leak: nothing shared between its partitions, statistics from training data only.
 
 A run folder holds ``split.csv`` (see `affekt.data.splits`) and, if features were standardised,
-``statistics.json`` (see `affekt.data.Statistics`). A protocol of several folds has one such folder per fold and
-seed; `audit` finds them all below the folder it is given.
+``statistics.json`` (see `affekt.data.Statistics`). A protocol of several folds has one such folder per fold
+and seed; `audit` finds them all below the folder it is given.
 """
 
 from __future__ import annotations
@@ -116,10 +116,10 @@ def audit(
 ) -> AuditReport:
     """Check one split, or every split of a run, for leaks.
 
-    Checked between each pair of train, dev and test: shared subjects, sessions and files, overlapping parts of a
-    file, and, given a store, different files with the same bytes or the same sound. If statistics are stored,
-    mean and sd are computed anew from the training rows and must agree; if they do not, they are compared with
-    those of the other partitions and their unions, to say what they were fitted on.
+    Checked between each pair of train, dev and test: shared subjects, sessions and files, overlapping parts
+    of a file, and, given a store, different files with the same bytes or the same sound. If statistics are
+    stored, mean and sd are computed anew from the training rows and must agree; if they do not, they are
+    compared with those of the other partitions and their unions, to say what they were fitted on.
 
     Parameters
     ----------
@@ -379,7 +379,8 @@ class _Audit:
         if train.mean.shape != stored.mean.shape:
             self.add(
                 "statistics",
-                f"the stored mean has {len(stored.mean)} values, the features of the store have {len(train.mean)}",
+                f"the stored mean has {len(stored.mean)} values, the features of the store have "
+                f"{len(train.mean)}",
             )
             return
         candidates: dict[str, Moments] = {}
@@ -417,8 +418,8 @@ class _Audit:
             guess = f"the nearest candidate, {nearest}, differs by {gap[nearest]:.3g} sd"
         self.add(
             "statistics",
-            f"the stored mean and sd are not those of the training part (largest difference {gap['train']:.3g} sd; "
-            f"{stored.count} frames stored, {train.count} in train): {guess}",
+            "the stored mean and sd are not those of the training part (largest difference "
+            f"{gap['train']:.3g} sd; {stored.count} frames stored, {train.count} in train): {guess}",
             ("train", "test"),
             [nearest],
         )

@@ -1,9 +1,9 @@
 """Published corpora by their own file layouts.
 
 `corpus` walks a folder and returns a `Manifest`. A reader is a generator of row dictionaries registered with
-`_reader`; to add a corpus, add one here. All of them use one emotion vocabulary (neutral, calm, happy, sad, angry,
-fearful, disgust, surprised, bored), prefix subjects with the corpus name so that corpora can be joined, and map
-continuous scales to [-1, 1], recording the map in ``attrs["scales"]``.
+`_reader`; to add a corpus, add one here. All of them use one emotion vocabulary (neutral, calm, happy, sad,
+angry, fearful, disgust, surprised, bored), prefix subjects with the corpus name so that corpora can be
+joined, and map continuous scales to [-1, 1], recording the map in ``attrs["scales"]``.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def list_corpora() -> dict[str, str]:
 def corpus(name: str, root: str | PathLike[str], *, on_error: str = "raise", **options: Any) -> Manifest:
     """The manifest of a published corpus from a copy on disk.
 
-    Sub-folders are searched, and WAV, FLAC, OGG and MP3 are taken alike, because people convert and move files;
-    the names must be the published ones. Rows are sorted by file.
+    Sub-folders are searched, and WAV, FLAC, OGG and MP3 are taken alike, because people convert and move
+    files; the names must be the published ones. Rows are sorted by file.
 
     Parameters
     ----------
@@ -89,7 +89,8 @@ def corpus(name: str, root: str | PathLike[str], *, on_error: str = "raise", **o
     Raises
     ------
     InputError : unknown corpus or option.
-    DataError : no folder, no usable file, the same clip twice, or (with ``"raise"``) anything that does not fit.
+    DataError : no folder, no usable file, the same clip twice, or (with ``"raise"``) anything that does not
+        fit.
     """
     if name not in _READERS:
         raise InputError(f"name must be one of {', '.join(sorted(_READERS))}; got {name!r}")
@@ -193,9 +194,9 @@ _EMOTALE_EMOTIONS = {"A": "angry", "B": "bored", "H": "happy", "N": "neutral", "
     licence="none stated; cite EmoTale (ASRU 2025)",
 )
 def _emotale(walk: _Walk) -> Iterator[dict[str, Any]]:
-    # LANGUAGE_SPEAKER_EMOTION_SENTENCE. A speaker number is one person in both languages, so the number alone is
-    # the subject (keeping DK_001 and EN_001 apart would let a voice into training and test); the session is one
-    # person in one language. Labels are the mean of all raters, 1..5.
+    # LANGUAGE_SPEAKER_EMOTION_SENTENCE. A speaker number is one person in both languages, so the number alone
+    # is the subject (keeping DK_001 and EN_001 apart would let a voice into training and test); the session
+    # is one person in one language. Labels are the mean of all raters, 1..5.
     pandas = require("pandas", purpose="manifests")
     sheets = sorted(walk.root.rglob("annotations.csv"))
     if len(sheets) != 1:
@@ -328,9 +329,9 @@ def _cremad(walk: _Walk) -> Iterator[dict[str, Any]]:
             "session": f"cremad-{actor}",
             "emotion": _CREMAD_EMOTIONS[emotion],
             "language": "en",
-            "intensity": levels.get(level),
+            "intensity": levels.get(level, "unspecified"),
             "sentence": sentence,
         }
         if gender:
-            row["gender"] = gender.get(actor)
+            row["gender"] = gender.get(actor, "unknown")
         yield row

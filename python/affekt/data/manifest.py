@@ -55,8 +55,8 @@ class Manifest:
 
     Raises
     ------
-    DataError : ``file`` is missing, there are no rows, a (file, start, end) occurs twice, a part has no length,
-        or a continuous label is not a number in [-1, 1].
+    DataError : ``file`` is missing, there are no rows, a (file, start, end) occurs twice, a part has no
+        length, or a continuous label is not a number in [-1, 1].
     """
 
     def __init__(
@@ -218,8 +218,8 @@ def read_manifest(
     source : CSV or Parquet file, DataFrame, or a manifest (returned as it is when no option is given).
     root : folder that relative paths start from; by default the folder of the file.
     columns : new name -> name in the table, for example ``{"file": "wav_path", "subject": "speaker"}``.
-    scales : continuous label -> its ``(lowest, highest)`` in the table, for example ``{"valence": (1, 5)}``; the
-        label is mapped linearly to [-1, 1] and the mapping recorded in ``attrs["scales"]``.
+    scales : continuous label -> its ``(lowest, highest)`` in the table, for example ``{"valence": (1, 5)}``;
+        the label is mapped linearly to [-1, 1] and the mapping recorded in ``attrs["scales"]``.
     emotions : name in the table -> name wanted, for example ``{"ang": "angry"}``; others are kept.
     require_columns : columns without which the table is of no use to the caller.
 
@@ -229,7 +229,8 @@ def read_manifest(
 
     Examples
     --------
-    >>> read_manifest("mine.csv", columns={"subject": "speaker"}, scales={"arousal": (1, 9)})  # doctest: +SKIP
+    >>> scales = {"valence": (1, 9), "arousal": (1, 9)}
+    >>> read_manifest("mine.csv", columns={"subject": "speaker"}, scales=scales)  # doctest: +SKIP
     """
     pandas = require("pandas", purpose="manifests")
     attrs: dict[str, Any] = {}
@@ -286,7 +287,8 @@ def rescale(values: Any, scale: tuple[float, float], name: str, files: Any = Non
         raise InputError(f"the scale of {name!r} must be (lowest, highest); got {scale!r}")
     x = np.asarray(values, dtype=np.float64)
     _in_range(x, low, high, name, files)
-    return (2 * x - high - low) / (high - low)
+    # The ends may miss -1 and 1 by a rounding.
+    return np.clip((2 * x - high - low) / (high - low), -1.0, 1.0)
 
 
 def _read_table(file: Path) -> pd.DataFrame:
@@ -359,8 +361,8 @@ def _in_range(values: np.ndarray, low: float, high: float, name: str, files: Any
         where = f" ({files.iloc[row]})" if files is not None else ""
         hint = "; pass scales= if the table uses another scale" if (low, high) == (-1.0, 1.0) else ""
         raise DataError(
-            f"{name} must lie in [{low:g}, {high:g}]; {int(bad.sum())} of {len(values)} row(s) do not, the first "
-            f"is row {row}{where} with {values[row]}{hint}"
+            f"{name} must lie in [{low:g}, {high:g}]; {int(bad.sum())} of {len(values)} row(s) do not, the "
+            f"first is row {row}{where} with {values[row]}{hint}"
         )
 
 

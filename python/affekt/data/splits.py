@@ -1,9 +1,9 @@
 """Partitions of a manifest that keep groups (speakers, subjects, sessions) apart, and their form on disk.
 
-On disk a split is ``split.csv`` in the folder of a run, one row per used row of the manifest, with the columns
-``file, start, end, subject, session, partition`` and, where known, ``row`` (its number in the manifest or store);
-`partition` is ``train``, ``dev`` or ``test``. Beside it lies ``statistics.json`` (see `affekt.data.Statistics`).
-`audit` reads both.
+On disk a split is ``split.csv`` in the folder of a run, one row per used row of the manifest, with the
+columns ``file, start, end, subject, session, partition`` and, where known, ``row`` (its number in the
+manifest or store); `partition` is ``train``, ``dev`` or ``test``. Beside it lies ``statistics.json`` (see
+`affekt.data.Statistics`). `audit` reads both.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Split:
     ----------
     train, dev, test : sorted int64 arrays of row numbers, disjoint; `dev` may be empty.
     name : for folders and tables, e.g. ``"fold_1"``.
-    grouped_by : column whose values the partitions do not share, or None for a split that does not keep groups
-        apart.
+    grouped_by : column whose values the partitions do not share, or None for a split that does not keep
+        groups apart.
     """
 
     train: np.ndarray
@@ -70,8 +70,8 @@ class Split:
         values, counts = np.unique(rows, return_counts=True)
         if (counts > 1).any():
             raise DataError(
-                f"split {self.name!r}: {int((counts > 1).sum())} row(s) are in more than one partition, the first "
-                f"is row {int(values[counts > 1][0])}"
+                f"split {self.name!r}: {int((counts > 1).sum())} row(s) are in more than one partition, the "
+                f"first is row {int(values[counts > 1][0])}"
             )
         if rows.size and rows.min() < 0:
             raise InputError(f"split {self.name!r}: row numbers must not be negative; got {int(rows.min())}")
@@ -160,17 +160,18 @@ def group_kfold(
     """K folds without shared groups, balanced by number of rows.
 
     Groups are taken from the largest to the smallest, each to the fold with the fewest rows so far, as
-    scikit-learn's ``GroupKFold`` does; groups of one size, and so most corpora, are dealt in an order drawn from
-    `seed`. Unlike there, ties never depend on the processor: the same arguments give the same folds everywhere.
+    scikit-learn's ``GroupKFold`` does; groups of one size, and so most corpora, are dealt in an order drawn
+    from `seed`. Unlike there, ties never depend on the processor: the same arguments give the same folds
+    everywhere.
 
     Parameters
     ----------
     groups : group of each row, or a manifest, whose `column` is used.
     k : number of folds, from 2 to the number of groups.
     seed : of the draw among equal groups and of the development groups.
-    dev : development groups carved out of each fold's training groups, never out of its test groups: a number of
-        groups, a fraction of the training groups (0 < f < 1, at least one group), a list of group names (fixed
-        development groups; those in the test part of a fold stay there), or None for none.
+    dev : development groups carved out of each fold's training groups, never out of its test groups: a number
+        of groups, a fraction of the training groups (0 < f < 1, at least one group), a list of group names
+        (fixed development groups; those in the test part of a fold stay there), or None for none.
     column : grouping column of a manifest.
 
     Returns
@@ -263,14 +264,14 @@ def published_folds(
     ----------
     source : folder with such pairs, or a list of (train file, test file).
     manifest : the recordings; rows that no fold names take no part.
-    seed, dev, column : development groups carved out of the training part, as for `group_kfold`; the published
-        test part is never touched.
+    seed, dev, column : development groups carved out of the training part, as for `group_kfold`; the
+        published test part is never touched.
     on_missing : what to do about clips of the files that the manifest lacks: ``"raise"`` or ``"skip"``.
 
     Returns
     -------
-    list of `Split` named ``fold_<k>`` in the order of k. `grouped_by` is set where the published parts share no
-        group; where they do share one that is kept, as published, and `audit` will say so.
+    list of `Split` named ``fold_<k>`` in the order of k. `grouped_by` is set where the published parts share
+        no group; where they do share one that is kept, as published, and `audit` will say so.
     """
     _checks.choice(on_missing, ("raise", "skip"), "on_missing")
     seed = _checks.integer(seed, "seed", low=0)
@@ -280,7 +281,8 @@ def published_folds(
         stem = Path(file).stem
         if stem in by_stem:
             raise DataError(
-                f"the manifest has {stem!r} in rows {by_stem[stem]} and {i}; published folds need one row per clip"
+                f"the manifest has {stem!r} in rows {by_stem[stem]} and {i}; published folds need one row "
+                "per clip"
             )
         by_stem[stem] = i
     has_groups = column in manifest.table
@@ -295,7 +297,8 @@ def published_folds(
             parts.append(np.array([by_stem[key] for key in keys if key in by_stem], dtype=np.int64))
         if missing and on_missing == "raise":
             raise DataError(
-                f"{name}: the manifest lacks {len(missing)} clip(s) of the published fold: {_checks.some(missing)}"
+                f"{name}: the manifest lacks {len(missing)} clip(s) of the published fold: "
+                f"{_checks.some(missing)}"
             )
         if not len(parts[0]) or not len(parts[1]):
             raise DataError(

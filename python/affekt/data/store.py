@@ -7,9 +7,9 @@ A store is a folder::
     failures.csv      recordings that were left out, with the reason
     objects/          one safetensors file per row: tensor ``features``, float32 (frames, features)
 
-The name of an object is a hash over the feature type and options, the bytes of the audio file, the part of it that
-is used and how it is read. A changed option or file therefore gives another name: `prepare` computes what is
-missing and nothing else, and can be killed and repeated at any time.
+The name of an object is a hash over the feature type and options, the bytes of the audio file, the part of it
+that is used and how it is read. A changed option or file therefore gives another name: `prepare` computes
+what is missing and nothing else, and can be killed and repeated at any time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["FeatureStore", "Statistics", "feature_key", "prepare"]
 
 
 def feature_key(features: Any) -> str:
-    """Hash (64 hex digits) of what a feature extractor computes: its type, its options and the affekt version.
+    """Hash (64 hex digits) of what an extractor computes: its type, its options, the affekt version.
 
     Parameters
     ----------
@@ -130,8 +130,8 @@ class FeatureStore:
     Attributes
     ----------
     folder : where it lies.
-    manifest : rows that have features, in order; `load` takes their numbers. Columns ``object`` and ``frames``
-        are added to those of the manifest given.
+    manifest : rows that have features, in order; `load` takes their numbers. Columns ``object`` and
+        ``frames`` are added to those of the manifest given.
     features : dict with ``type`` and ``options`` of the extractor.
     key : feature key (see `feature_key`).
     failures : DataFrame ``file, start, end, reason`` of the rows that were left out.
@@ -185,8 +185,8 @@ class FeatureStore:
     def statistics(self, rows: Sequence[int] | np.ndarray, *, fitted_on: str = "train") -> Statistics:
         """Mean and sd per feature over all frames of `rows`, one recording in memory at a time.
 
-        Moments are joined in float64 (Chan et al. 1979), so that the order and number of recordings matter only
-        in the last bits. Pass the training rows only.
+        Moments are joined in float64 (Chan et al. 1979), so that the order and number of recordings matter
+        only in the last bits. Pass the training rows only.
         """
         rows = np.asarray(rows)
         if rows.ndim != 1 or not rows.size or rows.dtype.kind not in "iu":
@@ -281,8 +281,8 @@ def prepare(
 ) -> FeatureStore:
     """Compute the features of every row of a manifest into a store.
 
-    Makes the folder hold exactly this manifest with these features: what is there already is kept if it is still
-    right, everything else is computed. Objects of earlier options stay until `FeatureStore.prune`.
+    Makes the folder hold exactly this manifest with these features: what is there already is kept if it is
+    still right, everything else is computed. Objects of earlier options stay until `FeatureStore.prune`.
 
     Parameters
     ----------
@@ -290,8 +290,9 @@ def prepare(
     features : callable on float32 ``(time,)`` that gives ``(frames, features)``, with an ``options`` mapping
         whose ``sample_rate`` says at which rate it wants its samples; the objects of `affekt.features` do.
     out_dir : folder of the store; made if needed.
-    on_error : recordings that are missing, broken or too short for one frame: ``"raise"`` goes through all and
-        then raises one error that names them; ``"skip"`` leaves them out, warns, and lists them in ``failures``.
+    on_error : recordings that are missing, broken or too short for one frame: ``"raise"`` goes through all
+        and then raises one error that names them; ``"skip"`` leaves them out, warns, and lists them in
+        ``failures``.
     workers : threads; decoding, resampling and the native front end run outside the interpreter lock.
     mono : channel policy of `read_audio`.
     progress : called with (rows done, rows in all) from the calling thread.

@@ -40,8 +40,8 @@ def windows(n: int, size: int, hop: int, *, tail: str = "align") -> Windows:
     size, hop : window length and distance between starts, in steps; ``hop > size`` leaves gaps.
     tail : what happens where the regular windows ``0, hop, 2 hop, ...`` that fit do not reach the last step.
         ``"align"`` adds one window that ends at the last step; ``"pad"`` adds a window at the next
-        regular start and pads it (with ``hop > size`` the end may still lie in a gap); ``"drop"`` leaves the tail out. A sequence shorter than
-        `size` gives one padded window, or none with ``"drop"``.
+        regular start and pads it (with ``hop > size`` the end may still lie in a gap); ``"drop"`` leaves the
+        tail out. A sequence shorter than `size` gives one padded window, or none with ``"drop"``.
 
     Returns
     -------
@@ -66,7 +66,8 @@ def windows(n: int, size: int, hop: int, *, tail: str = "align") -> Windows:
     if reached < n and tail == "align":
         starts = np.append(starts, np.int64(max(n - size, 0)))
     elif reached < n and tail == "pad":
-        # One more regular start always suffices: were there room for another, this one would be a full window.
+        # One more regular start always suffices: were there room for another, this one would be a full
+        # window.
         following = int(starts[-1]) + hop if len(starts) else 0
         if following < n:
             starts = np.append(starts, np.int64(following))
