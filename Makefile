@@ -130,7 +130,7 @@ check-lint: $(VENV)/.stamp-dev
 
 check-types: dev
 	$(BIN)/mypy
-	cd build && $(TEST_ENV) "$(ROOT)/$(BIN)/stubtest" affekt._core
+	cd build && MYPYPATH="$(ROOT)/python" $(TEST_ENV) "$(ROOT)/$(BIN)/stubtest" affekt._core
 
 check-gcc: $(VENV)/.stamp-dev
 	@$(call need,g++,g++)
