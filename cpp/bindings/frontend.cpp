@@ -4,10 +4,13 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <sstream>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -78,16 +81,15 @@ class Rows {
 };
 
 template <class S>
-void check_finite(const S* x, std::size_t n, const Rows& rows, std::size_t r) {
-  const std::size_t bad = first_non_finite(x, n);
+void check_usable(const FrontEnd& plan, const S* x, std::size_t n, const Rows& rows, std::size_t r) {
+  const std::size_t bad = plan.first_unusable(x, n);
   if (bad == n) return;
-  throw InvalidArgument("samples: expected finite values, got " +
-                        std::string(x[bad] != x[bad] ? "nan"
-                                    : x[bad] > 0     ? "inf"
-                                                     : "-inf") +
-                        " at index " + rows.index(r, bad));
+  std::ostringstream what;
+  what << "samples: expected finite values" << (std::isfinite(x[bad]) ? " whose power does not overflow" : "")
+       << ", got " << x[bad] << " at index " << rows.index(r, bad);
+  throw InvalidArgument(what.str());
 }
-void check_finite(const std::int16_t*, std::size_t, const Rows&, std::size_t) {}
+void check_usable(const FrontEnd&, const std::int16_t*, std::size_t, const Rows&, std::size_t) {}
 
 template <class S, class O>
 py::array compute(const FrontEnd& plan, const Rows& rows) {
@@ -102,7 +104,7 @@ py::array compute(const FrontEnd& plan, const Rows& rows) {
     std::vector<S> copy;
     for (std::size_t r = 0; r < rows.count(); ++r) {
       const S* x = rows.row<S>(r, copy);
-      check_finite(x, rows.length(), rows, r);
+      check_usable(plan, x, rows.length(), rows, r);
       plan.compute(x, rows.length(), to + r * frames * width);
     }
   }
@@ -163,31 +165,28 @@ class Stream {
       const std::lock_guard lock(mutex_);
       std::vector<S> copy;
       const S* x = input.row<S>(0, copy);
-      check_finite(x, n, input, 0);
+      check_usable(stream_.plan(), x, n, input, 0);
       rows.resize((stream_.plan().frames(stream_.samples() + n) - stream_.rows()) * width);
-      std::size_t done = 0;
-      std::vector<float> rounded;
       if constexpr (std::is_same_v<S, double>) {
-        rounded.assign(x, x + n);
-        // A finite double may still lie beyond the range of float.
-        const std::size_t bad = first_non_finite(rounded.data(), n);
-        if (bad != n)
-          throw InvalidArgument(
-              "samples: expected values in the range of float32, got one beyond it at index " +
-              std::to_string(bad));
-      }
-      for (std::size_t at = 0; at < n;) {
-        if constexpr (std::is_same_v<S, double>) {
-          at += stream_.push(rounded.data() + at, n - at);
-        } else {
-          at += stream_.push(x + at, n - at);
-        }
-        done += stream_.next(rows.data() + done * width, rows.size() / width - done);
+        const std::vector<float> rounded(x, x + n);
+        check_usable(stream_.plan(), rounded.data(), n, input,
+                     0);  // a finite double may lie beyond the range of float
+        drain(rounded.data(), n, rows.data());
+      } else {
+        drain(x, n, rows.data());
       }
     }
     py::array_t<float> out({rows.size() / width, width});
     std::copy(rows.begin(), rows.end(), out.mutable_data());
     return out;
+  }
+
+  template <class S>
+  void drain(const S* x, std::size_t n, float* rows) {
+    for (std::size_t at = 0; at < n;) {
+      at += stream_.push(x + at, n - at);
+      rows += stream_.next(rows, stream_.ready()) * stream_.plan().features();
+    }
   }
 
   FrontEndStream stream_;

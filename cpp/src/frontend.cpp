@@ -1,8 +1,8 @@
 #include "affekt/frontend.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <numbers>
@@ -211,7 +211,7 @@ FrontEndOptions resolve(FrontEndOptions o) {
   if (!(std::abs(o.scale) > 0 && std::abs(o.scale) <= huge))
     refuse("scale", "a finite number other than 0", o.scale);
   check_range("preemphasis", o.preemphasis, 0, 1, "a number from 0 to 1");
-  if (!(o.power > 0 && o.power <= 16)) refuse("power", "a number above 0, at most 16", o.power);
+  if (!(o.power > 0 && o.power <= 4)) refuse("power", "a number above 0, at most 4", o.power);
   check_range("n_mels", o.n_mels, 1, 1 << 16, "an integer from 1 to 65536");
   const double nyquist = o.sample_rate / 2;
   if (!o.f_max) o.f_max = nyquist;
@@ -463,6 +463,11 @@ struct FrontEnd::Impl {
     columns = static_cast<std::size_t>(o.n_mfcc > 0 ? o.n_mfcc : o.n_mels + (o.energy != EnergyMode::none));
     whole_clip = o.ref_max || o.top_db.has_value();
     emphasis = o.preemphasis_mode == PreemphasisMode::signal && o.preemphasis != 0.0;
+    float_limit = static_cast<float>(magnitude_limit<float>());
+    double_limit = magnitude_limit<double>();
+    if (float_limit < 1.0f) {
+      refuse("scale", "a factor with which the power of full-scale samples fits float32", o.scale);
+    }
   }
 
   template <class T>
@@ -472,6 +477,24 @@ struct FrontEnd::Impl {
     } else {
       return wide;
     }
+  }
+
+  /// Largest sample for which no step can overflow the arithmetic of T, whatever the others are.
+  template <class T>
+  double magnitude_limit() const {
+    const double largest = static_cast<double>(std::numeric_limits<T>::max()) * 1e-3;
+    double window = 0.0, band = 1.0;
+    for (const double w : make_window(o)) window += w;
+    for (const MelBank::Band& b : bank.bands) {
+      double sum = 0.0;
+      for (std::size_t i = 0; i < b.count; ++i) sum += bank.weights[b.weight + i];
+      band = std::max(band, sum);
+    }
+    // The mean and the pre-emphasis double a sample at most, each; then |X| <= gain * max |x|.
+    const double gain = 4.0 * std::abs(o.scale);
+    const double by_power =
+        std::pow(largest / band, 1.0 / std::max(o.power, 2.0)) / (gain * std::max(window, 1.0));
+    return std::min(by_power, std::sqrt(largest / o.win_length) / gain);
   }
 
   /// Position of the first sample of frame r's span.
@@ -515,6 +538,8 @@ struct FrontEnd::Impl {
   std::size_t columns = 0;  // before deltas
   bool whole_clip = false;
   bool emphasis = false;
+  float float_limit = 0;
+  double double_limit = 0;
 };
 
 /// `width` consecutive samples, pre-emphasised if asked, into one lane; `first`: nothing comes before them.
@@ -674,18 +699,47 @@ int FrontEnd::latency_samples() const noexcept { return impl_->span; }
 int FrontEnd::hop_samples() const noexcept { return impl_->o.hop_length; }
 
 namespace {
+/// Index of the first sample that is not within +-limit (NaN never is); whole blocks are tested without a
+/// branch.
 template <class S>
-void check_finite(const S* x, std::size_t n) {
-  const std::size_t bad = first_non_finite(x, n);
-  if (bad != n) {
-    throw InvalidArgument("samples: expected finite values, got " + text(static_cast<double>(x[bad])) +
-                          " at index " + std::to_string(bad));
+std::size_t scan(const S* x, std::size_t n, S limit) noexcept {
+  for (std::size_t start = 0; start < n; start += 1024) {
+    const std::size_t end = std::min(n, start + 1024);
+    unsigned bad = 0;
+    for (std::size_t i = start; i < end; ++i) bad |= static_cast<unsigned>(!(std::abs(x[i]) <= limit));
+    if (bad == 0) continue;
+    for (std::size_t i = start; i < end; ++i) {
+      if (!(std::abs(x[i]) <= limit)) return i;
+    }
   }
+  return n;
+}
+
+template <class S>
+void check(const S* x, std::size_t n, S limit) {
+  const std::size_t bad = scan(x, n, limit);
+  if (bad == n) return;
+  throw InvalidArgument("samples: expected finite values of magnitude up to " +
+                        text(static_cast<double>(limit)) + ", got " + text(static_cast<double>(x[bad])) +
+                        " at index " + std::to_string(bad));
 }
 }  // namespace
 
+std::size_t first_non_finite(const float* x, std::size_t n) noexcept {
+  return scan(x, n, std::numeric_limits<float>::max());
+}
+std::size_t first_non_finite(const double* x, std::size_t n) noexcept {
+  return scan(x, n, std::numeric_limits<double>::max());
+}
+std::size_t FrontEnd::first_unusable(const float* x, std::size_t n) const noexcept {
+  return scan(x, n, impl_->float_limit);
+}
+std::size_t FrontEnd::first_unusable(const double* x, std::size_t n) const noexcept {
+  return scan(x, n, impl_->double_limit);
+}
+
 void FrontEnd::compute(const float* x, std::size_t n, float* out) const {
-  check_finite(x, n);
+  check(x, n, impl_->float_limit);
   if (impl_->in_double) {
     impl_->run<double>(x, n, out);
   } else {
@@ -702,7 +756,7 @@ void FrontEnd::compute(const std::int16_t* x, std::size_t n, float* out) const {
 }
 
 void FrontEnd::compute(const double* x, std::size_t n, double* out) const {
-  check_finite(x, n);
+  check(x, n, impl_->double_limit);
   impl_->run<double>(x, n, out);
 }
 
@@ -861,32 +915,5 @@ std::uint64_t FrontEndStream::last_sample(std::uint64_t r) const noexcept {
   return r * impl_->hop + impl_->span - 1;
 }
 const FrontEnd& FrontEndStream::plan() const noexcept { return *impl_->plan; }
-
-// -----------------------------------------------------------------------------------------------------------------
-
-namespace {
-/// A sample is finite unless its exponent bits are all ones; whole blocks are tested without a branch.
-template <class U, class S>
-std::size_t scan(const S* x, std::size_t n, U exponent) noexcept {
-  for (std::size_t start = 0; start < n; start += 1024) {
-    const std::size_t end = std::min(n, start + 1024);
-    U bad = 0;
-    for (std::size_t i = start; i < end; ++i)
-      bad |= static_cast<U>((std::bit_cast<U>(x[i]) & exponent) == exponent);
-    if (bad == 0) continue;
-    for (std::size_t i = start; i < end; ++i) {
-      if ((std::bit_cast<U>(x[i]) & exponent) == exponent) return i;
-    }
-  }
-  return n;
-}
-}  // namespace
-
-std::size_t first_non_finite(const float* x, std::size_t n) noexcept {
-  return scan<std::uint32_t>(x, n, std::uint32_t{0x7f800000});
-}
-std::size_t first_non_finite(const double* x, std::size_t n) noexcept {
-  return scan<std::uint64_t>(x, n, std::uint64_t{0x7ff0000000000000});
-}
 
 }  // namespace affekt

@@ -54,7 +54,7 @@ struct AFFEKT_API FrontEndOptions {
   FrameSpan span = FrameSpan::n_fft;  ///< length of a frame; win_length gives Kaldi's framing, lowest latency
   bool drop_last = false;             ///< leave out the last row (Whisper)
 
-  double power = 2.0;  ///< exponent of the magnitude
+  double power = 2.0;  ///< exponent of the magnitude, above 0, at most 4
   int n_mels = 80;
   MelScale mel_scale = MelScale::slaney;
   MelNorm mel_norm = MelNorm::slaney;
@@ -111,8 +111,13 @@ class AFFEKT_API FrontEnd {
   /// Mel filters without any transform bin inside (n_mels is too large for n_fft); they only give the floor.
   int empty_filters() const noexcept;
 
-  /// Whole signal -> `out` of (frames(n), features()), row-major. Throws InvalidArgument at a sample that is
-  /// not finite and where deltas need more rows than there are.
+  /// Index of the first sample that is NaN, infinite or so large (1e12 and more) that a power could overflow;
+  /// `n` if there is none. The float form holds for streams too.
+  std::size_t first_unusable(const float* x, std::size_t n) const noexcept;
+  std::size_t first_unusable(const double* x, std::size_t n) const noexcept;
+
+  /// Whole signal -> `out` of (frames(n), features()), row-major. Throws InvalidArgument at an
+  /// unusable sample, and where deltas need more rows than there are.
   void compute(const float* x, std::size_t n, float* out) const;
   void compute(const double* x, std::size_t n, double* out) const;
   /// 16-bit PCM, taken as x / 32768.
@@ -142,7 +147,7 @@ class AFFEKT_API FrontEndStream {
   FrontEndStream& operator=(FrontEndStream&&) noexcept;
 
   /// Takes up to `n` samples and returns how many; fewer when rows wait to be fetched by `next`. The samples
-  /// must be finite: see first_non_finite.
+  /// must be usable: see FrontEnd::first_unusable.
   std::size_t push(const float* x, std::size_t n) noexcept;
   /// 16-bit PCM, taken as x / 32768.
   std::size_t push(const std::int16_t* x, std::size_t n) noexcept;

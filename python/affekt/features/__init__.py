@@ -1,0 +1,10 @@
+"""Signal -> features: one noun per modality, an offline call, and `.stream()` where the features are causal.
+
+Everything here runs in the C++ core and needs NumPy only.
+"""
+
+from __future__ import annotations
+
+from affekt.features._acoustic import FeatureStream, LogMel, Mfcc
+
+__all__ = ["FeatureStream", "LogMel", "Mfcc"]
