@@ -52,9 +52,9 @@ class _Acoustic:
         self._options: dict[str, Any] = json.loads(self._plan.options)
         if self._plan.empty_filters:
             warnings.warn(
-                f"n_mels={self._options['n_mels']}: {self._plan.empty_filters} of the mel filters contain no bin of "
-                f"a transform of n_fft={self._options['n_fft']} and only ever give the floor; use fewer filters "
-                "or a longer transform",
+                f"n_mels={self._options['n_mels']}: {self._plan.empty_filters} of the mel filters contain "
+                f"no bin of a transform of n_fft={self._options['n_fft']} and only ever give the floor; use fewer "
+                "filters or a longer transform",
                 UserWarning,
                 stacklevel=3,
             )
@@ -97,7 +97,7 @@ class _Acoustic:
 
     @property
     def latency(self) -> float:
-        """Signal that a row needs from the start of its frame on, in seconds: the wait for the first live row."""
+        """Length of a frame in seconds: the wait for the first live row."""
         return float(self._plan.latency_samples) / self.sample_rate
 
     @property
@@ -115,8 +115,9 @@ class _Acoustic:
     def times(self, frames: int) -> np.ndarray:
         """Time stamps of rows 0 ... frames - 1 in seconds: the last sample that each row used.
 
-        The first sample of the signal is at time 0. A centred row reaches past its centre, and its stamp says so.
-        The frame's last sample counts, also where a shorter window leaves it out or it lies in the padding.
+        The first sample of the signal is at time 0. A centred row reaches past its centre, and its stamp
+        says so. The frame's last sample counts, also where a shorter window leaves it out or it lies in the
+        padding.
         """
         o = self._options
         if not o["center"]:
@@ -134,19 +135,21 @@ class _Acoustic:
         Parameters
         ----------
         samples : array (..., time), NumPy array, torch CPU tensor or nested list; float32, float64 or int16
-            Audio at full scale 1; int16 is taken as ``x / 32768``. Any strides are accepted, and nothing is copied
-            while neighbouring samples lie together. Each signal is independent of the others in the batch.
+            Audio at full scale 1; int16 is taken as ``x / 32768``. Any strides are accepted, and nothing is
+            copied while neighbouring samples lie together. Each signal is independent of the others in the
+            batch.
 
         Returns
         -------
         array (..., frames, features), of the library that `samples` came from
-            float64 for float64 input, computed in float64; float32 otherwise. A signal shorter than one frame gives
-            0 rows if frames are not centred; an empty one always does.
+            float64 for float64 input, computed in float64; float32 otherwise. A signal shorter than one
+            frame gives 0 rows if frames are not centred; an empty one always does.
 
         Raises
         ------
-        InputError : another dtype, a 0-dimensional input, a sample that is NaN or infinite (with its index), values
-            so large that their power overflows, fewer rows than ``delta_width`` with ``delta_mode="interp"``.
+        InputError : another dtype, a 0-dimensional input, a sample that is NaN or infinite (with its
+            index), values so large that their power overflows, fewer rows than ``delta_width`` with
+            ``delta_mode="interp"``.
         """
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(samples, torch.Tensor):
@@ -158,17 +161,20 @@ class _Acoustic:
 
         Parameters
         ----------
-        capacity : samples that the stream's buffer holds beyond one frame; None: one second. It bounds memory, not
-            the size of a push.
+        capacity : samples that the stream's buffer holds beyond one frame; None: one second. It bounds
+            memory, not the size of a push.
 
         Raises
         ------
-        NotStreamableError : an option needs samples of the future or the whole clip; the message says which.
+        NotStreamableError : an option needs samples of the future or the whole clip; the message says
+            which.
         """
         return FeatureStream(self, capacity)
 
     def __repr__(self) -> str:
-        shown = {k: v for k, v in self._options.items() if k == "sample_rate" or v != _DEFAULTS.get(k, object())}
+        shown = {
+            k: v for k, v in self._options.items() if k == "sample_rate" or v != _DEFAULTS.get(k, object())
+        }
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
     def __eq__(self, other: object) -> bool:
@@ -191,13 +197,17 @@ def _as_array(samples: Any) -> np.ndarray:
     try:
         return np.asarray(samples)
     except ValueError as error:
-        raise InputError(f"samples: expected an array of shape (..., time), got {type(samples).__name__}: {error}") from None
+        raise InputError(
+            f"samples: expected an array of shape (..., time), got {type(samples).__name__}: {error}"
+        ) from None
 
 
 def _from_torch(tensor: Any) -> np.ndarray:
     if tensor.requires_grad:
-        raise InputError("samples: expected a tensor without gradient (features do not differentiate), got one with "
-                         "requires_grad=True; pass samples.detach()")
+        raise InputError(
+            "samples: expected a tensor without gradient (features do not differentiate), got one with "
+            "requires_grad=True; pass samples.detach()"
+        )
     if tensor.device.type != "cpu":
         raise InputError(f"samples: expected a CPU tensor, got one on {tensor.device}; pass samples.cpu()")
     if str(tensor.dtype) not in ("torch.float32", "torch.float64", "torch.int16"):
@@ -214,9 +224,10 @@ class LogMel(_Acoustic):
         y_{r,m} = \log\Big(\max\big(\textstyle\sum_k W_{m,k}\,|X_r[k]|^{p},\ \text{floor}\big)\Big), \qquad
         X_r[k] = \sum_{i=0}^{w-1} h_i\, x_{rH+o+i}\, e^{-2\pi\mathrm{i}\,ik/N}
 
-    with transform length :math:`N` = `n_fft` (any integer), window :math:`h` of `win_length` samples, hop :math:`H`,
-    exponent :math:`p` = `power` and triangular mel filters :math:`W`. By default a frame spans `n_fft` samples with
-    the window in its middle, frames start at sample 0 and only whole frames count, which makes every row causal.
+    with transform length :math:`N` = `n_fft` (any integer), window :math:`h` of `win_length` samples, hop
+    :math:`H`, exponent :math:`p` = `power` and triangular mel filters :math:`W`. By default a frame spans
+    `n_fft` samples with the window in its middle, frames start at sample 0 and only whole frames count,
+    which makes every row causal.
 
     Parameters
     ----------
@@ -226,34 +237,37 @@ class LogMel(_Acoustic):
     hop_length : samples between rows; None: ``win_length // 4``.
     n_mels : number of mel filters.
     mel_scale : ``"slaney"`` (librosa's default: linear to 1 kHz, then logarithmic), ``"htk"``
-        (2595 log10(1 + f/700)) or ``"kaldi"`` (1127 ln(1 + f/700), triangles drawn over mel instead of frequency,
-        without the Nyquist bin).
+        (2595 log10(1 + f/700)) or ``"kaldi"`` (1127 ln(1 + f/700), triangles drawn over mel instead of
+        frequency, without the Nyquist bin).
     mel_norm : ``"slaney"``: every filter has unit area over frequency; None: unit height.
     f_min, f_max : Hz; None: half the sample rate.
     power : exponent of the magnitude; 2: power, 1: magnitude.
-    window : ``"hann"``, ``"hamming"``, ``"povey"`` (hann to the power 0.85), ``"blackman"`` or ``"rectangular"``.
+    window : ``"hann"``, ``"hamming"``, ``"povey"`` (hann to the power 0.85), ``"blackman"`` or
+        ``"rectangular"``.
     periodic : periodic instead of symmetric window; None: symmetric for ``"povey"``, else periodic.
-    center : False: whole frames only, row r from sample ``r * hop_length`` on. True: the signal is padded so that
-        row r is centred on that sample (``span="n_fft"``, as in librosa) or on ``(r + 1/2) * hop_length``
-        (``span="win_length"``, Kaldi's ``snip_edges=false``).
-    pad_mode : what a centred frame finds outside the signal: ``"constant"`` (zeros), ``"reflect"``, ``"edge"`` or
-        ``"symmetric"`` (Kaldi's).
-    span : ``"n_fft"`` or ``"win_length"``: the length of a frame. The latter is Kaldi's framing and the lowest latency.
+    center : False: whole frames only, row r from sample ``r * hop_length`` on. True: the signal is padded
+        so that row r is centred on that sample (``span="n_fft"``, as in librosa) or on ``(r + 1/2) *
+        hop_length`` (``span="win_length"``, Kaldi's ``snip_edges=false``).
+    pad_mode : what a centred frame finds outside the signal: ``"constant"`` (zeros), ``"reflect"``,
+        ``"edge"`` or ``"symmetric"`` (Kaldi's).
+    span : ``"n_fft"`` or ``"win_length"``: the length of a frame. The latter is Kaldi's framing and the
+        lowest latency.
     drop_last : leave out the last row, as Whisper does.
-    log : ``"db"``: (20 / power) log10(v / ref), so that magnitudes and powers give the same decibels; ``"ln"``;
-        ``"log10"``; None: no logarithm.
-    floor : smallest value that enters the logarithm; None: ``1e-5 ** power`` (librosa's amin), 0 without a logarithm.
+    log : ``"db"``: (20 / power) log10(v / ref), so that magnitudes and powers give the same decibels;
+        ``"ln"``; ``"log10"``; None: no logarithm.
+    floor : smallest value that enters the logarithm; None: ``1e-5 ** power`` (librosa's amin), 0 without a
+        logarithm.
     ref : value at 0 dB, or ``"max"`` for the clip's maximum. With ``log="db"`` only.
-    top_db : values further than this below the clip's maximum are raised to it; None: not. It is in decibels for
-        every `log`; Whisper's "maximum - 8" of a log10 power is ``top_db=80``.
+    top_db : values further than this below the clip's maximum are raised to it; None: not. It is in
+        decibels for every `log`; Whisper's "maximum - 8" of a log10 power is ``top_db=80``.
     log_shift, log_scale : ``y = (log + log_shift) * log_scale``; Whisper: 4 and 0.25.
     scale : factor on the samples; 32768 gives Kaldi's integer range.
     preemphasis : c in ``y[t] = x[t] - c x[t-1]``; 0: none.
-    preemphasis_mode : ``"signal"``: over the signal, with x[-1] = 0 (librosa with ``zi=[0]``); ``"frame"``: inside
-        each frame, with x[-1] = x[0] (Kaldi).
+    preemphasis_mode : ``"signal"``: over the signal, with x[-1] = 0 (librosa with ``zi=[0]``); ``"frame"``:
+        inside each frame, with x[-1] = x[0] (Kaldi).
     remove_dc : subtract each frame's mean first (Kaldi).
-    energy : ``"raw"`` (after the mean, before pre-emphasis and window) or ``"windowed"``: the natural logarithm of
-        the frame's energy becomes the first column; None: not there.
+    energy : ``"raw"`` (after the mean, before pre-emphasis and window) or ``"windowed"``: the natural
+        logarithm of the frame's energy becomes the first column; None: not there.
     energy_floor : smallest energy.
     deltas : 0, 1 or 2: append first (and second) differences, so that a row holds 2 (3) times the columns.
     delta_width : rows that a difference looks at, odd.
@@ -262,25 +276,27 @@ class LogMel(_Acoustic):
 
     Raises
     ------
-    InputError : an option is unknown or out of its range; the message names it, the expectation and the value.
+    InputError : an option is unknown or out of its range; the message names it, the expectation and the
+        value.
 
     Notes
     -----
-    `center`, `drop_last`, ``ref="max"``, `top_db` and `deltas` need samples of the future or the whole clip. They
-    work offline and make `.stream()` raise `NotStreamableError`; `whisper_live` is the causal sibling of `whisper`.
+    `center`, `drop_last`, ``ref="max"``, `top_db` and `deltas` need samples of the future or the whole
+    clip. They work offline and make `.stream()` raise `NotStreamableError`; `whisper_live` is the causal
+    sibling of `whisper`.
 
-    Options differ from librosa's in two places on purpose: decibels of magnitudes (``power=1``) are those of
-    ``amplitude_to_db``, and `top_db` and ``ref="max"`` look at each signal of a batch by itself.
+    Options differ from librosa's in two places on purpose: decibels of magnitudes (``power=1``) are those
+    of ``amplitude_to_db``, and `top_db` and ``ref="max"`` look at each signal of a batch by itself.
 
-    Float32 results lie within 1e-6 of the clip's peak power of a float64 computation, and within 0.005 dB above -80 dB
-    of the peak. Lengths whose largest prime factor exceeds 31 run in float64 inside.
+    Float32 results lie within 1e-6 of the clip's peak power of a float64 computation, and within 0.005 dB
+    above -80 dB of the peak. Lengths whose largest prime factor exceeds 31 run in float64 inside.
 
     References
     ----------
     Stevens, Volkmann, Newman (1937), "A scale for the measurement of the psychological magnitude pitch".
     Slaney (1998), "Auditory Toolbox", Technical Report 1998-010. Young et al. (2006), "The HTK Book".
-    Povey et al. (2011), "The Kaldi speech recognition toolkit". Radford et al. (2022), "Robust speech recognition via
-    large-scale weak supervision" (Whisper).
+    Povey et al. (2011), "The Kaldi speech recognition toolkit". Radford et al. (2022), "Robust speech
+    recognition via large-scale weak supervision" (Whisper).
 
     Examples
     --------
@@ -339,35 +355,38 @@ class LogMel(_Acoustic):
     def librosa(cls, *, sample_rate: float = 22050, n_mels: int = 128, **changes: Any) -> LogMel:
         """``librosa.power_to_db(librosa.feature.melspectrogram(...))`` with librosa's defaults.
 
-        2048-point transform, hop 512, centred, decibels with ``top_db=80``. `changes` are options of the class.
+        2048-point transform, hop 512, centred, decibels with ``top_db=80``. `changes` are options of the
+        class.
         """
         return cls(**{**_LIBROSA, "sample_rate": sample_rate, "n_mels": n_mels, **changes})
 
     @classmethod
     def kaldi(cls, *, sample_rate: float = 16000, n_mels: int = 80, **changes: Any) -> LogMel:
-        """Kaldi's ``compute-fbank-feats`` without dither: 25 ms povey windows every 10 ms, natural logarithm.
+        """Kaldi's ``compute-fbank-feats`` without dither.
 
-        Samples at full scale 1 are taken to Kaldi's integer range (``scale=32768``); pass ``scale=1`` where they are in
-        that range already. Streamable. `changes` are options of the class; ``center=True, pad_mode="symmetric"`` gives
+        25 ms povey windows every 10 ms, natural logarithm.         Samples at full scale 1 are taken to
+        Kaldi's integer range (``scale=32768``); pass ``scale=1`` where they are in that range already.
+        Streamable. `changes` are options of the class; ``center=True, pad_mode="symmetric"`` gives
         ``snip_edges=false``.
         """
         return cls(**{**_kaldi(sample_rate), "n_mels": n_mels, **changes})
 
     @classmethod
     def whisper(cls, *, n_mels: int = 80, **changes: Any) -> LogMel:
-        """Whisper's input: 400-point transform every 160 samples at 16 kHz, log10, clamped 8 below the maximum,
-        ``(y + 4) / 4``.
+        """Whisper's input.
 
-        Whisper pads or trims its audio to 30 s first; do so before the call where the model expects it. The clamp looks
-        at the whole clip, so this preset does not stream; see `whisper_live`.
+        400-point transform every 160 samples at 16 kHz, log10, clamped 8 below the maximum, ``(y + 4) /
+        4``. Whisper pads or trims its audio to 30 s first; do so before the call where the model expects
+        it. The clamp looks at the whole clip, so this preset does not stream; see `whisper_live`.
         """
         return cls(**{**_WHISPER, **_WHISPER_CLIP, "n_mels": n_mels, **changes})
 
     @classmethod
     def whisper_live(cls, *, n_mels: int = 80, **changes: Any) -> LogMel:
-        """The causal sibling of `whisper`: same filters, logarithm and scale, without centring, clamp and cut.
+        """The causal sibling of `whisper`: same filters, logarithm and scale; no centring, clamp or cut.
 
-        Row r equals row r of `whisper` on a signal that lacks its first 200 samples, except where the clamp acts.
+        Row r >= 2 equals row r of `whisper` on the signal without its first 200 samples, except where the
+        clamp acts.
         """
         return cls(**{**_WHISPER, "n_mels": n_mels, **changes})
 
@@ -379,7 +398,8 @@ class Mfcc(_Acoustic):
         c_n = \big(1 + \tfrac{L}{2}\sin\tfrac{\pi (n + o)}{L}\big)\, s_n
         \sum_{m=0}^{M-1} y_m \cos\frac{\pi n (2m+1)}{2M}
 
-    with :math:`s_0 = \sqrt{1/M}`, :math:`s_n = \sqrt{2/M}` for ``dct_norm="ortho"`` and :math:`s_n = 2` for None.
+    with :math:`s_0 = \sqrt{1/M}`, :math:`s_n = \sqrt{2/M}` for ``dct_norm="ortho"`` and :math:`s_n = 2` for
+    None.
 
     Parameters
     ----------
@@ -388,17 +408,19 @@ class Mfcc(_Acoustic):
     dct_norm : ``"ortho"`` (librosa, Kaldi) or None.
     lifter : L, 0: none.
     lifter_mode : ``"librosa"``: o = 1; ``"htk"``: o = 0, as in HTK and Kaldi.
-    energy : ``"raw"`` or ``"windowed"``: the log energy takes the place of :math:`c_0` (Kaldi's ``use_energy``).
+    energy : ``"raw"`` or ``"windowed"``: the log energy takes the place of :math:`c_0` (Kaldi's
+        ``use_energy``).
     others : as in `LogMel`.
 
     Raises
     ------
-    InputError : an option is unknown or out of its range; the message names it, the expectation and the value.
+    InputError : an option is unknown or out of its range; the message names it, the expectation and the
+        value.
 
     References
     ----------
-    Davis, Mermelstein (1980), "Comparison of parametric representations for monosyllabic word recognition in
-    continuously spoken sentences". Young et al. (2006), "The HTK Book".
+    Davis, Mermelstein (1980), "Comparison of parametric representations for monosyllabic word recognition
+    in continuously spoken sentences". Young et al. (2006), "The HTK Book".
 
     Examples
     --------
@@ -454,7 +476,7 @@ class Mfcc(_Acoustic):
 
     @classmethod
     def librosa(cls, *, sample_rate: float = 22050, n_mfcc: int = 20, **changes: Any) -> Mfcc:
-        """``librosa.feature.mfcc`` with librosa's defaults: 20 coefficients of 128 centred mel bands, ``top_db=80``."""
+        """``librosa.feature.mfcc`` with librosa's defaults: 20 of 128 centred mel bands, ``top_db=80``."""
         return cls(**{**_LIBROSA, "sample_rate": sample_rate, "n_mels": 128, "n_mfcc": n_mfcc, **changes})
 
     @classmethod
@@ -470,8 +492,8 @@ class Mfcc(_Acoustic):
 class FeatureStream:
     """Live features: push any number of samples, take the rows that they finish.
 
-    Any division of a signal into pushes gives the same bits as one push, and as the offline call. One stream may be
-    shared between threads; each push is atomic. Made by `LogMel.stream` and `Mfcc.stream`.
+    Any division of a signal into pushes gives the same bits as one push, and as the offline call. One
+    stream may be shared between threads; each push is atomic. Made by `LogMel.stream` and `Mfcc.stream`.
     """
 
     def __init__(self, features: LogMel | Mfcc | _Acoustic, capacity: int | None = None) -> None:
@@ -498,8 +520,8 @@ class FeatureStream:
     def push(self, samples: Any) -> np.ndarray:
         """Take samples (time,) and return the rows (k, features) that they finish, k >= 0, as float32.
 
-        float32 and int16 (taken as ``x / 32768``) are used as they are; float64 is rounded to float32 first. On an
-        error nothing is taken.
+        float32 and int16 (taken as ``x / 32768``) are used as they are; float64 is rounded to float32
+        first. On an error nothing is taken.
 
         Raises
         ------
@@ -513,8 +535,11 @@ class FeatureStream:
         return self._stream.push(samples if isinstance(samples, np.ndarray) else _as_array(samples))
 
     def finish(self) -> np.ndarray:
-        """End the signal. Returns the rows that are left, always (0, features): a row goes out as soon as its frame
-        is whole, and a frame that never fills gives none, as in the offline call."""
+        """End the signal and return the rows that are left, always (0, features).
+
+        A row goes out as soon as its frame is whole, and a frame that never fills gives none, as in the
+        offline call.
+        """
         self._finished = True
         return np.empty((0, self._features.num_features), np.float32)
 
