@@ -80,8 +80,8 @@ dev: $(VENV)/.stamp-dev ## editable install in .venv that rebuilds the C++ part 
 	  || { tail -n 60 build/dev.log; exit 1; }
 	@$(BIN)/python -c 'import affekt; print(f"affekt {affekt.__version__} is ready: source $(BIN)/activate")'
 
-# Tests look at one build, so imports need not check it again; one thread per worker keeps two cores fair.
-TEST_ENV := SKBUILD_EDITABLE_SKIP="$(ROOT)/build/dev" OMP_NUM_THREADS=1 PATH="$(ROOT)/$(BIN):$$PATH"
+# CMake on PATH, for the import hook of the editable install; one thread per worker keeps two cores fair.
+TEST_ENV := OMP_NUM_THREADS=1 PATH="$(ROOT)/$(BIN):$$PATH"
 
 test: test-cpp test-python ## all tests: C++ through CTest, Python through pytest
 
@@ -98,7 +98,7 @@ wheel: ## build a wheel into dist/, in isolation
 
 bench: dev ## time the kernels against their peers; writes bench/results
 	$(BIN)/python -m pip install -qq '$(TORCH)' 'pytest-benchmark>=4' 'librosa>=0.10' 'kaldi-native-fbank>=1.20'
-	SKBUILD_EDITABLE_SKIP="$(ROOT)/build/dev" $(BIN)/python -m bench $(BENCH_ARGS)
+	PATH="$(ROOT)/$(BIN):$$PATH" $(BIN)/python -m bench $(BENCH_ARGS)
 
 clean: ## remove builds, environments and caches
 	rm -rf build build-* dist wheelhouse $(VENV) $(DEMO) .venv-* .pytest_cache .mypy_cache .ruff_cache \

@@ -1,4 +1,4 @@
-"""The stub `_core.pyi` names what the binary module has, and nothing else; `make check` compares signatures too."""
+"""The stub `_core.pyi` names what the binary module has; `make check` compares the signatures too."""
 
 from __future__ import annotations
 
