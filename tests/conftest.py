@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sounds import tone
+
 # Small arrays on few cores: more threads only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -55,12 +57,3 @@ def write_wav(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-def tone(
-    seconds: float, sample_rate: int = 16000, frequency: float = 220.0, level: float = 0.3
-) -> np.ndarray:
-    """A voice-like test sound: five harmonics with a slow swell, float64 ``(time,)``."""
-    t = np.arange(round(seconds * sample_rate)) / sample_rate
-    sound = sum(np.sin(2 * np.pi * k * frequency * t) / k for k in range(1, 6))
-    return level * sound * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t)) / 2

@@ -1,4 +1,4 @@
-"""Audio files of every kind come out as the right samples, in bounded memory, or as an error that names them."""
+"""Audio files of every kind give the right samples, in bounded memory, or an error that names them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from affekt.data import AudioWarning, audio_info, read_audio, stream_audio
 from affekt.errors import DataError, InputError
+from sounds import tone
 
 soundfile = pytest.importorskip("soundfile")
 soxr = pytest.importorskip("soxr")
@@ -80,7 +80,8 @@ def test_any_rate_is_resampled_to_the_wanted_one(write_wav: WriteWav, rate: int)
     path = write_wav("a.wav", x, rate, subtype="FLOAT")
     y = read_audio(path, 16000)
     assert len(y) == round(len(x) * 16000 / rate)
-    # The partials lie far below either Nyquist rate, so the result is the same tone sampled at the other rate.
+    # The partials lie far below either Nyquist rate, so the result is the same tone sampled at the other
+    # rate.
     np.testing.assert_allclose(y[800:-800], tone(0.5, 16000, frequency=150.0)[800 : len(y) - 800], atol=2e-4)
     np.testing.assert_array_equal(y, soxr.resample(x.astype(np.float32), rate, 16000, quality="HQ"))
     np.testing.assert_allclose(read_audio(path, None), x, atol=1e-7)
@@ -112,9 +113,9 @@ def test_a_part_is_the_same_samples(write_wav: WriteWav) -> None:
     path = write_wav("a.wav", x, subtype="FLOAT")
     np.testing.assert_array_equal(read_audio(path, start=0.5, end=1.25), read_audio(path)[8000:20000])
     np.testing.assert_array_equal(read_audio(path, start=1.5), read_audio(path)[24000:])
-    with pytest.raises(DataError, match="lies beyond the recording, which lasts 2.000 s"):
+    with pytest.raises(DataError, match=r"lies beyond the recording, which lasts 2.000 s"):
         read_audio(path, end=2.5)
-    with pytest.raises(DataError, match="nothing to read from 3.0 s"):
+    with pytest.raises(DataError, match=r"nothing to read from 3.0 s"):
         read_audio(path, start=3.0)
     for start, end in ((1.0, 1.0), (1.0, 0.5), (-1.0, None), (np.nan, None)):
         with pytest.raises(InputError):
@@ -249,7 +250,8 @@ def test_a_mangled_file_never_does_worse_than_an_error(
         try:
             x = read_audio(path, None)
         except DataError as error:
-            assert "mangled.flac" in str(error)
+            if "mangled.flac" not in str(error):
+                raise
         else:
             assert x.ndim == 1
             assert np.isfinite(x).all()

@@ -18,7 +18,7 @@ WriteWav = Callable[..., Path]
 
 def test_the_list_names_every_reader() -> None:
     assert {"ravdess", "emotale", "emodb", "cremad"} <= set(list_corpora())
-    with pytest.raises(InputError, match="name must be one of .*ravdess.*; got 'iemocap'"):
+    with pytest.raises(InputError, match=r"name must be one of .*ravdess.*; got 'iemocap'"):
         corpus("iemocap", ".")
 
 

@@ -146,20 +146,20 @@ def test_repeated_columns_are_refused() -> None:
 
 
 def test_missing_columns_and_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="missing column.* emotion; it has 'file', 'subject'"):
+    with pytest.raises(DataError, match=r"missing column.* emotion; it has 'file', 'subject'"):
         read_manifest(table(), require_columns=("subject", "emotion"))
     with pytest.raises(DataError, match="no column 'speaker' to use as 'subject'"):
         read_manifest(table(), columns={"subject": "speaker"})
     with pytest.raises(DataError, match="no such manifest"):
         read_manifest(tmp_path / "none.csv")
     (tmp_path / "bad.csv").write_text('file,subject\n"a,1\nb,2,3\n')
-    with pytest.raises(DataError, match="bad.csv"):
+    with pytest.raises(DataError, match=r"bad.csv"):
         read_manifest(tmp_path / "bad.csv")
     (tmp_path / "zero.csv").write_text("")
-    with pytest.raises(DataError, match="zero.csv"):
+    with pytest.raises(DataError, match=r"zero.csv"):
         read_manifest(tmp_path / "zero.csv")
     (tmp_path / "bytes.csv").write_bytes(b"file\n\xff\xfe\x00\x81\n")
-    with pytest.raises(DataError, match="bytes.csv"):
+    with pytest.raises(DataError, match=r"bytes.csv"):
         read_manifest(tmp_path / "bytes.csv")
     with pytest.raises(InputError, match="scale of 'valence'"):
         read_manifest(table(valence=[1, 2, 3]), scales={"valence": (5, 1)})

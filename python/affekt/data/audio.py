@@ -109,8 +109,8 @@ def read_audio(
         blocks = list(stream)
         if not blocks:
             raise DataError(
-                f"{stream.info.path}: {stream.info.frames} sample(s) at {stream.info.sample_rate} Hz are too few "
-                f"for one sample at {stream.sample_rate:g} Hz"
+                f"{stream.info.path}: {stream.info.frames} sample(s) at {stream.info.sample_rate} Hz are too "
+                f"few for one sample at {stream.sample_rate:g} Hz"
             )
     return np.concatenate(blocks)
 
@@ -324,7 +324,7 @@ def _open(file: Path) -> Any:
     if sound.frames > 1 << 62:
         sound.close()
         raise DataError(
-            f"{file}: its header does not state its length, as when it was written into a pipe; convert it again"
+            f"{file}: its header does not state its length, as when it was written into a pipe; convert it"
         )
     return sound
 

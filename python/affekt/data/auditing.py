@@ -390,7 +390,8 @@ class _Audit:
                 for part in parts:
                     total = total.joined(moments[part])
                 candidates["+".join(parts)] = total
-        candidates["the whole store"] = cache.of(store, np.arange(len(store)))
+        if len(store) > len(rows):
+            candidates["the whole store"] = cache.of(store, np.arange(len(store)))
         # A feature that does not vary in the training part has no unit to measure in; its mean then sets one.
         unit = np.where(train.sd > 0, train.sd, np.maximum(np.abs(train.mean), 1.0))
         gap = {

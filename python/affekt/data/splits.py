@@ -8,6 +8,7 @@ manifest or store); `partition` is ``train``, ``dev`` or ``test``. Beside it lie
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Hashable, Iterable, Sequence
@@ -160,9 +161,8 @@ def group_kfold(
     """K folds without shared groups, balanced by number of rows.
 
     Groups are taken from the largest to the smallest, each to the fold with the fewest rows so far, as
-    scikit-learn's ``GroupKFold`` does; groups of one size, and so most corpora, are dealt in an order drawn
-    from `seed`. Unlike there, ties never depend on the processor: the same arguments give the same folds
-    everywhere.
+    scikit-learn's ``GroupKFold`` does; groups of one size (all of them, in most corpora) are dealt in an
+    order drawn from `seed`. The same arguments give the same folds on every machine and with every version.
 
     Parameters
     ----------
@@ -190,8 +190,8 @@ def group_kfold(
         raise InputError(f"k must not exceed the number of groups, {len(unique)}; got {k}")
     seed = _checks.integer(seed, "seed", low=0)
     sizes = np.bincount(code)
-    drawn = np.random.default_rng(seed).permutation(len(unique))
-    order = drawn[np.argsort(-sizes[drawn], kind="stable")]
+    drawn = _drawn(unique, "folds", seed)
+    order = sorted(drawn, key=lambda group: -int(sizes[group]))
     load = np.zeros(k, dtype=np.int64)
     fold_of = np.empty(len(unique), dtype=np.int64)
     for group in order:
@@ -241,8 +241,8 @@ def random_split(
     unique, code = _encode(_groups(groups, column))
     seed = _checks.integer(seed, "seed", low=0)
     count = _count(test, len(unique), "test")
-    drawn = np.random.default_rng(seed).permutation(len(unique))[:count]
-    return _grouped(code, unique, np.sort(drawn), "random", dev, (seed, 0), column)
+    drawn = np.array(_drawn(unique, "test", seed)[:count])
+    return _grouped(code, unique, drawn, "random", dev, (seed, 0), column)
 
 
 def published_folds(
@@ -359,8 +359,7 @@ def _carve(split: Split, groups: np.ndarray, dev: Dev, key: tuple[int, int]) -> 
     available = sorted(set(groups[split.train]))
     if isinstance(dev, (int, float, np.integer, np.floating)) and not isinstance(dev, bool):
         count = _count(dev, len(available), "dev", where=f" of split {split.name!r}")
-        rng = np.random.default_rng([key[0], key[1], 1])
-        chosen = {available[i] for i in rng.permutation(len(available))[:count]}
+        chosen = {available[i] for i in _drawn(available, "dev", *key)[:count]}
     elif isinstance(dev, (list, tuple, set, frozenset, np.ndarray)):
         chosen = {str(name) for name in dev}
         unknown = sorted(chosen - set(groups))
@@ -394,6 +393,16 @@ def _count(value: float | int, available: int, name: str, where: str = "") -> in
             f"{name} = {value} takes all {available} group(s){where}; at least 1 must be left to train on"
         )
     return count
+
+
+def _drawn(names: list[str], *key: object) -> list[int]:
+    """Numbers of `names` in a random order that depends on `key` and the names only.
+
+    Sorted by a hash, not drawn from a generator: generators may change between versions of a library, folds
+    that results were published on may not.
+    """
+    salt = "/".join(map(str, key))
+    return sorted(range(len(names)), key=lambda i: hashlib.sha256(f"{salt}/{names[i]}".encode()).digest())
 
 
 def _safe(name: str) -> str:
