@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -172,12 +172,15 @@ class AudioStream:
         _checks.number(start, "start", low=0.0)
         if end is not None and _checks.number(end, "end", low=0.0) <= start:
             raise InputError(f"end must be greater than start = {start} s; got {end}")
-        if mono != "mean" and (isinstance(mono, bool) or not isinstance(mono, (int, np.integer))):
-            raise InputError(f"mono must be 'mean' or a channel number; got {mono!r}")
+        channel: int | None = None
+        if mono != "mean":
+            if isinstance(mono, bool) or not isinstance(mono, (int, np.integer)):
+                raise InputError(f"mono must be 'mean' or a channel number; got {mono!r}")
+            channel = int(mono)
         self._sound = _open(file)
         try:
             self.info = _info(file, self._sound)
-            if mono != "mean" and not 0 <= mono < self.info.channels:
+            if channel is not None and not 0 <= channel < self.info.channels:
                 raise InputError(
                     f"mono must be 'mean' or a channel from 0 to {self.info.channels - 1} of {file}; "
                     f"got {mono}"
@@ -201,7 +204,7 @@ class AudioStream:
             raise
         self.sample_rate = float(rate if sample_rate is None else sample_rate)
         self.block = max(1, round(block_seconds * self.sample_rate))
-        self._mono = mono
+        self._channel = channel
         self._first, self._last = first, last
         self._blocks = self._generate()
 
@@ -227,7 +230,7 @@ class AudioStream:
         self._blocks.close()
         self._sound.close()
 
-    def _generate(self) -> Iterator[np.ndarray]:
+    def _generate(self) -> Generator[np.ndarray, None, None]:
         pending: list[np.ndarray] = []
         held = 0
         for piece in self._resampled():
@@ -295,9 +298,9 @@ class AudioStream:
     def _to_mono(self, frames: np.ndarray) -> np.ndarray:
         if frames.shape[1] == 1:
             return np.ascontiguousarray(frames[:, 0])
-        if self._mono == "mean":
+        if self._channel is None:
             return frames.mean(axis=1, dtype=np.float64).astype(np.float32)
-        return np.ascontiguousarray(frames[:, int(self._mono)])
+        return np.ascontiguousarray(frames[:, self._channel])
 
 
 def _open(file: Path) -> Any:

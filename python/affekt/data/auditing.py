@@ -345,18 +345,18 @@ class _Audit:
         index: dict[Any, int] = {}
         by_name: dict[Any, list[int]] = {}
         for i, (file, start, end) in enumerate(table.itertuples(index=False)):
-            path = os.path.normpath(file)
-            index[(path, *_span(start, end))] = i
-            by_name.setdefault((os.path.basename(path), *_span(start, end)), []).append(i)
+            path, span = os.path.normpath(file), _span(start, end)
+            index[path, span] = i
+            by_name.setdefault((os.path.basename(path), span), []).append(i)
         rows, lost = [], []
         for file, start, end in self.table[["file", "start", "end"]].itertuples(index=False):
             path, span = os.path.normpath(file), _span(start, end)
-            row = index.get((path, *span))
+            row = index.get((path, span))
             if row is None:
                 tail = os.sep + path.lstrip("." + os.sep)
                 same = [
                     i
-                    for i in by_name.get((os.path.basename(path), *span), [])
+                    for i in by_name.get((os.path.basename(path), span), [])
                     if os.path.normpath(table["file"].iloc[i]).endswith(tail)
                 ]
                 row = same[0] if len(same) == 1 else None

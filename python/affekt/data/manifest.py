@@ -326,8 +326,8 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
     for name in ("start", "end"):
         if name in table:
             table[name] = _as_number(table[name], name)
-    start = table["start"].fillna(0.0) if "start" in table else 0.0
-    if "start" in table and (start < 0).any():
+    start = table["start"].fillna(0.0).to_numpy() if "start" in table else np.zeros(len(table))
+    if (start < 0).any():
         row = int(np.flatnonzero(start < 0)[0])
         raise DataError(f"start must not be negative; row {row} ({table['file'][row]}) has {start[row]}")
     if "end" in table:
@@ -341,7 +341,7 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
     key = [name for name in ("file", "start", "end") if name in table]
     repeated = table.duplicated(key, keep=False).to_numpy()
     if repeated.any():
-        rows = np.flatnonzero(repeated)
+        rows = np.flatnonzero(repeated).tolist()
         raise DataError(
             f"{len(rows)} rows repeat the same ({', '.join(key)}): rows {_checks.some(rows)} "
             f"({table['file'][rows[0]]} ...)"
