@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
@@ -166,6 +166,7 @@ def test_pool_of_a_padded_batch_equals_the_loop_and_the_formula(kind, lengths, w
 
 @given(time=st.integers(1, 40), hop=st.integers(1, 7), window=st.integers(1, 12))
 @settings(max_examples=30, deadline=None)
+@example(time=1, hop=5, window=3)
 def test_pool_trace_equals_pooling_each_prefix(time, hop, window):
     pool = make_pool("attention_statistics", window, 4.0, hop)
     x = torch.randn(2, time, 6, generator=torch.Generator().manual_seed(time))

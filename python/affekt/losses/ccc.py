@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from affekt.errors import InputError
-
 import torch
 from torch import Tensor, nn
+
+from affekt.errors import InputError
 
 __all__ = ["CCCLoss", "ccc_loss"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from affekt.errors import InputError
-
 import torch
 from torch import Tensor, nn
+
+from affekt.errors import InputError
 
 __all__ = ["POOL_KINDS", "Pool"]
 
@@ -92,7 +92,7 @@ class Pool(nn.Module):
         """
         self._check(x, mask)
         time = x.shape[1]
-        rows = torch.arange(self.hop - 1, time, self.hop, device=x.device)
+        rows = torch.arange(time, device=x.device)[self.hop - 1 :: self.hop]
         if time % self.hop:
             rows = torch.cat([rows, torch.tensor([time - 1], device=x.device)])
         return self._summaries(x, mask, rows.expand(x.shape[0], -1)), rows

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from affekt.errors import InputError
-
 import torch
 from torch import Tensor, nn
+
+from affekt.errors import InputError
 
 __all__ = ["Stack", "Standardise", "lengths_to_mask"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from affekt.errors import InputError
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm as add_weight_norm
 from torch.nn.utils.parametrize import remove_parametrizations
+
+from affekt.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np

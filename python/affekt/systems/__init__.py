@@ -1,0 +1,26 @@
+"""Systems: complete models by name, from feature rows to named affect estimates.
+
+`create` builds one, `export` writes it to the model file that the native core runs, `restore` reads it back.
+A system knows nothing of corpora or of the training loop.
+"""
+
+# ruff: noqa: E402
+from affekt._lazy import require
+
+require("torch", purpose="affekt.systems")
+
+from affekt.systems.base import Head, System, create, export, get, list_systems, merge, register, restore
+from affekt.systems.speech import Speech
+
+__all__ = [
+    "Head",
+    "Speech",
+    "System",
+    "create",
+    "export",
+    "get",
+    "list_systems",
+    "merge",
+    "register",
+    "restore",
+]

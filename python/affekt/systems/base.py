@@ -1,0 +1,247 @@
+"""What every system offers, the registry, and the way to and from the model file."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from affekt.errors import InputError, ModelFileError
+from affekt.systems.schema import as_dict, build, nearest
+
+__all__ = ["Head", "System", "create", "export", "get", "list_systems", "register", "restore"]
+
+AFFECT = ("valence", "arousal", "dominance")
+_REGISTRY: dict[str, type[System]] = {}
+
+
+@dataclass
+class Head:
+    """One output of a system.
+
+    `labels` names its columns. `kind` is ``"continuous"`` (values in [-1, 1], CCC loss) or ``"categorical"``
+    (class probabilities, cross-entropy); by default continuous where every label is one of valence, arousal,
+    dominance. `weight` scales its loss. For classes: `balance` weighs them by inverse frequency in training,
+    `smoothing` is label smoothing.
+    """
+
+    labels: list[str] = field(default_factory=list)
+    kind: str | None = None
+    weight: float = 1.0
+    balance: bool = False
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.labels or len(set(self.labels)) != len(self.labels):
+            raise InputError(f"a head's labels must be distinct names, at least one, got {self.labels}")
+        if self.kind is None:
+            self.kind = "continuous" if set(self.labels) <= set(AFFECT) else "categorical"
+        if self.kind not in ("continuous", "categorical"):
+            raise InputError(f"a head's kind must be continuous or categorical, got {self.kind!r}")
+        if self.kind == "categorical" and len(self.labels) < 2:
+            raise InputError(f"a categorical head needs at least two labels, got {self.labels}")
+        if not 0 <= self.smoothing < 1:
+            raise InputError(f"smoothing must lie in [0, 1), got {self.smoothing}")
+        if self.weight < 0:
+            raise InputError(f"weight must not be negative, got {self.weight}")
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the head's columns in result tables."""
+        return [f"p_{label}" for label in self.labels] if self.kind == "categorical" else list(self.labels)
+
+
+class System(nn.Module):
+    """Base of all systems: an `nn.Module` that also knows its loss, its columns and its node graph.
+
+    A subclass sets `Config` (a dataclass, the schema of its configuration) and `presets`, and defines what is
+    abstract here.
+    """
+
+    Config: ClassVar[type]
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    system_name: ClassVar[str] = ""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        """The outputs by name, in order."""
+        raise NotImplementedError
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all output columns, head after head, as in result tables."""
+        return [column for head in self.heads.values() for column in head.columns]
+
+    @property
+    def min_rows(self) -> int:
+        """Feature rows that a recording needs for an estimate."""
+        return 1
+
+    def front_end(self) -> Any:
+        """The feature extractor: called on a signal, gives the rows that the system takes."""
+        raise NotImplementedError
+
+    def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Training loss: ``"loss"``, and one entry per head that had labels in the batch."""
+        raise NotImplementedError
+
+    def set_statistics(self, mean: Any, sd: Any) -> None:
+        """Per-feature mean and standard deviation of the training part's rows."""
+        raise NotImplementedError
+
+    def estimates(self, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Every estimate that the native core emits for one recording: times (n,) and values (n, columns)."""
+        raise NotImplementedError
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """The card's inputs."""
+        raise NotImplementedError
+
+    def graph(self) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+        """The card's nodes and their tensors."""
+        raise NotImplementedError
+
+    def outputs(self) -> list[dict[str, Any]]:
+        """The card's outputs."""
+        raise NotImplementedError
+
+    def latency(self) -> dict[str, float]:
+        """The card's declared latency, seconds."""
+        raise NotImplementedError
+
+    def load_graph(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Take the tensors that `graph` gives."""
+        raise NotImplementedError
+
+
+def register(name: str) -> Callable[[type[System]], type[System]]:
+    """Class decorator: make a system available as `create(name)`."""
+
+    def add(cls: type[System]) -> type[System]:
+        if name in _REGISTRY and _REGISTRY[name] is not cls:
+            raise InputError(f"a system named {name!r} is registered already: {_REGISTRY[name].__name__}")
+        cls.system_name = name
+        _REGISTRY[name] = cls
+        return cls
+
+    return add
+
+
+def list_systems(pattern: str = "*") -> list[str]:
+    """Names of the registered systems that match a shell-style pattern."""
+    return sorted(fnmatch.filter(_REGISTRY, pattern))
+
+
+def get(name: str) -> type[System]:
+    """The system class registered under `name`."""
+    if name not in _REGISTRY:
+        raise InputError(f"unknown system {name!r}: {nearest(name, _REGISTRY)}")
+    return _REGISTRY[name]
+
+
+def create(name: str, *, preset: str | None = None, **config: Any) -> System:
+    """A new, untrained system.
+
+    Parameters
+    ----------
+    name : one of `list_systems()`.
+    preset : start from the system's preset of that name.
+    config : values over the preset; nested mappings merge key by key.
+
+    Raises
+    ------
+    InputError : unknown name, preset or key (the nearest valid one is named), or a value out of range.
+    """
+    cls = get(name)
+    if preset is not None:
+        if preset not in cls.presets:
+            raise InputError(f"unknown preset {preset!r} of {name}: {nearest(preset, cls.presets)}")
+        config = merge(cls.presets[preset], config)
+    return cls(build(cls.Config, config, name))
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings merged key by key, `over` winning."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def export(
+    system: System,
+    path: str | Path,
+    info: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+    version: str = "1",
+) -> Path:
+    """Write a system to a model file, the one that `affekt.load` and the C++ core run.
+
+    Parameters
+    ----------
+    path : target, customarily ``*.safetensors``.
+    info : licence, data, intended use, metrics and the like for the card; strings, numbers, lists, mappings.
+    name, version : identity on the card; the name defaults to the system's.
+
+    Raises
+    ------
+    NotStreamableError : the front end cannot run step by step.
+    InputError : a weight is not finite.
+    """
+    from affekt.modelfile import write_model
+
+    nodes, tensors = system.graph()
+    card = {
+        "name": name or system.system_name,
+        "version": version,
+        "inputs": system.inputs(),
+        "nodes": nodes,
+        "outputs": system.outputs(),
+        "latency": system.latency(),
+        "system": {"name": system.system_name, "config": as_dict(system.config)},
+        "info": dict(info or {}),
+    }
+    return write_model(path, card, tensors)
+
+
+def restore(path: str | Path) -> System:
+    """The torch system that a model file was exported from, in evaluation mode.
+
+    Its outputs equal the exported system's, and exporting it again gives the same file. Weight norm stays
+    folded. No code is loaded from the file.
+
+    Raises
+    ------
+    ModelFileError : the file is damaged, or names a system that is not registered or another configuration.
+    """
+    from affekt._native import load
+
+    model = load(path)
+    card = model.card
+    try:
+        system = create(card["system"]["name"], **card["system"]["config"])
+        system.load_graph(model.tensors())
+    except (InputError, KeyError, TypeError, RuntimeError) as error:
+        raise ModelFileError(f"{path}: the torch system cannot be restored: {error}") from error
+    return system.eval()
+
+
+def to_tensor(value: Any) -> Tensor:
+    """A float32 tensor from numpy or torch."""
+    return (
+        torch.as_tensor(np.asarray(value, dtype=np.float32))
+        if not isinstance(value, Tensor)
+        else value.float()
+    )

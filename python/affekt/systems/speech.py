@@ -1,0 +1,435 @@
+"""Speech: log-mel or MFCC rows -> causal TCN -> pooling or every step -> affect and emotion heads."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from affekt.errors import InputError
+from affekt.losses import ccc_loss
+from affekt.nn import TCN, FeatureAugment, Pool, Stack, Standardise
+from affekt.systems.base import AFFECT, Head, System, register
+from affekt.systems.schema import nearest
+
+__all__ = ["Speech", "SpeechConfig"]
+
+FRONT_ENDS = {"log_mel": "LogMel", "mfcc": "Mfcc"}
+EMOTIONS = ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"]
+
+
+@dataclass
+class StackConfig:
+    """Consecutive feature rows joined into one; size 1 and stride 1 leave them as they are."""
+
+    size: int = 4
+    stride: int = 4
+
+
+@dataclass
+class TcnConfig:
+    """Keyword arguments of `affekt.nn.TCN`."""
+
+    channels: list[int] = field(default_factory=lambda: [64, 64, 64])
+    kernel_size: int = 3
+    dropout: float = 0.1
+    activation: str = "leaky_relu"
+    weight_norm: bool = True
+    dilations: list[int] | None = None
+    slope: float | None = None
+    init: str | None = None
+
+
+@dataclass
+class PoolConfig:
+    """Keyword arguments of `affekt.nn.Pool`; window, half_life and hop in stacked rows."""
+
+    kind: str = "attention_statistics"
+    window: int = 150
+    half_life: float | None = None
+    hop: int = 5
+
+
+@dataclass
+class AugmentConfig:
+    """Keyword arguments of `affekt.nn.FeatureAugment`, applied to the front end's rows in training."""
+
+    gain: float = 0.0
+    tempo: float = 0.0
+    shift: float = 0.0
+    crop: float = 0.0
+    time_masks: int = 0
+    time_width: int = 0
+    feature_masks: int = 0
+    feature_width: int = 0
+    noise: float = 0.0
+
+
+@dataclass
+class SpeechConfig:
+    """Configuration of the speech system.
+
+    front_end : `kind` (log_mel or mfcc) and the keyword arguments of that extractor.
+    task : ``"utterance"`` (one label per recording, pooled; live: a sliding window) or ``"trace"`` (one
+        estimate per stacked row).
+    heads : outputs by name.
+    dropout : on the input of the heads.
+    channel_dropout : probability that a whole input feature is set to its mean for a recording.
+    mixup : alpha of the Beta distribution that mixes pooled recordings and their labels; 0 for none. This,
+        the dropouts and `augment` act in training only.
+    """
+
+    front_end: dict[str, Any] = field(default_factory=lambda: {"kind": "log_mel", "sample_rate": 16000})
+    stack: StackConfig = field(default_factory=StackConfig)
+    tcn: TcnConfig = field(default_factory=TcnConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    task: str = "utterance"
+    heads: dict[str, Head] = field(default_factory=lambda: {"emotion": Head(labels=list(EMOTIONS))})
+    dropout: float = 0.0
+    channel_dropout: float = 0.0
+    mixup: float = 0.0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+@register("speech")
+class Speech(System):
+    """Causal speech affect model: utterance labels or a trace, continuous affect and emotion classes.
+
+    Front-end rows (batch, time, features) -> standardise -> stack -> TCN -> pool (utterance) -> one linear
+    head per output; tanh for continuous heads, softmax for classes. Every part is causal and each estimate
+    depends on a bounded stretch of audio, so the exported model runs live: an utterance model then emits an
+    estimate over a sliding window of `pool.window` rows every `pool.hop` rows.
+    """
+
+    Config = SpeechConfig
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "emotion": {"heads": {"emotion": {"labels": EMOTIONS}}},
+        "affect": {"heads": {"affect": {"labels": list(AFFECT)}}},
+        "both": {"heads": {"affect": {"labels": list(AFFECT)}, "emotion": {"labels": EMOTIONS}}},
+    }
+
+    config: SpeechConfig
+
+    def __init__(self, config: SpeechConfig) -> None:
+        super().__init__(config)
+        if config.task not in ("utterance", "trace"):
+            raise InputError(f"task must be utterance or trace, got {config.task!r}")
+        if not config.heads:
+            raise InputError("heads must name at least one output")
+        nodes = {"mel", "norm", "stack", "tcn", "pool"}
+        for name in config.heads:
+            if name in nodes or not name.isidentifier() or name.endswith("_out"):
+                raise InputError(
+                    f"a head's name must be an identifier, not one of the nodes' names, got {name!r}"
+                )
+        columns = [c for head in config.heads.values() for c in head.columns]
+        if len(set(columns)) != len(columns):
+            raise InputError(f"the heads' labels must be distinct, got {columns}")
+        for name, value in (("dropout", config.dropout), ("channel_dropout", config.channel_dropout)):
+            if not 0 <= value < 1:
+                raise InputError(f"{name} must lie in [0, 1), got {value}")
+        if config.mixup < 0:
+            raise InputError(f"mixup must not be negative, got {config.mixup}")
+        self._front_end = self._make_front_end(config.front_end)
+        self.features = int(self._front_end.num_features)
+        self.augment = FeatureAugment(**vars(config.augment))
+        self.standardise = Standardise(self.features)
+        self.stack = Stack(config.stack.size, config.stack.stride)
+        self.tcn = TCN(self.features * config.stack.size, **vars(config.tcn))
+        self.pool = Pool(self.tcn.out_features, **vars(config.pool)) if config.task == "utterance" else None
+        width = self.tcn.out_features if self.pool is None else self.pool.out_features
+        self.dropout = nn.Dropout(config.dropout)
+        self.channel_dropout = nn.Dropout1d(config.channel_dropout)
+        self.linear = nn.ModuleDict(
+            {name: nn.Linear(width, len(h.labels)) for name, h in config.heads.items()}
+        )
+        self._class_weights: dict[str, Tensor] = {}
+
+    # -- what it is -----------------------------------------------------------------------------------------
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        return self.config.heads
+
+    @staticmethod
+    def _make_front_end(options: Mapping[str, Any]) -> Any:
+        from affekt import features
+
+        options = {"sample_rate": 16000, **options}
+        kind = options.pop("kind", "log_mel")
+        if kind not in FRONT_ENDS:
+            raise InputError(f"front_end.kind must be one of {', '.join(FRONT_ENDS)}, got {kind!r}")
+        cls = getattr(features, FRONT_ENDS[kind])
+        known = set(inspect.signature(cls).parameters)
+        for key in options:
+            if key not in known:
+                raise InputError(f"unknown key 'front_end.{key}': {nearest(key, known | {'kind'})}")
+        return cls(**options)
+
+    @property
+    def min_rows(self) -> int:
+        return self.stack.size
+
+    def front_end(self) -> Any:
+        return self._front_end
+
+    @property
+    def sample_rate(self) -> float:
+        """Hz of the audio that the front end takes."""
+        return float(self._front_end.options["sample_rate"])
+
+    def set_statistics(self, mean: Any, sd: Any) -> None:
+        self.standardise.set(mean, sd)
+
+    def set_class_weights(self, head: str, weights: Any) -> None:
+        """Weights of a categorical head's classes in its loss (not stored in the model)."""
+        value = torch.as_tensor(weights, dtype=torch.float32)
+        if head not in self.heads or value.shape != (len(self.heads[head].labels),):
+            raise InputError(
+                f"weights of head {head!r} must be one number per class, got {tuple(value.shape)}"
+            )
+        self._class_weights[head] = value
+
+    # -- forward --------------------------------------------------------------------------------------------
+
+    def encode(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """TCN rows (batch, time', channels) and their mask, from front-end rows (batch, time, features)."""
+        if features.dim() != 3 or features.shape[-1] != self.features:
+            raise InputError(f"features must be (batch, time, {self.features}), got {tuple(features.shape)}")
+        if self.training:
+            if mask is None:
+                mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+            features, mask = self.augment(features, mask, self.standardise.mean)
+        x = self.channel_dropout(self.standardise(features).transpose(1, 2)).transpose(1, 2)
+        if features.shape[1] < self.stack.size:  # shorter than one stacked row: the caller sees no valid row
+            x = functional.pad(x, (0, 0, 0, self.stack.size - x.shape[1]))
+            mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        x, mask = self.stack(x, mask)
+        return self.tcn(x), mask
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Raw outputs by head: tanh values in [-1, 1] for continuous heads, logits for classes.
+
+        Parameters
+        ----------
+        features : front-end rows, (batch, time, features).
+        mask : boolean (batch, time), valid rows first.
+
+        Returns
+        -------
+        dict : head -> (batch, labels) at each recording's last valid row; (batch, time', labels) for a trace.
+        """
+        rows, mask = self.encode(features, mask)
+        return self._outputs(rows if self.pool is None else self.pool(rows, mask))
+
+    def _outputs(self, z: Tensor) -> dict[str, Tensor]:
+        z = self.dropout(z)
+        return {
+            name: torch.tanh(self.linear[name](z)) if head.kind == "continuous" else self.linear[name](z)
+            for name, head in self.heads.items()
+        }
+
+    def _values(self, outputs: dict[str, Tensor]) -> Tensor:
+        parts = [
+            outputs[name].softmax(-1) if head.kind == "categorical" else outputs[name]
+            for name, head in self.heads.items()
+        ]
+        return torch.cat(parts, -1)
+
+    @torch.no_grad()
+    def predict(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Values of all `columns`: probabilities for classes. Shapes as in `forward`, heads concatenated."""
+        return self._values(self(features, mask))
+
+    @torch.no_grad()
+    def estimates(self, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        features = torch.as_tensor(features)
+        if features.dim() != 2:
+            raise InputError(f"features must be (time, {self.features}), got {tuple(features.shape)}")
+        if features.shape[0] < self.stack.size:
+            return np.empty(0), np.empty((0, len(self.columns)), np.float32)
+        z, _ = self.encode(features[None])
+        rows = torch.arange(z.shape[1])
+        if self.pool is not None:
+            z, rows = self.pool.trace(z)
+        return self.row_times(rows.numpy()), self._values(self._outputs(z))[0].numpy()
+
+    def row_times(self, rows: np.ndarray) -> np.ndarray:
+        """Seconds from the recording's start to the last sample that each stacked row used."""
+        last = np.asarray(rows) * self.stack.stride + self.stack.size - 1
+        return self._front_end.times(int(last.max(initial=-1)) + 1)[last]
+
+    # -- loss -----------------------------------------------------------------------------------------------
+
+    def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Weighted sum of the heads' losses.
+
+        batch : ``features`` (batch, time, features), ``mask`` (batch, time), ``labels`` {head: (batch,
+        labels) float or (batch,) class indices; with a time' axis after the batch for a trace}, and
+        optionally ``label_mask`` {head: boolean, the labels' shape or fewer axes}; the masked does not count.
+
+        Continuous: 1 - CCC, over the batch for utterances and over time for traces. Classes: cross-entropy,
+        weighted and smoothed as the head says. A head without any valid label in the batch contributes 0.
+        """
+        rows, mask = self.encode(batch["features"], batch.get("mask"))
+        z = rows if self.pool is None else self.pool(rows, mask)
+        labels = {name: batch["labels"][name] for name in self.heads if name in batch["labels"]}
+        valid = {}
+        for name, value in labels.items():
+            keep = batch.get("label_mask", {}).get(name)
+            if keep is None:
+                keep = torch.ones(value.shape[:1], dtype=torch.bool, device=z.device)
+            if self.pool is None and mask is not None:
+                keep = (keep if keep.dim() > 1 else keep[:, None]) & (
+                    mask if keep.dim() < 3 else mask[..., None]
+                )
+            valid[name] = keep
+            if self.heads[name].kind == "categorical":
+                place = value.clamp(min=0).long()
+                labels[name] = functional.one_hot(place, len(self.heads[name].labels)).to(z.dtype)
+            else:
+                labels[name] = value.to(z.dtype)
+        if self.training and self.config.mixup and self.pool is not None:
+            z, labels, valid = self._mix(z, labels, valid)
+        outputs = self._outputs(z)
+        parts = {}
+        for name, target in labels.items():
+            head, output, keep = self.heads[name], outputs[name], valid[name]
+            keep = keep.view(*keep.shape, *[1] * (target.dim() - keep.dim())).expand(target.shape)
+            if head.kind == "categorical":
+                parts[name] = self._cross_entropy(name, output, target, keep[..., 0])
+            elif self.pool is not None:
+                parts[name] = ccc_loss(output[:, None], target[:, None], keep[:, None], over="batch")
+            else:
+                parts[name] = ccc_loss(output, target, keep)
+        if not parts:
+            raise InputError(
+                f"labels must hold at least one of the heads {list(self.heads)}, got {list(batch['labels'])}"
+            )
+        return {"loss": sum(self.heads[name].weight * part for name, part in parts.items()), **parts}
+
+    def _mix(
+        self, z: Tensor, labels: dict[str, Tensor], valid: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Mixup of pooled recordings (Zhang et al., arXiv:1710.09412; on hidden states, arXiv:1806.05236)."""
+        # A Beta draw through torch's own generator, so that seeding torch fixes it.
+        alpha = torch.tensor(float(self.config.mixup))
+        a, b = torch._standard_gamma(alpha), torch._standard_gamma(alpha)
+        share = float(a / (a + b).clamp(min=1e-12))
+        other = torch.randperm(len(z))
+        z = share * z + (1 - share) * z[other]
+        labels = {
+            name: share * torch.nan_to_num(value) + (1 - share) * torch.nan_to_num(value[other])
+            for name, value in labels.items()
+        }
+        return z, labels, {name: keep & keep[other] for name, keep in valid.items()}
+
+    def _cross_entropy(self, name: str, logits: Tensor, target: Tensor, keep: Tensor) -> Tensor:
+        head = self.heads[name]
+        weights = self._class_weights.get(name)
+        weights = torch.ones(len(head.labels)) if weights is None else weights
+        weights = weights.to(logits)
+        mass = (weights * target).sum(-1) * keep
+        smooth = (1 - head.smoothing) * target + head.smoothing / len(head.labels)
+        each = -(weights * smooth * logits.log_softmax(-1)).sum(-1) * keep
+        return each.sum() / mass.sum().clamp(min=1e-8)
+
+    # -- model file -----------------------------------------------------------------------------------------
+
+    def inputs(self) -> list[dict[str, Any]]:
+        return [
+            {"name": "audio", "kind": "audio", "rate": self.sample_rate, "channels": 1, "unit": "full scale"}
+        ]
+
+    def graph(self) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+        self._front_end.stream()  # raises with the reason if it cannot run live
+
+        def array(value: Tensor) -> np.ndarray:
+            return value.detach().cpu().float().numpy().copy()
+
+        nodes: list[dict[str, Any]] = []
+        tensors: dict[str, np.ndarray] = {}
+
+        def add(name: str, node: str, source: str, /, **options: Any) -> str:
+            nodes.append({"name": name, "type": node, "inputs": [source], "options": options})
+            return name
+
+        last = add("mel", "front_end", "audio", **self._front_end.options)
+        last = add("norm", "standardise", last)
+        tensors["norm.mean"], tensors["norm.scale"] = (
+            array(self.standardise.mean),
+            array(self.standardise.scale),
+        )
+        if (self.stack.size, self.stack.stride) != (1, 1):
+            last = add("stack", "stack", last, size=self.stack.size, stride=self.stack.stride)
+        options = {
+            "channels": self.tcn.channels,
+            "kernel_size": self.tcn.kernel_size,
+            "dilations": self.tcn.dilations,
+            "activation": self.tcn.activation,
+        }
+        if self.tcn.activation == "leaky_relu":
+            options["slope"] = self.tcn.slope
+        last = add("tcn", "tcn", last, **options)
+        tensors |= self.tcn.folded("tcn")
+        if self.pool is not None:
+            last = add("pool", "pool", last, kind=self.pool.kind, window=self.pool.window,
+                       half_life=self.pool.half_life, hop=self.pool.hop)  # fmt: skip
+            if self.pool.score is not None:
+                tensors["pool.score.weight"] = array(self.pool.score.weight)
+                tensors["pool.score.bias"] = array(self.pool.score.bias)
+        for name, head in self.heads.items():
+            add(name, "linear", last, units=len(head.labels))
+            tensors[f"{name}.weight"] = array(self.linear[name].weight)
+            tensors[f"{name}.bias"] = array(self.linear[name].bias)
+            if head.kind == "categorical":
+                add(f"{name}_out", "activation", name, kind="softmax", temperature=1.0)
+            else:
+                add(f"{name}_out", "activation", name, kind="tanh")
+        return nodes, tensors
+
+    def outputs(self) -> list[dict[str, Any]]:
+        return [
+            {"name": name, "node": f"{name}_out", "kind": head.kind, "labels": list(head.labels)}
+            | ({"range": [-1, 1]} if head.kind == "continuous" else {})
+            for name, head in self.heads.items()
+        ]
+
+    def latency(self) -> dict[str, float]:
+        hop = 1 if self.pool is None else self.pool.hop
+        context = self.tcn.receptive_field + (0 if self.pool is None else self.pool.window - 1)
+
+        def seconds(rows: int) -> float:
+            """Audio under `rows` consecutive stacked rows."""
+            frames = (rows - 1) * self.stack.stride + self.stack.size
+            return (frames - 1) * self._front_end.hop + self._front_end.latency
+
+        options = self._front_end.options
+        before = 1 if options["preemphasis"] and options["preemphasis_mode"] == "signal" else 0
+        return {
+            "first_estimate_s": seconds(hop),
+            "lookahead_s": 0.0,
+            "hop_s": hop * self.stack.stride * self._front_end.hop,
+            "context_s": seconds(context) + before / self.sample_rate,
+        }
+
+    @torch.no_grad()
+    def load_graph(self, tensors: Mapping[str, np.ndarray]) -> None:
+        def value(name: str) -> Tensor:
+            return torch.tensor(np.asarray(tensors[name]))
+
+        self.standardise.mean.copy_(value("norm.mean"))
+        self.standardise.scale.copy_(value("norm.scale"))
+        self.tcn.fold_().load_folded(dict(tensors), "tcn")
+        if self.pool is not None and self.pool.score is not None:
+            self.pool.score.weight.copy_(value("pool.score.weight"))
+            self.pool.score.bias.copy_(value("pool.score.bias"))
+        for name, linear in self.linear.items():
+            linear.weight.copy_(value(f"{name}.weight"))
+            linear.bias.copy_(value(f"{name}.bias"))

@@ -1,0 +1,279 @@
+"""Configuration of a training run: YAML or a preset, dotted overrides, one typed schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from affekt._lazy import require
+from affekt.errors import InputError
+from affekt.systems.base import get, merge
+from affekt.systems.schema import as_dict, build, nearest
+
+__all__ = [
+    "DataConfig",
+    "LoopConfig",
+    "ProtocolConfig",
+    "RunConfig",
+    "SourceConfig",
+    "list_presets",
+    "load_config",
+    "save_config",
+]
+
+PRESETS = Path(__file__).parent / "configs"
+
+
+@dataclass
+class SourceConfig:
+    """Where recordings and labels come from: a published corpus in `root`, or a table.
+
+    `root` is the corpus's folder, or a folder that holds it under the corpus's name; for a manifest, the
+    folder that relative paths start from. `options` go to the corpus reader; `columns`, `scales` and
+    `emotions` to `affekt.data.read_manifest`.
+    """
+
+    corpus: str | None = None
+    manifest: str | None = None
+    root: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+    scales: dict[str, list[float]] = field(default_factory=dict)
+    emotions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class DataConfig(SourceConfig):
+    """The recordings of the run.
+
+    `cache` is the folder of the cached features (default: `features` in the output folder). `on_error` says
+    what a broken recording does: ``"raise"`` or ``"skip"`` (it is then named and counted in the tables).
+    `extra` are further sources whose recordings only ever train: labels that they lack are masked.
+    """
+
+    cache: str | None = None
+    on_error: str = "raise"
+    workers: int = 1
+    extra: list[SourceConfig] = field(default_factory=list)
+
+
+@dataclass
+class ProtocolConfig:
+    """How recordings are parted into training, development and test.
+
+    kind : ``"group_kfold"`` (`folds` parts), ``"leave_one_group_out"``, ``"published"`` (fold files in the
+        folder `files`), ``"column"`` (the manifest's own split column) or ``"all"`` (no test part: train on
+        everything).
+    group : manifest column whose values stay together.
+    select : numbers of the folds to run, from 1; all when null.
+    dev : development groups carved out of each fold's training part, for early stopping and model selection:
+        a count, a share below 1, or a list of names. The choice depends on `seed` and the fold only, so all
+        `seeds` share it. Where the split already has a development part, that is used.
+    seeds : one training per fold and seed.
+    seed : of the partition itself.
+    allow : kinds of leak that are accepted, see `affekt.data.audit`; any other stops the run.
+    """
+
+    kind: str = "group_kfold"
+    folds: int = 5
+    files: str | None = None
+    group: str = "subject"
+    select: list[int] | None = None
+    dev: int | float | list[str] = 0.15
+    seeds: list[int] = field(default_factory=lambda: [0])
+    seed: int = 0
+    allow: list[str] = field(default_factory=list)
+
+
+@dataclass
+class LoopConfig:
+    """The training loop.
+
+    schedule : ``"cosine"`` (to `min_lr` over all epochs), ``"constant"`` or ``"plateau"`` (times `factor`
+        after `plateau` epochs without improvement, down to `min_lr`), each after a linear warm-up of `warmup`
+        epochs.
+    accumulate : batches per optimiser step.
+    clip : largest gradient norm, null for none.
+    patience : stop after this many epochs without improvement on the development part, null to never.
+    averaging : ``"none"``, ``"ema"`` (exponential, per step, decay `ema_decay`) or ``"swa"`` (plain mean of
+        the weights after each epoch from the share `swa_start` of the epochs on). The averaged weights are
+        the ones evaluated and kept.
+    threads : torch threads, null for torch's default. The same seed gives the same numbers for the same
+        count.
+    progress : show a progress bar; null where standard error is a terminal.
+    """
+
+    epochs: int = 60
+    batch_size: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    optimiser: str = "adamw"
+    schedule: str = "cosine"
+    warmup: float = 1.0
+    min_lr: float = 1e-6
+    factor: float = 0.5
+    plateau: int = 5
+    accumulate: int = 1
+    clip: float | None = 5.0
+    patience: int | None = 15
+    averaging: str = "none"
+    ema_decay: float = 0.99
+    swa_start: float = 0.75
+    threads: int | None = None
+    tensorboard: bool = True
+    progress: bool | None = None
+
+
+@dataclass
+class RunConfig:
+    """Everything that a run depends on.
+
+    `system` is `name` and the configuration of that system (see `affekt.systems`). `out` is the folder of
+    results. `monitor` picks the model: ``"uar"``, ``"ccc"``, or null for the mean of what the heads allow.
+    `info` goes into the model's card.
+    """
+
+    name: str = "run"
+    out: str = "runs/run"
+    data: DataConfig = field(default_factory=DataConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    system: dict[str, Any] = field(default_factory=lambda: {"name": "speech"})
+    training: LoopConfig = field(default_factory=LoopConfig)
+    monitor: str | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        system = dict(self.system)
+        name = system.pop("name", "speech")
+        cls = get(name)
+        self.system = {"name": name, **as_dict(build(cls.Config, system, "system"))}
+        _check(self)
+
+
+def list_presets() -> list[str]:
+    """Names of the shipped configurations."""
+    return sorted(p.stem for p in PRESETS.glob("*.yaml"))
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any] | RunConfig | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+) -> RunConfig:
+    """A checked configuration.
+
+    Parameters
+    ----------
+    source : YAML file, name of a shipped preset (`list_presets`), mapping, or None for the defaults.
+    overrides : ``["training.epochs=20", "protocol.select=[1]"]``, values in YAML syntax, or a nested mapping.
+
+    Raises
+    ------
+    InputError : no such file or preset, not YAML, an unknown key (the nearest valid key is named), or a value
+        of the wrong type or range.
+
+    >>> load_config(None, ["training.epochs=3"]).training.epochs
+    3
+    """
+    omegaconf = require("omegaconf", purpose="configuration files")
+    if isinstance(source, RunConfig):
+        values: Mapping[str, Any] = as_dict(source)
+    elif source is None or isinstance(source, Mapping):
+        values = dict(source or {})
+    else:
+        values = _read(source)
+    if isinstance(overrides, Mapping):
+        over: Mapping[str, Any] = overrides
+    else:
+        if isinstance(overrides, str):
+            raise InputError(f"overrides must be a list of 'key=value', got {overrides!r}")
+        for item in overrides:
+            if "=" not in item or not item.partition("=")[0].strip():
+                raise InputError(f"an override must read key=value, got {item!r}")
+        try:
+            over = omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.from_dotlist(list(overrides)))
+        except Exception as error:  # OmegaConf and YAML raise a zoo of types
+            raise InputError(f"overrides {list(overrides)} cannot be read: {error}") from error
+    merged = _drop_null_heads(merge(values, over))
+    for key in merged:
+        known = {f.name for f in fields(RunConfig)}
+        if key not in known:
+            raise InputError(f"unknown key {key!r}: {nearest(key, known)}")
+    return build(RunConfig, merged)
+
+
+def save_config(config: RunConfig, path: str | Path) -> None:
+    """Write the resolved configuration as YAML; `load_config` reads it back to an equal one."""
+    omegaconf = require("omegaconf", purpose="configuration files")
+    Path(path).write_text(omegaconf.OmegaConf.to_yaml(omegaconf.OmegaConf.create(as_dict(config))))
+
+
+def _read(source: str | Path) -> dict[str, Any]:
+    omegaconf = require("omegaconf", purpose="configuration files")
+    path = Path(source)
+    if not path.suffix and not path.exists():
+        if str(source) not in list_presets():
+            raise InputError(
+                f"no configuration file or preset named {str(source)!r}: "
+                f"{nearest(str(source), list_presets())}"
+            )
+        path = PRESETS / f"{source}.yaml"
+    if not path.is_file():
+        raise InputError(f"no configuration file {path}; presets: {', '.join(list_presets())}")
+    try:
+        loaded = omegaconf.OmegaConf.load(path)
+        values = omegaconf.OmegaConf.to_container(loaded, resolve=True)
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold a mapping, got {type(values).__name__}")
+    return values
+
+
+def _drop_null_heads(values: dict[str, Any]) -> dict[str, Any]:
+    """`system.heads.NAME=null` takes a head of the file away."""
+    system = values.get("system")
+    if isinstance(system, Mapping) and isinstance(system.get("heads"), Mapping):
+        heads = {name: head for name, head in system["heads"].items() if head is not None}
+        values = {**values, "system": {**system, "heads": heads}}
+    return values
+
+
+def _check(config: RunConfig) -> None:
+    def choice(name: str, value: Any, known: Sequence[Any]) -> None:
+        if value not in known:
+            raise InputError(f"{name} must be one of {', '.join(map(str, known))}, got {value!r}")
+
+    def least(name: str, value: float | None, low: float, *, strict: bool = False) -> None:
+        if value is not None and (value < low or (strict and value == low)):
+            raise InputError(f"{name} must be {'above' if strict else 'at least'} {low}, got {value}")
+
+    loop, protocol = config.training, config.protocol
+    choice("training.optimiser", loop.optimiser, ("adamw", "adam", "sgd"))
+    choice("training.schedule", loop.schedule, ("cosine", "constant", "plateau"))
+    choice("training.averaging", loop.averaging, ("none", "ema", "swa"))
+    choice("data.on_error", config.data.on_error, ("raise", "skip"))
+    choice(
+        "protocol.kind", protocol.kind, ("group_kfold", "leave_one_group_out", "published", "column", "all")
+    )
+    choice("monitor", config.monitor, (None, "uar", "ccc"))
+    for name in ("epochs", "batch_size", "accumulate", "patience", "plateau", "threads"):
+        least(f"training.{name}", getattr(loop, name), 1)
+    for name in ("warmup", "weight_decay", "min_lr"):
+        least(f"training.{name}", getattr(loop, name), 0)
+    for name in ("lr", "clip"):
+        least(f"training.{name}", getattr(loop, name), 0, strict=True)
+    for name in ("factor", "ema_decay", "swa_start"):
+        if not 0 < getattr(loop, name) < 1:
+            raise InputError(f"training.{name} must lie between 0 and 1, got {getattr(loop, name)}")
+    if not protocol.seeds or len(set(protocol.seeds)) != len(protocol.seeds):
+        raise InputError(f"protocol.seeds must be distinct integers, at least one, got {protocol.seeds}")
+    if protocol.select is not None and (not protocol.select or min(protocol.select) < 1):
+        raise InputError(f"protocol.select must list fold numbers from 1, got {protocol.select}")
+    if not isinstance(protocol.dev, list) and protocol.dev < 0:
+        raise InputError(f"protocol.dev must not be negative, got {protocol.dev}")
+    if protocol.kind == "published" and not protocol.files:
+        raise InputError("protocol.files must name the folder of the published fold files")
+    if protocol.kind == "group_kfold":
+        least("protocol.folds", protocol.folds, 2)

@@ -1,0 +1,131 @@
+"""Training examples in memory, and batches whose order depends on nothing but (seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from affekt.errors import DataError, InputError
+from affekt.systems.base import Head
+
+__all__ = ["Examples", "batch_order", "labels_from_table"]
+
+
+class Examples:
+    """Recordings as feature rows with their labels.
+
+    Parameters
+    ----------
+    features : per recording float32 (time, features).
+    labels : head -> (n, labels) float for a continuous head (NaN where unknown) or (n,) class index (-1 where
+        unknown).
+    """
+
+    def __init__(self, features: Sequence[np.ndarray], labels: Mapping[str, np.ndarray]) -> None:
+        self.features = [np.ascontiguousarray(f, dtype=np.float32) for f in features]
+        self.labels = {name: np.asarray(value) for name, value in labels.items()}
+        for name, value in self.labels.items():
+            if len(value) != len(self.features):
+                raise InputError(f"labels of {name!r} must be {len(self.features)} rows, got {len(value)}")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Rows per recording."""
+        return np.array([len(f) for f in self.features], dtype=np.int64)
+
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Per-feature mean and standard deviation (population) over all rows of all recordings, float64."""
+        count = int(self.lengths.sum())
+        if not count:
+            raise DataError("there are no feature rows to take statistics from")
+        mean = sum(f.sum(0, dtype=np.float64) for f in self.features) / count
+        variance = sum(np.square(f - mean).sum(0) for f in self.features) / count
+        return mean, np.sqrt(variance)
+
+    def batch(self, index: Sequence[int]) -> dict[str, Any]:
+        """Zero-padded batch of the given recordings, as `System.loss` takes it."""
+        lengths = [len(self.features[i]) for i in index]
+        features = np.zeros((len(lengths), max(lengths), self.features[0].shape[1]), np.float32)
+        mask = np.zeros(features.shape[:2], bool)
+        for row, i in enumerate(index):
+            features[row, : lengths[row]] = self.features[i]
+            mask[row, : lengths[row]] = True
+        labels, label_mask = {}, {}
+        for name, value in self.labels.items():
+            value = value[list(index)]
+            valid = np.isfinite(value) if value.dtype.kind == "f" else value >= 0
+            labels[name] = torch.from_numpy(np.where(valid, value, 0).astype(value.dtype))
+            label_mask[name] = torch.from_numpy(valid)
+        return {
+            "features": torch.from_numpy(features),
+            "mask": torch.from_numpy(mask),
+            "labels": labels,
+            "label_mask": label_mask,
+            "index": torch.as_tensor(list(index)),
+        }
+
+
+def batch_order(
+    lengths: np.ndarray, size: int, *, seed: int, epoch: int, shuffle: bool = True, pool: int = 8
+) -> Iterator[list[int]]:
+    """Batches of recordings of similar length, reshuffled each epoch.
+
+    Recordings are shuffled, sorted by length within stretches of `pool` batches, cut into batches, and the
+    batches shuffled: little padding, and an order that depends on (seed, epoch) alone, so that a resumed run
+    sees what the uninterrupted one saw. Without `shuffle`: sorted by length.
+    """
+    if not shuffle:
+        order = np.argsort(lengths, kind="stable")
+        yield from (order[i : i + size].tolist() for i in range(0, len(order), size))
+        return
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    batches = []
+    for begin in range(0, len(order), size * pool):
+        stretch = order[begin : begin + size * pool]
+        stretch = stretch[np.argsort(lengths[stretch], kind="stable")]
+        batches += [stretch[i : i + size] for i in range(0, len(stretch), size)]
+    for i in rng.permutation(len(batches)):
+        yield batches[i].tolist()
+
+
+def labels_from_table(
+    table: Any, heads: Mapping[str, Head], *, partial: bool = False
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Label arrays for `Examples` from a manifest's table, and how many rows had none, by head.
+
+    A class that is not among the head's labels, an empty cell and a missing column all count as unknown.
+
+    Raises
+    ------
+    DataError : a head finds no label in the whole table (unless `partial`).
+    """
+    labels, unknown = {}, {}
+    for name, head in heads.items():
+        if head.kind == "categorical":
+            column = name if name in table else "emotion"
+            place = {label: i for i, label in enumerate(head.labels)}
+            values = table[column] if column in table else [None] * len(table)
+            labels[name] = np.array([place.get(v, -1) for v in values], dtype=np.int64)
+            unknown[name] = int((labels[name] < 0).sum())
+        else:
+            columns = [
+                np.asarray(table[label], dtype=np.float32)
+                if label in table
+                else np.full(len(table), np.nan, np.float32)
+                for label in head.labels
+            ]
+            labels[name] = np.stack(columns, axis=1)
+            unknown[name] = int(np.isnan(labels[name]).all(axis=1).sum())
+        if unknown[name] == len(table) and not partial:
+            raise DataError(
+                f"no recording has a label for head {name!r} ({', '.join(head.labels)}); "
+                f"the table has columns {', '.join(map(str, table.columns))}"
+            )
+    return labels, unknown

@@ -1,0 +1,501 @@
+"""The training loop: Lightning inside, one function outside.
+
+What a resumed run needs beyond Lightning's own checkpoint is arranged so that it equals the uninterrupted run
+bit for bit on CPU: the order of batches is a function of (seed, epoch), torch is seeded by (seed, epoch,
+batch) before each batch, the learning rate is a function of the step and of state kept in the checkpoint, and
+checkpoints are taken at the ends of epochs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import logging
+import math
+import os
+import pickle
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import Tensor
+
+from affekt._lazy import available
+from affekt.errors import AffektError, DataError, InputError
+from affekt.systems.base import System, create, export
+from affekt.systems.schema import as_dict
+from affekt.training.config import LoopConfig
+from affekt.training.examples import Examples, batch_order
+
+__all__ = ["LoopResult", "derive_seed", "export_checkpoint", "predict_examples", "train"]
+
+Score = Callable[[dict[str, np.ndarray], Mapping[str, np.ndarray]], dict[str, float]]
+
+
+@dataclass
+class LoopResult:
+    """What a training ended with.
+
+    best_epoch : epoch (from 0) whose weights were kept. best : its scores. epochs : how many were run.
+    history : one row per epoch, as in ``log.csv``. stopped : whether it ended before the last epoch.
+    """
+
+    best_epoch: int
+    best: dict[str, float]
+    epochs: int
+    history: list[dict[str, float]]
+    stopped: bool
+
+
+def train(
+    system: System,
+    train_part: Examples,
+    dev_part: Examples | None,
+    config: LoopConfig,
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    score: Score | None = None,
+    monitor: str = "score",
+    resume: bool = True,
+    stop_after: int | None = None,
+) -> LoopResult:
+    """Train `system` in place; it ends with the weights that were kept, in evaluation mode.
+
+    Parameters
+    ----------
+    train_part, dev_part : examples. Without a development part the last epoch's weights are kept and nothing
+        stops early.
+    folder : gets ``log.csv`` (one row per epoch), ``last.ckpt``, ``best.ckpt`` and, where TensorBoard is
+        installed and wanted, its event files.
+    seed : of batch order, dropout, augmentation. The initial weights are the caller's.
+    score : (outputs by head, labels by head) -> named figures on the development part; `monitor` names the
+        one that picks the epoch (larger is better).
+    resume : go on from ``last.ckpt`` if it is there.
+    stop_after : end the call after this many epochs of this process, as if killed there.
+
+    Raises
+    ------
+    AffektError : the loss is no longer finite.
+    InputError : a part is empty, or ``last.ckpt`` belongs to another seed, configuration or data.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not len(train_part):
+        raise InputError("the training part is empty")
+    if dev_part is not None and not len(dev_part):
+        dev_part = None
+    if dev_part is not None and score is None:
+        raise InputError("a development part needs a score")
+    module = _Module(system, train_part, dev_part, config, seed, score, monitor)
+    identity = _identity(system, train_part, dev_part, config, seed)
+    last = folder / "last.ckpt"
+    start = None
+    checkpoint = _read_checkpoint(last) if resume else None
+    if checkpoint is not None:
+        if checkpoint.get("affekt_identity") != identity:
+            raise InputError(f"{last} belongs to another run (seed, configuration or data differ); remove it")
+        start = last
+    keeper = _Keeper(identity, folder / "log.csv")
+    callbacks: list[Callback] = [_Schedule(), _Averaging(config), keeper]
+    if dev_part is not None:
+        if config.patience is not None:
+            callbacks.append(
+                EarlyStopping(monitor, mode="max", patience=config.patience, check_on_train_epoch_end=True)
+            )
+        best = ModelCheckpoint(
+            folder, "best", monitor=monitor, mode="max", save_on_train_epoch_end=True,
+            enable_version_counter=False, save_weights_only=True,
+        )  # fmt: skip
+        callbacks.append(best)
+    callbacks.append(
+        ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    )
+    if stop_after is not None:
+        callbacks.append(_StopAfter(stop_after))
+    logger: Any = False
+    if config.tensorboard and available("tensorboard"):
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        logger = TensorBoardLogger(folder, name="tensorboard", version="")
+    bar = sys.stderr.isatty() if config.progress is None else config.progress
+    threads = torch.get_num_threads()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    try:
+        with _quiet():
+            trainer = lightning.Trainer(
+                accelerator="cpu",
+                devices=1,
+                max_epochs=config.epochs,
+                accumulate_grad_batches=config.accumulate,
+                gradient_clip_val=config.clip,
+                callbacks=callbacks,
+                logger=logger,
+                enable_progress_bar=bar,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                default_root_dir=folder,
+                log_every_n_steps=10**9,
+            )
+            trainer.fit(module, ckpt_path=None if start is None else str(start), weights_only=True)
+    finally:
+        torch.set_num_threads(threads)
+    history = keeper.history
+    if dev_part is None:
+        kept, epoch = last, len(history) - 1
+    else:
+        kept = folder / "best.ckpt"
+        epoch = max(range(len(history)), key=lambda i: (history[i][monitor], -i))
+    _load_weights(system, torch.load(kept, map_location="cpu", weights_only=True))
+    return LoopResult(epoch, dict(history[epoch]), len(history), history, len(history) < config.epochs)
+
+
+def export_checkpoint(
+    checkpoint: str | Path, out: str | Path, info: Mapping[str, Any] | None = None, *, name: str | None = None
+) -> Path:
+    """Turn a training checkpoint (``best.ckpt``, ``last.ckpt``) into a model file.
+
+    Averaged weights are taken where the run averaged. `info` and `name` are for the card, see
+    `affekt.systems.export`.
+
+    Raises
+    ------
+    DataError : not a checkpoint of a training run.
+    """
+    checkpoint = Path(checkpoint)
+    if not checkpoint.is_file():
+        raise DataError(f"{checkpoint}: no such checkpoint")
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        record = state["affekt_system"]
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise DataError(f"{checkpoint}: not a checkpoint of a training run ({error})") from error
+    system = create(record["name"], **record["config"])
+    _load_weights(system, state)
+    return export(system, out, info, name=name)
+
+
+def _load_weights(system: System, state: Mapping[str, Any]) -> None:
+    """The kept weights of a checkpoint into the system."""
+    weights = state.get("affekt_averaged") or state["state_dict"]
+    system.load_state_dict({key.removeprefix("system."): value for key, value in weights.items()})
+    system.eval()
+
+
+@torch.no_grad()
+def predict_examples(system: System, part: Examples, batch_size: int = 64) -> dict[str, np.ndarray]:
+    """Outputs of every head for all recordings in order: probabilities or values, (n, labels)."""
+    was = system.training
+    system.eval()
+    out: dict[str, np.ndarray] = {}
+    for index in batch_order(part.lengths, batch_size, seed=0, epoch=0, shuffle=False):
+        batch = part.batch(index)
+        for name, value in system(batch["features"], batch["mask"]).items():
+            value = value.softmax(-1) if system.heads[name].kind == "categorical" else value
+            out.setdefault(name, np.zeros((len(part), value.shape[-1]), np.float32))[index] = value.numpy()
+    system.train(was)
+    return out
+
+
+class _Batches:
+    """Batches of one epoch; asks for the epoch when iteration begins."""
+
+    def __init__(self, part: Examples, size: int, seed: int, epoch: Callable[[], int] | None) -> None:
+        self.part, self.size, self.seed, self.epoch = part, size, seed, epoch
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.part) / self.size)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        epoch = 0 if self.epoch is None else self.epoch()
+        lengths = self.part.lengths
+        for index in batch_order(
+            lengths, self.size, seed=self.seed, epoch=epoch, shuffle=self.epoch is not None
+        ):
+            yield self.part.batch(index)
+
+
+class _Module(lightning.LightningModule):
+    """What Lightning sees of a system."""
+
+    def __init__(
+        self,
+        system: System,
+        train_part: Examples,
+        dev_part: Examples | None,
+        config: LoopConfig,
+        seed: int,
+        score: Score | None,
+        monitor: str,
+    ) -> None:
+        super().__init__()
+        self.system, self.loop, self.seed = system, config, seed
+        self.parts, self.score, self.monitor = (train_part, dev_part), score, monitor
+        self.sums: dict[str, list[float]] = {}
+
+    def train_dataloader(self) -> _Batches:
+        return _Batches(self.parts[0], self.loop.batch_size, self.seed, lambda: self.trainer.current_epoch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        # Biases, slopes and the magnitudes of weight norm are not pulled to zero.
+        decayed = [p for p in self.system.parameters() if p.dim() > 1 and p.shape[1:].numel() > 1]
+        others = [p for p in self.system.parameters() if not (p.dim() > 1 and p.shape[1:].numel() > 1)]
+        groups = [
+            {"params": decayed, "weight_decay": self.loop.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        if self.loop.optimiser == "sgd":
+            return torch.optim.SGD(groups, lr=self.loop.lr, momentum=0.9, nesterov=True)
+        cls = torch.optim.AdamW if self.loop.optimiser == "adamw" else torch.optim.Adam
+        return cls(groups, lr=self.loop.lr)
+
+    def on_train_epoch_start(self) -> None:
+        self.sums = {}
+        self.started = time.perf_counter()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        torch.manual_seed(derive_seed(self.seed, self.current_epoch, batch_idx))
+        parts = self.system.loss(batch)
+        if not bool(torch.isfinite(parts["loss"])):
+            raise AffektError(
+                f"the loss became {parts['loss'].item()} in epoch {self.current_epoch}, batch {batch_idx}: "
+                "lower training.lr or training.clip, and look at the features"
+            )
+        for name, value in parts.items():
+            self.sums.setdefault(name, []).append(float(value.detach()))
+        return parts["loss"]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch
+
+
+class _Schedule(Callback):
+    """Learning rate as a function of the optimiser step and of the plateau state in the checkpoint."""
+
+    def __init__(self) -> None:
+        self.state = {"scale": 1.0, "best": -math.inf, "bad": 0}
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state = dict(state)
+
+    def on_train_batch_start(self, trainer: Any, module: _Module, batch: Any, batch_idx: int) -> None:
+        loop = module.loop
+        per_epoch = math.ceil(math.ceil(len(module.parts[0]) / loop.batch_size) / loop.accumulate)
+        step, warm, total = trainer.global_step, loop.warmup * per_epoch, loop.epochs * per_epoch
+        if step < warm:
+            lr = loop.lr * (step + 1) / (warm + 1)
+        elif loop.schedule == "cosine":
+            share = (step - warm) / max(1, total - warm)
+            lr = loop.min_lr + (loop.lr - loop.min_lr) * 0.5 * (1 + math.cos(math.pi * share))
+        else:
+            lr = max(loop.min_lr, loop.lr * self.state["scale"])
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = lr
+
+    def after_epoch(self, module: _Module, value: float | None) -> None:
+        """Plateau rule; called once the epoch's score is known."""
+        loop = module.loop
+        if loop.schedule != "plateau" or value is None:
+            return
+        if value > self.state["best"]:
+            self.state |= {"best": value, "bad": 0}
+        else:
+            self.state["bad"] += 1
+            if self.state["bad"] > loop.plateau:
+                self.state |= {"scale": self.state["scale"] * loop.factor, "bad": 0}
+
+
+class _Averaging(Callback):
+    """Exponential or stochastic averaging of the weights, saved beside the live ones."""
+
+    def __init__(self, config: LoopConfig) -> None:
+        self.config = config
+        self.average: dict[str, Tensor] | None = None
+        self.count = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "average": self.average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count, self.average = state["count"], state["average"]
+
+    @torch.no_grad()
+    def _take(self, module: _Module, share: float) -> None:
+        live = module.system.state_dict()
+        if self.average is None or share >= 1:
+            self.average = {key: value.clone() for key, value in live.items()}
+        else:
+            for key, value in live.items():
+                if value.is_floating_point():
+                    self.average[key].lerp_(value, share)
+                else:
+                    self.average[key].copy_(value)
+        self.count += 1
+
+    def on_train_start(self, trainer: Any, module: _Module) -> None:
+        self.step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Any, module: _Module, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.config.averaging == "ema" and trainer.global_step != self.step:
+            self.step = trainer.global_step
+            # The first steps average over what there is, so that the random start is soon forgotten.
+            self._take(module, max(1 - self.config.ema_decay, 1 / (1 + self.count / 2)))
+
+    def after_epoch(self, module: _Module, epoch: int) -> None:
+        if self.config.averaging == "swa" and epoch >= math.floor(self.config.swa_start * self.config.epochs):
+            self._take(module, 1 / (self.count + 1))
+
+    @contextlib.contextmanager
+    def applied(self, module: _Module) -> Iterator[None]:
+        """The averaged weights in place of the live ones, if there are any."""
+        if self.average is None:
+            yield
+            return
+        live = {key: value.clone() for key, value in module.system.state_dict().items()}
+        module.system.load_state_dict(self.average)
+        yield
+        module.system.load_state_dict(live)
+
+    def on_save_checkpoint(self, trainer: Any, module: _Module, checkpoint: dict[str, Any]) -> None:
+        checkpoint["affekt_averaged"] = self.average
+
+
+class _Keeper(Callback):
+    """Scores the development part after each epoch and keeps the log."""
+
+    def __init__(self, identity: str, path: Path) -> None:
+        self.identity, self.path = identity, path
+        self.history: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.history = list(state["history"])
+
+    def on_save_checkpoint(self, trainer: Any, module: _Module, checkpoint: dict[str, Any]) -> None:
+        checkpoint["affekt_identity"] = self.identity
+        system = module.system
+        checkpoint["affekt_system"] = {"name": system.system_name, "config": as_dict(system.config)}
+
+    def on_train_epoch_end(self, trainer: Any, module: _Module) -> None:
+        schedule = next(c for c in trainer.callbacks if isinstance(c, _Schedule))
+        averaging = next(c for c in trainer.callbacks if isinstance(c, _Averaging))
+        averaging.after_epoch(module, trainer.current_epoch)
+        row: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        row |= {f"train_{name}": float(np.mean(values)) for name, values in module.sums.items()}
+        row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        dev = module.parts[1]
+        value = None
+        if dev is not None and module.score is not None:
+            with averaging.applied(module):
+                figures = module.score(predict_examples(module.system, dev), dev.labels)
+            if module.monitor not in figures:
+                raise InputError(f"monitor must be one of {', '.join(figures)}, got {module.monitor!r}")
+            value = float(figures[module.monitor])
+            row |= {name: float(v) for name, v in figures.items()}
+            module.log_dict({name: float(v) for name, v in figures.items()}, prog_bar=True)
+        module.log("train_loss", row["train_loss"], prog_bar=True)
+        schedule.after_epoch(module, value)
+        row["seconds"] = time.perf_counter() - module.started
+        self.history.append(row)
+        columns = list(dict.fromkeys(key for r in self.history for key in r))
+        temporary = self.path.with_name(f".{self.path.name}")
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.history)
+        os.replace(temporary, self.path)
+
+
+class _StopAfter(Callback):
+    def __init__(self, epochs: int) -> None:
+        self.left = epochs
+
+    def on_train_epoch_end(self, trainer: Any, module: _Module) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            trainer.should_stop = True
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The checkpoint, or None where there is none or a kill left half of one: the run then starts again."""
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        warnings.warn(f"{path} cannot be read, the training starts afresh: {error}", stacklevel=3)
+        return None
+
+
+def derive_seed(*numbers: int) -> int:
+    """A torch seed from several numbers, so that neighbours are unrelated."""
+    return int(np.random.SeedSequence([n & 0xFFFFFFFF for n in numbers]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _identity(
+    system: System, train_part: Examples, dev_part: Examples | None, config: LoopConfig, seed: int
+) -> str:
+    """Hash of what a resumed run must share with the one it continues."""
+    digest = hashlib.sha256()
+    loop = {k: v for k, v in as_dict(config).items() if k not in ("progress", "tensorboard")}
+    digest.update(repr((system.system_name, as_dict(system.config), loop, seed)).encode())
+    for part in (train_part, dev_part):
+        if part is not None:
+            digest.update(part.lengths.tobytes())
+            for name in sorted(part.labels):
+                digest.update(np.ascontiguousarray(part.labels[name]).tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what Lightning says that nobody can act upon; errors and other warnings pass."""
+    loggers = [
+        logging.getLogger(f"pytorch_lightning.{n}") for n in ("utilities.rank_zero", "accelerators.cuda")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for text in (
+                ".*does not have many workers.*",
+                ".*number of training batches.*",
+                ".*Checkpoint directory .* exists and is not empty.*",
+                ".*GPU available but not used.*",
+                ".*Starting from v1.9.0.*",
+                ".*isinstance.treespec, LeafSpec.*",
+                ".*No `val_dataloader`.*|.*defined a `validation_step`.*",
+                ".*Trying to infer the `batch_size`.*",
+                ".*The dirpath has changed.*",
+            ):
+                warnings.filterwarnings("ignore", message=text)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

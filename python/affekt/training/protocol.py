@@ -1,0 +1,607 @@
+"""The protocol runner: folds x seeds -> trained models, predictions and tidy tables.
+
+Layout of a run's folder::
+
+    config.yaml        resolved configuration            environment.json   versions and machine
+    results.csv        one row per fold and seed         summary.csv        mean, sd, intervals
+    groups.csv         one row per fold, seed and group  skipped.csv        recordings left out, and why
+    predictions.csv    all test estimates beside labels  audit.json         what the leak check found
+    features/          cached features (unless data.cache says elsewhere)
+    fold_1/seed_0/     model.safetensors, split.csv, statistics.json, predictions.csv, predictions_dev.csv,
+                       log.csv, best.ckpt, config.yaml, environment.json and, written last, done.json
+
+A fold and seed with ``done.json`` is never trained again; one that was interrupted goes on from its last
+epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from affekt import __version__, data
+from affekt._lazy import require
+from affekt.errors import DataError, InputError
+from affekt.systems.base import System, create, export
+from affekt.systems.schema import as_dict
+from affekt.training import scoring
+from affekt.training.config import RunConfig, SourceConfig, load_config, save_config
+from affekt.training.examples import Examples, labels_from_table
+from affekt.training.loop import derive_seed, predict_examples, train
+
+__all__ = ["ProtocolResult", "RunResult", "environment", "fit", "run_protocol"]
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class RunResult:
+    """One training: folder, model file, row of the results table, and whether it was there already."""
+
+    folder: Path
+    model: Path
+    row: dict[str, Any]
+    reused: bool = False
+
+    def __repr__(self) -> str:
+        return f"RunResult({self.model}: {_shown(self.row)})"
+
+
+@dataclass
+class ProtocolResult:
+    """A finished protocol: its folder, the tables (pandas) and the audit report.
+
+    `summary` is empty where the protocol has no test part.
+    """
+
+    folder: Path
+    runs: list[RunResult]
+    results: Any
+    summary: Any
+    groups: Any
+    skipped: Any
+    audit: Any
+
+    def __str__(self) -> str:
+        lines = [f"{self.folder}: {len(self.runs)} training(s), {len(self.skipped)} recording(s) left out"]
+        for row in self.summary[self.summary["over"] == "pooled"].itertuples():
+            if not row.metric.startswith(("uar", "war", "ccc_")):
+                continue
+            people = self.summary[(self.summary["metric"] == row.metric) & (self.summary["over"] == "groups")]
+            line = f"  {row.metric:<14} {row.mean:.3f}"
+            if np.isfinite(row.low):
+                line += f"  (95 % interval over {row.n} groups {row.low:.3f} to {row.high:.3f})"
+            if len(people):
+                line += f"  single groups {people['min'].iloc[0]:.3f} to {people['max'].iloc[0]:.3f}"
+            lines.append(line)
+        lines.append("  " + ("audit: no leak found" if self.audit.ok else f"AUDIT: {self.audit}"))
+        return "\n".join(lines)
+
+
+def fit(config: RunConfig | Mapping[str, Any] | str | Path, *, say: Say | None = None) -> RunResult:
+    """Train once: the first fold and first seed of the configuration. Parameters as for `run_protocol`.
+
+    With ``protocol.kind="all"`` that is a model trained on every speaker but the development ones.
+    """
+    config = load_config(config)
+    first = (config.protocol.select or [1])[0]
+    protocol = replace(config.protocol, select=[first], seeds=config.protocol.seeds[:1])
+    return run_protocol(replace(config, protocol=protocol), say=say).runs[0]
+
+
+def run_protocol(
+    config: RunConfig | Mapping[str, Any] | str | Path, *, say: Say | None = None
+) -> ProtocolResult:
+    """Train and test every selected fold with every seed, and write the tables.
+
+    Statistics, class weights and early stopping see the training and development part of each fold only. Test
+    figures come from the exported model file, run by the native core over each whole recording (mode "full",
+    the estimate at the end of the recording): what a user of the file gets.
+
+    Parameters
+    ----------
+    config : a `RunConfig`, a mapping, a YAML file or a preset.
+    say : called with one line per step; None is silent.
+
+    Raises
+    ------
+    InputError : the output folder holds a run of another configuration.
+    DataError : recordings or labels cannot be used, a selected fold does not exist, or the split leaks.
+    """
+    config = load_config(config)
+    say = say or (lambda line: None)
+    folder = Path(config.out)
+    _claim(folder, config)
+    system = _new_system(config, seed=0)
+    store, main_rows, manifest, noted = _features(config, system, folder, say)
+    splits = _splits(config, manifest, store, main_rows)
+    labels, unknown = labels_from_table(store.manifest.table, system.heads)
+    short = np.flatnonzero(store.lengths < system.min_rows)
+    for i in short:
+        noted.append(
+            _skip(store, int(i), f"shorter than the {system.min_rows} feature rows that the model needs")
+        )
+    for name, count in unknown.items():
+        if count:
+            say(f"{count} of {len(store)} recordings have no label for head {name!r} and do not train it")
+    runs = []
+    for number, split in splits:
+        usable = _without(split, short)
+        leaks = data.audit(usable.table(store.manifest), allow=_allowed(config))
+        if not leaks.ok:
+            raise DataError(f"the split of fold {number} leaks: {leaks}")
+        for seed in config.protocol.seeds:
+            place = folder / f"fold_{number}" / f"seed_{seed}"
+            done = _finished(place)
+            if done is None:
+                say(f"fold {number} ({split.name}), seed {seed}: {usable}")
+                done = _train_one(config, store, labels, usable, number, seed, place, say)
+                runs.append(RunResult(place, place / "model.safetensors", done))
+            else:
+                runs.append(RunResult(place, place / "model.safetensors", done, reused=True))
+            say(
+                f"fold {number}, seed {seed}: {_shown(done)}"
+                + (" (there already)" if runs[-1].reused else "")
+            )
+    return _tables(config, folder, system, store, runs, noted)
+
+
+# ---- pieces of a run
+
+
+def _new_system(config: RunConfig, seed: int) -> System:
+    """The system with initial weights that depend on the seed alone; torch's generator is left as it was."""
+    options = dict(config.system)
+    if options.get("task") == "trace":
+        raise InputError(
+            "system.task: a trace needs labels per step, which a manifest does not carry; "
+            "train it with affekt.training.train on Examples"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, 0x5EED))
+        return create(options.pop("name"), **options)
+
+
+def _claim(folder: Path, config: RunConfig) -> None:
+    """Write the configuration, or make sure that the run in the folder has the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "config.yaml"
+    if file.is_file():
+        there, here = (_essence(c) for c in (load_config(file), config))
+        if there != here:
+            differing = ", ".join(_differences(there, here)[:5])
+            raise InputError(
+                f"out: {folder} holds a run of another configuration (it differs in {differing}); "
+                "choose another folder or remove that one"
+            )
+    save_config(config, file)
+    _write_json(folder / "environment.json", environment())
+
+
+def _essence(config: RunConfig) -> dict[str, Any]:
+    """The configuration without what may change between two calls that work on one folder."""
+    values = as_dict(config)
+    del values["out"]
+    for section, names in {
+        "protocol": ("select", "seeds"),
+        "data": ("workers", "cache"),
+        "training": ("progress", "tensorboard"),
+    }.items():
+        for name in names:
+            del values[section][name]
+    return values
+
+
+def _differences(a: Any, b: Any, name: str = "") -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(a.keys() | b.keys())
+        return [d for k in keys for d in _differences(a.get(k), b.get(k), f"{name}.{k}" if name else str(k))]
+    return [] if a == b else [name]
+
+
+def _source(source: SourceConfig, on_error: str) -> data.Manifest:
+    """The manifest of one source."""
+    if (source.corpus is None) == (source.manifest is None):
+        raise InputError("data must name either a corpus or a manifest (data.corpus=..., data.manifest=...)")
+    if source.corpus is not None:
+        if source.root is None:
+            raise InputError(
+                f"data.root must be the folder of your copy of {source.corpus}: data.root=FOLDER"
+            )
+        root = Path(source.root).expanduser()
+        if (root / source.corpus).is_dir():
+            root = root / source.corpus
+        return data.corpus(source.corpus, root, on_error=on_error, **source.options)
+    scales = {name: (float(low), float(high)) for name, (low, high) in source.scales.items()}
+    return data.read_manifest(
+        source.manifest, root=source.root, columns=source.columns, scales=scales, emotions=source.emotions
+    )
+
+
+def _features(
+    config: RunConfig, system: System, folder: Path, say: Say
+) -> tuple[data.FeatureStore, np.ndarray, data.Manifest, list[dict[str, Any]]]:
+    """Prepared features of all sources; the store's row of each row of the main manifest (-1: left out); the
+    main manifest; what was left out so far."""
+    main = _source(config.data, config.data.on_error)
+    extra = [_source(source, config.data.on_error) for source in config.data.extra]
+    everything = data.Manifest.concat([main, *extra]) if extra else main
+    cache = Path(config.data.cache) if config.data.cache else folder / "features"
+    say(f"features of {len(everything)} recordings in {cache}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what is left out is counted in the tables
+        store = data.prepare(
+            everything, system.front_end(), cache, on_error=config.data.on_error, workers=config.data.workers
+        )
+    place = {(str(store.manifest.path(i)), *store.manifest.part(i)): i for i in range(len(store))}
+    rows = np.array([place.get((str(main.path(i)), *main.part(i)), -1) for i in range(len(main))])
+    noted = store.failures.to_dict("records")
+    for manifest in (main, *extra):
+        noted += [{"file": entry, "reason": "not a recording of the corpus's layout"}
+                  for entry in manifest.attrs.get("skipped", [])]  # fmt: skip
+    return store, rows, main, noted
+
+
+def _splits(
+    config: RunConfig, manifest: data.Manifest, store: data.FeatureStore, rows: np.ndarray
+) -> list[tuple[int, data.Split]]:
+    """Selected folds as rows of the store. Folds are made on the whole main manifest, so that a recording
+    that cannot be used does not move the others; rows of extra sources train."""
+    protocol = config.protocol
+    options: dict[str, Any] = {"seed": protocol.seed, "column": protocol.group, "dev": protocol.dev or None}
+    if protocol.kind == "group_kfold":
+        splits = data.group_kfold(manifest, protocol.folds, **options)
+    elif protocol.kind == "leave_one_group_out":
+        splits = data.leave_one_group_out(manifest, **options)
+    elif protocol.kind == "published":
+        files = Path(protocol.files or "").expanduser()
+        if not files.is_absolute() and not files.is_dir() and config.data.root:
+            files = Path(config.data.root) / files  # relative to the data, as presets name it
+        splits = data.published_folds(files, manifest, on_missing=config.data.on_error, **options)
+    elif protocol.kind == "column":
+        splits = [_column_split(manifest, options)]
+    else:
+        everything = data.Split(np.arange(len(manifest)), [], [], "all", protocol.group)
+        splits = [_carve(everything, manifest, **options)]
+    numbers = protocol.select or list(range(1, len(splits) + 1))
+    if max(numbers) > len(splits):
+        raise DataError(f"protocol.select asks for fold {max(numbers)}; the protocol has {len(splits)}")
+    own = set(rows[rows >= 0].tolist())
+    extra = np.array([i for i in range(len(store)) if i not in own], dtype=np.int64)
+
+    def mapped(part: np.ndarray) -> np.ndarray:
+        found = rows[part]
+        return found[found >= 0]
+
+    out = []
+    for number in numbers:
+        s = splits[number - 1]
+        train_rows = np.concatenate([mapped(s.train), extra])
+        split = data.Split(train_rows, mapped(s.dev), mapped(s.test), s.name, s.grouped_by)
+        if not len(split.train):
+            raise DataError(f"fold {number} has no usable training recording")
+        out.append((number, split))
+    return out
+
+
+def _column_split(manifest: data.Manifest, options: Mapping[str, Any]) -> data.Split:
+    parts = manifest.groups("split")
+    unknown = sorted(set(parts) - {"train", "dev", "test"})
+    if unknown:
+        raise DataError(f"the split column must hold train, dev and test; it has {', '.join(unknown)}")
+    split = data.Split(*(np.flatnonzero(parts == name) for name in ("train", "dev", "test")), "column", None)
+    return split if len(split.dev) else _carve(split, manifest, **options)
+
+
+def _carve(
+    split: data.Split, manifest: data.Manifest, *, dev: int | float | list[str] | None, seed: int, column: str
+) -> data.Split:
+    """Move development groups out of the training part."""
+    if dev is None:
+        return split
+    groups = manifest.groups(column)[split.train]
+    if isinstance(dev, list):
+        moved = np.isin(groups.astype(str), dev)
+        if not moved.any() or moved.all():
+            raise DataError(f"protocol.dev: {', '.join(dev)} must be some but not all of the training groups")
+    else:
+        moved = np.zeros(len(groups), bool)
+        moved[data.random_split(groups, test=dev, seed=seed).test] = True
+    return replace(split, train=split.train[~moved], dev=split.train[moved])
+
+
+def _without(split: data.Split, rows: np.ndarray) -> data.Split:
+    """The split without rows that no model can take; test rows stay and are counted as failed."""
+    return replace(split, train=np.setdiff1d(split.train, rows), dev=np.setdiff1d(split.dev, rows))
+
+
+def _allowed(config: RunConfig) -> list[str]:
+    allowed = list(config.protocol.allow)
+    return [*allowed, "partition"] if config.protocol.kind in ("all", "column") else allowed
+
+
+def _train_one(
+    config: RunConfig,
+    store: data.FeatureStore,
+    labels: Mapping[str, np.ndarray],
+    split: data.Split,
+    number: int,
+    seed: int,
+    place: Path,
+    say: Say,
+) -> dict[str, Any]:
+    """One fold with one seed, from statistics to predictions; returns its row of the results."""
+    begun = time.perf_counter()
+    place.mkdir(parents=True, exist_ok=True)
+    split.save(place, store.manifest)
+    save_config(config, place / "config.yaml")
+    _write_json(place / "environment.json", environment())
+    system = _new_system(config, seed)
+    statistics = store.statistics(split.train, fitted_on="train")
+    statistics.save(place)
+    system.set_statistics(statistics.mean, statistics.sd)
+
+    def part(rows: np.ndarray) -> Examples | None:
+        chosen = {name: value[rows] for name, value in labels.items()}
+        return Examples([store.load(int(i)) for i in rows], chosen) if len(rows) else None
+
+    train_part, dev_part = part(split.train), part(split.dev)
+    for name, head in system.heads.items():
+        known = labels[name][split.train]
+        if not (known >= 0 if head.kind == "categorical" else np.isfinite(known)).any():
+            raise DataError(f"fold {number}: no training recording has a label for head {name!r}")
+        if head.kind == "categorical" and head.balance:
+            counts = np.bincount(known[known >= 0], minlength=len(head.labels))
+            system.set_class_weights(name, counts.sum() / (len(head.labels) * np.maximum(counts, 1)))
+
+    def score(outputs: dict[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
+        return scoring.figures(outputs, truth, system.heads)
+
+    result = train(
+        system, train_part, dev_part, config.training, place, seed=seed, score=score,
+        monitor=config.monitor or "score",
+    )  # fmt: skip
+    trained = time.perf_counter() - begun
+
+    path = place / "model.safetensors"
+    info = _info(config, store, split, number, seed)
+    export(system, path, info, name=config.name)
+    table, failed = _native_predictions(path, store, split.test)
+    table.to_csv(place / "predictions.csv", index=False)
+    shown: dict[str, float] = {}
+    if len(table):
+        shown = scoring.figures(scoring.outputs(table, system.heads), _truth(table, system), system.heads)
+    if dev_part is not None:
+        dev_outputs = predict_examples(system, dev_part)
+        dev_table = _labelled(store, split.dev)
+        for name, head in system.heads.items():
+            dev_table[head.columns] = dev_outputs[name]
+        dev_table.to_csv(place / "predictions_dev.csv", index=False)
+    dev = {
+        f"dev_{name}": value
+        for name, value in result.best.items()
+        if name in scoring.definitions(result.best)
+    }
+    info["metrics"] = {"test": shown, "development": {k.removeprefix("dev_"): v for k, v in dev.items()}}
+    export(system, path, info, name=config.name)
+
+    manifest = store.manifest.table
+    group = config.protocol.group
+    row: dict[str, Any] = {
+        "fold": number,
+        "seed": seed,
+        "split": split.name,
+        "mode": "full",
+        "n_train": len(split.train),
+        "n_dev": len(split.dev),
+        "n_test": len(table),
+        "n_test_failed": len(failed),
+        "dev_groups": " ".join(sorted(manifest[group].iloc[split.dev].unique())) if group in manifest else "",
+        "test_groups": " ".join(sorted(manifest[group].iloc[split.test].unique()))
+        if group in manifest
+        else "",
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        **shown,
+        **dev,
+        "seconds_training": round(trained, 1),
+        "seconds": round(time.perf_counter() - begun, 1),
+    }
+    (place / "last.ckpt").unlink(missing_ok=True)
+    _write_json(place / "done.json", {"row": row, "failed": failed})
+    return row
+
+
+def _info(
+    config: RunConfig, store: data.FeatureStore, split: data.Split, number: int, seed: int
+) -> dict[str, Any]:
+    """Provenance for the card."""
+    table = store.manifest.table
+    attrs = store.manifest.attrs
+    parts = attrs.get("parts", [attrs])
+    info: dict[str, Any] = {
+        "data": sorted({str(p.get("corpus", "user's manifest")) for p in parts}),
+        "licence": "; ".join(sorted({f"{p.get('corpus')}: {p['licence']}" for p in parts if "licence" in p}))
+        or "not stated",
+        "protocol": f"{config.protocol.kind}, fold {number}, seed {seed}",
+        "trained_on": {"recordings": len(split.train)},
+        "affekt": __version__,
+    }
+    if config.protocol.group in table:
+        info["trained_on"]["groups"] = int(table[config.protocol.group].iloc[split.train].nunique())
+    return {**info, **config.info}
+
+
+def _labelled(store: data.FeatureStore, rows: np.ndarray) -> Any:
+    """Identity and labels of some rows, the labels as ``true_<label>``."""
+    table = store.manifest.table.iloc[rows].reset_index(drop=True)
+    keep = [c for c in ("file", "start", "end", "subject", "session") if c in table]
+    out = table[keep].copy()
+    for name in store.manifest.labels:
+        out[f"true_{name}"] = table[name]
+    return out
+
+
+def _native_predictions(
+    path: Path, store: data.FeatureStore, rows: np.ndarray
+) -> tuple[Any, list[dict[str, Any]]]:
+    """What the model file says at the end of each recording, run by the native core in full mode."""
+    from affekt._native import load
+
+    pandas = require("pandas", purpose="result tables")
+    model = load(path)
+    manifest = store.manifest
+    values, kept, failed = [], [], []
+    for i in rows:
+        begin, end = manifest.part(int(i))
+        try:
+            samples = data.read_audio(manifest.path(int(i)), model.sample_rate, start=begin, end=end)
+            _, estimates = model.run(samples, mode="full")
+        except DataError as error:
+            failed.append(_skip(store, int(i), str(error)))
+            continue
+        if not len(estimates):
+            failed.append(_skip(store, int(i), "too short for a single estimate"))
+            continue
+        values.append(estimates[-1])
+        kept.append(int(i))
+    table = _labelled(store, np.array(kept, dtype=np.int64))
+    estimates = pandas.DataFrame(np.reshape(values, (-1, len(model.columns))), columns=model.columns)
+    return pandas.concat([table, estimates], axis=1), failed
+
+
+def _skip(store: data.FeatureStore, i: int, reason: str) -> dict[str, Any]:
+    begin, end = store.manifest.part(i)
+    return {"file": str(store.manifest.path(i)), "start": begin, "end": end, "reason": reason}
+
+
+def _truth(table: Any, system: System) -> dict[str, np.ndarray]:
+    """Label arrays from the ``true_*`` columns of predictions."""
+    own = table[[c for c in table if c.startswith("true_")]].rename(columns=lambda c: c.removeprefix("true_"))
+    return labels_from_table(own, system.heads, partial=True)[0]
+
+
+def _tables(
+    config: RunConfig,
+    folder: Path,
+    system: System,
+    store: data.FeatureStore,
+    runs: list[RunResult],
+    noted: list[dict[str, Any]],
+) -> ProtocolResult:
+    """Collect what the trainings left into the tables of the run."""
+    pandas = require("pandas", purpose="result tables")
+    results = pandas.DataFrame([run.row for run in runs])
+    noted = noted + [f for run in runs for f in json.loads((run.folder / "done.json").read_text())["failed"]]
+    skipped = pandas.DataFrame(noted, columns=["file", "start", "end", "reason"]).drop_duplicates()
+    results.insert(min(8, len(results.columns)), "n_skipped", len(skipped))
+    parts = []
+    for run in runs:
+        part = pandas.read_csv(run.folder / "predictions.csv", dtype={"subject": str, "session": str})
+        if not len(part):
+            continue
+        part.insert(0, "fold", run.row["fold"])
+        part.insert(1, "seed", run.row["seed"])
+        part["group"] = part[config.protocol.group] if config.protocol.group in part else part["subject"]
+        if "start" not in part:
+            part["start"] = 0.0
+        parts.append(part)
+    summary = groups = pandas.DataFrame(columns=["metric", "over"])
+    if parts:
+        predictions = pandas.concat(parts, ignore_index=True)
+
+        def labels(table: Any) -> dict[str, np.ndarray]:
+            return _truth(table, system)
+
+        groups = scoring.group_table(predictions, system.heads, labels)
+        summary = scoring.summary_table(predictions, groups, system.heads, labels)
+        _write_csv(folder / "predictions.csv", predictions.drop(columns="group"))
+        _write_csv(folder / "groups.csv", groups)
+        _write_csv(folder / "summary.csv", summary)
+    _write_csv(folder / "results.csv", results)
+    _write_csv(folder / "skipped.csv", skipped)
+    report = data.audit(folder, store=store, allow=_allowed(config))
+    (folder / "audit.json").write_text(report.to_json() + "\n")
+    return ProtocolResult(folder, runs, results, summary, groups, skipped, report)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, as ``environment.json`` records them."""
+    from importlib import metadata
+
+    packages = {"affekt": __version__}
+    for name in (
+        "numpy",
+        "torch",
+        "pytorch-lightning",
+        "pandas",
+        "scipy",
+        "scikit-learn",
+        "soundfile",
+        "soxr",
+    ):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = "absent"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "packages": packages,
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _finished(place: Path) -> dict[str, Any] | None:
+    """The row of a finished training, or None."""
+    if not (place / "done.json").is_file() or not (place / "model.safetensors").is_file():
+        return None
+    return json.loads((place / "done.json").read_text())["row"]
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    """The few figures of a row that a person wants to see."""
+    names = [n for n in row if n == "uar" or n.startswith(("uar_", "ccc_"))] or [
+        n for n in row if n in ("dev_uar", "dev_ccc")
+    ]
+    return (
+        ", ".join(f"{n} {row[n]:.3f}" for n in names)
+        + f", best epoch {row['best_epoch']}, {row['seconds']:.0f} s"
+    )
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _replace(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write_csv(path: Path, table: Any) -> None:
+    _replace(path, table.to_csv(index=False, float_format="%.6g"))
+
+
+def _replace(path: Path, content: str) -> None:
+    """Write so that a reader, or a resumed run, sees the old content or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(content)
+    os.replace(temporary, path)

@@ -1,0 +1,198 @@
+"""Figures of merit of predictions by head, and their spread over folds, seeds and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from affekt import metrics
+from affekt._lazy import require
+from affekt.systems.base import Head
+
+__all__ = ["definitions", "figures", "group_table", "outputs", "summary_table"]
+
+_CLASSES: dict[str, Callable[..., float]] = {
+    "uar": metrics.uar,
+    "war": metrics.war,
+    "macro_f1": metrics.macro_f1,
+}
+_VALUES: dict[str, Callable[..., float]] = {"ccc": metrics.ccc, "pcc": metrics.pcc, "rmse": metrics.rmse}
+_METRICS = {**_CLASSES, **_VALUES}
+
+
+def _series(
+    given: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], heads: Mapping[str, Head]
+) -> Iterable[tuple[str, str, np.ndarray, np.ndarray, np.ndarray]]:
+    """(figure's suffix, kind, predictions, targets, which rows are labelled) of every scored quantity."""
+    several = sum(head.kind == "categorical" for head in heads.values()) > 1
+    for name, head in heads.items():
+        if name not in given or name not in labels:
+            continue
+        values, target = np.asarray(given[name]), np.asarray(labels[name])
+        if head.kind == "categorical":
+            yield (f"_{name}" if several else ""), "classes", values.argmax(1), target, target >= 0
+        else:
+            for column, label in enumerate(head.labels):
+                y = target[:, column].astype(np.float64)
+                yield f"_{label}", "values", values[:, column].astype(np.float64), y, np.isfinite(y)
+
+
+def figures(
+    given: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], heads: Mapping[str, Head]
+) -> dict[str, float]:
+    """All figures of one set of predictions.
+
+    Classes: ``uar``, ``war``, ``macro_f1`` (with ``_<head>`` where several heads have classes). Values:
+    ``ccc_<label>``, ``pcc_<label>``, ``rmse_<label>`` over all recordings concatenated, and ``ccc``, the mean
+    over labels.
+    ``score`` is the mean of the UARs and the mean CCC. Rows without a label take no part; a head without any
+    label has no figures.
+
+    Parameters
+    ----------
+    given : head -> (n, labels), values or class probabilities.
+    labels : head -> (n,) class index, -1 unknown, or (n, labels), NaN unknown.
+    """
+    out: dict[str, float] = {}
+    for suffix, kind, values, target, known in _series(given, labels, heads):
+        if known.any():
+            for metric, function in (_CLASSES if kind == "classes" else _VALUES).items():
+                out[metric + suffix] = float(function(values[known], target[known]))
+    concordance = [value for name, value in out.items() if name.startswith("ccc_")]
+    recalls = [value for name, value in out.items() if name.startswith("uar")]
+    if concordance:
+        out["ccc"] = float(np.mean(concordance))
+    parts = recalls + ([out["ccc"]] if concordance else [])
+    if parts:
+        out["score"] = float(np.mean(parts))
+    return out
+
+
+def definitions(names: Iterable[str]) -> dict[str, str]:
+    """In words, what each figure is."""
+    out = {}
+    for name in names:
+        metric = next((m for m in ("macro_f1", *_METRICS) if name == m or name.startswith(f"{m}_")), None)
+        if name == "ccc":
+            out[name] = "mean over labels of the " + metrics.describe("ccc")
+        elif name == "score":
+            out[name] = "mean of UAR and mean CCC, as far as there are"
+        elif metric is not None:
+            out[name] = metrics.describe(metric)
+    return out
+
+
+def group_table(predictions: Any, heads: Mapping[str, Head], labels: Callable[[Any], Any]) -> Any:
+    """Figures per group and seed: DataFrame ``fold, seed, group, n, <figures>``.
+
+    `predictions` is a table with ``fold, seed, group`` and the heads' columns; `labels` gives the label
+    arrays of a part of it. A figure that a group has no labels for is NaN; correlations of constants are 0.
+    """
+    pandas = require("pandas", purpose="result tables")
+    rows = []
+    for (fold, seed, group), part in predictions.groupby(["fold", "seed", "group"], sort=True):
+        row = {"fold": fold, "seed": seed, "group": group, "n": len(part)}
+        rows.append(row | figures(outputs(part, heads), labels(part), heads))
+    return pandas.DataFrame(rows)
+
+
+def summary_table(
+    predictions: Any, groups: Any, heads: Mapping[str, Head], labels: Callable[[Any], Any]
+) -> Any:
+    """Mean, sd and 95 % interval of every figure, in three ways.
+
+    DataFrame ``metric, over, mean, sd, low, high, n, min, max, definition``:
+
+    - ``over = "pooled"``: predictions of all folds concatenated, the figure taken once per seed and averaged
+      over seeds; interval by bootstrap over groups (2000 draws), n groups; sd that of the draws.
+    - ``over = "folds"``: the figure per fold, averaged over seeds; mean, sd (ddof 1), t interval over folds.
+    - ``over = "seeds"``: the pooled figure per seed; mean, sd and t interval over the n seeds.
+    - ``over = "groups"``: the figure per group (speaker), averaged over seeds; mean, sd, t interval, min and
+      max over the n groups.
+
+    An interval that one value cannot have is NaN.
+    """
+    pandas = require("pandas", purpose="result tables")
+    per_seed = {
+        seed: figures(outputs(part, heads), labels(part), heads) for seed, part in predictions.groupby("seed")
+    }
+    per_fold = [
+        {"fold": fold, **figures(outputs(part, heads), labels(part), heads)}
+        for (fold, _), part in predictions.groupby(["fold", "seed"])
+    ]
+    folds = pandas.DataFrame(per_fold).groupby("fold").mean()
+    people = groups.drop(columns=["fold", "seed", "n"]).groupby("group").mean()
+    names = list(dict.fromkeys(name for row in per_seed.values() for name in row))
+    bootstrap = _bootstrap(predictions, heads, labels)
+    words = definitions(names)
+    rows = []
+
+    def add(name: str, over: str, values: Any) -> None:
+        values = np.asarray(values, dtype=np.float64)
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return
+        interval = metrics.mean_interval(values)
+        row = {"metric": name, "over": over, "mean": interval.mean, "n": interval.n}
+        if interval.n > 1:
+            row |= {"sd": interval.sd, "low": interval.low, "high": interval.high}
+        rows.append(row | {"min": values.min(), "max": values.max(), "definition": words[name]})
+
+    for name in names:
+        drawn = bootstrap.get(name)
+        row = {"metric": name, "over": "pooled", "mean": np.mean([row[name] for row in per_seed.values()])}
+        if drawn is not None:
+            row |= {"sd": drawn.sd, "low": drawn.low, "high": drawn.high}
+        rows.append(row | {"n": len(people), "definition": words[name]})
+        add(name, "folds", folds[name])
+        add(name, "seeds", [row[name] for row in per_seed.values()])
+        if name in people:
+            add(name, "groups", people[name])
+    columns = ["metric", "over", "mean", "sd", "low", "high", "n", "min", "max", "definition"]
+    return pandas.DataFrame(rows).reindex(columns=columns)
+
+
+def outputs(table: Any, heads: Mapping[str, Head]) -> dict[str, np.ndarray]:
+    """The columns of each head in a table of predictions, (n, labels)."""
+    return {name: table[head.columns].to_numpy(dtype=np.float64) for name, head in heads.items()}
+
+
+def _bootstrap(predictions: Any, heads: Mapping[str, Head], labels: Callable[[Any], Any]) -> dict[str, Any]:
+    """Interval of every pooled figure over groups; each draw averages the seeds."""
+    seeds = sorted(predictions["seed"].unique())
+    parts = [
+        part.sort_values(["file", "start"], kind="stable").reset_index(drop=True)
+        for _, part in predictions.groupby("seed")
+    ]
+    same = all(len(p) == len(parts[0]) and (p["file"] == parts[0]["file"]).all() for p in parts)
+    if not same:  # folds of some seeds are missing: no common draw
+        return {}
+    group = parts[0]["group"].to_numpy()
+    truth = labels(parts[0])
+    by_seed = [outputs(p, heads) for p in parts]
+    out = {}
+    stacked = {name: np.stack([o[name] for o in by_seed], axis=-1) for name in heads}  # (n, labels, seeds)
+    for suffix, kind, _, target, known in _series(by_seed[0], truth, heads):
+        if len(set(group[known])) < 2:
+            continue
+        if kind == "classes":
+            head = next(n for n, h in heads.items() if h.kind == "categorical" and suffix in ("", f"_{n}"))
+            values = stacked[head].argmax(1)
+        else:
+            head, column = next(
+                (n, h.labels.index(suffix[1:]))
+                for n, h in heads.items()
+                if h.kind == "continuous" and suffix[1:] in h.labels
+            )
+            values = stacked[head][:, column]
+        for metric, function in (_CLASSES if kind == "classes" else _VALUES).items():
+
+            def mean(p: np.ndarray, t: np.ndarray, function: Callable[..., float] = function) -> float:
+                return float(np.mean([function(p[:, s], t) for s in range(len(seeds))]))
+
+            out[metric + suffix] = metrics.bootstrap_interval(
+                mean, values[known], target[known], group[known]
+            )
+    return out

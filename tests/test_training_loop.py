@@ -1,0 +1,264 @@
+"""The training loop: resumed runs equal uninterrupted ones, whatever is switched on, and it learns."""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+import csv
+import dataclasses
+import warnings
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pytorch_lightning")
+
+from affekt import nn
+from affekt.errors import AffektError, InputError
+from affekt.losses import ccc_loss
+from affekt.systems import Head, System
+from affekt.training import Examples, train
+from affekt.training.config import LoopConfig
+from affekt.training.examples import batch_order
+
+
+@dataclasses.dataclass
+class ToyConfig:
+    width: int = 3
+
+
+class Toy(System):
+    """A small system with dropout and augmentation, so that every random source is in play."""
+
+    Config = ToyConfig
+    system_name = "toy"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.augment = nn.FeatureAugment(gain=0.2, tempo=0.1, time_masks=1, time_width=3)
+        self.tcn = nn.TCN(config.width, [8], dropout=0.2)
+        self.pool = nn.Pool(8)
+        self.emotion = torch.nn.Linear(24, 2)
+        self.affect = torch.nn.Linear(24, 1)
+
+    heads = {"emotion": Head(labels=["a", "b"]), "affect": Head(labels=["arousal"])}  # noqa: RUF012
+
+    def forward(self, features, mask=None):
+        if self.training:
+            features, mask = self.augment(features, mask)
+        z = self.pool(self.tcn(features), mask)
+        return {"emotion": self.emotion(z), "affect": torch.tanh(self.affect(z))}
+
+    def loss(self, batch):
+        out = self(batch["features"], batch["mask"])
+        keep = batch["label_mask"]["affect"]
+        affect = ccc_loss(
+            out["affect"][:, None], batch["labels"]["affect"][:, None], keep[:, None], over="batch"
+        )
+        emotion = torch.nn.functional.cross_entropy(out["emotion"], batch["labels"]["emotion"])
+        return {"loss": affect + emotion, "affect": affect, "emotion": emotion}
+
+
+def toy_examples(n, seed):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 2, n)
+    features = [rng.normal(size=(rng.integers(5, 30), 3)) * 0.5 + (2 * k - 1) * 0.7 for k in label]
+    arousal = (2.0 * label - 1)[:, None].astype(np.float32) * 0.8
+    arousal[: n // 4] = np.nan
+    return Examples(features, {"emotion": label, "affect": arousal})
+
+
+def score(outputs, labels):
+    return {
+        "score": float((outputs["emotion"].argmax(1) == labels["emotion"]).mean())
+        - 1e-3 * outputs["affect"].std()
+    }
+
+
+def run(folder, seed=0, stop_after=None, **options):
+    torch.manual_seed(7)
+    system = Toy(ToyConfig())
+    config = LoopConfig(**{"epochs": 4, "batch_size": 5, "tensorboard": False, "progress": False, **options})
+    result = train(
+        system,
+        toy_examples(33, 0),
+        toy_examples(14, 1),
+        config,
+        folder,
+        seed=seed,
+        score=score,
+        stop_after=stop_after,
+    )
+    return system, result
+
+
+def weights(system):
+    return {k: v.clone() for k, v in system.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def live(folder):
+    """The live weights and the optimiser's state at the end of the run."""
+    state = torch.load(folder / "last.ckpt", weights_only=True)
+    moments = state["optimizer_states"][0]["state"]
+    return {**state["state_dict"], **{f"m{i}": v["exp_avg"] for i, v in moments.items()}}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"accumulate": 2, "averaging": "ema", "schedule": "constant"},
+        {"averaging": "swa", "swa_start": 0.25, "schedule": "plateau", "plateau": 1, "patience": None},
+    ],
+    ids=["plain", "accumulated-ema", "swa-plateau"],
+)
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, options):
+    whole, whole_result = run(tmp_path / "whole", **options)
+    first, first_result = run(tmp_path / "parts", stop_after=2, **options)
+    assert first_result.epochs == 2
+    assert first_result.stopped
+    parts, parts_result = run(tmp_path / "parts", **options)
+    assert same(weights(whole), weights(parts))
+    assert same(live(tmp_path / "whole"), live(tmp_path / "parts"))
+    drop = [{k: v for k, v in row.items() if k != "seconds"} for row in whole_result.history]
+    assert drop == [{k: v for k, v in row.items() if k != "seconds"} for row in parts_result.history]
+    assert not same(live(tmp_path / "whole"), weights(first))
+    again, _ = run(tmp_path / "again", **options)
+    assert same(weights(whole), weights(again))
+    other, _ = run(tmp_path / "other", seed=1, **options)
+    assert not same(weights(whole), weights(other))
+
+
+def test_a_finished_run_resumes_to_itself(tmp_path):
+    one, first = run(tmp_path)
+    two, second = run(tmp_path)
+    assert same(weights(one), weights(two))
+    assert first.history == second.history
+
+
+def test_half_a_checkpoint_is_as_good_as_none(tmp_path):
+    whole, _ = run(tmp_path / "whole")
+    run(tmp_path / "cut", stop_after=2)
+    content = (tmp_path / "cut" / "last.ckpt").read_bytes()
+    (tmp_path / "cut" / "last.ckpt").write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match="starts afresh"):
+        again, _ = run(tmp_path / "cut")
+    assert same(weights(whole), weights(again))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    run(tmp_path, stop_after=1)
+    with pytest.raises(InputError, match="another run"):
+        run(tmp_path, seed=3)
+    with pytest.raises(InputError, match="another run"):
+        run(tmp_path, lr=1e-4)
+
+
+def test_it_learns_logs_and_says_nothing(tmp_path, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, result = run(tmp_path, epochs=8, lr=5e-3)
+    assert result.best["score"] > 0.9
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+    with open(tmp_path / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["epoch"]) for r in rows] == list(range(8))
+    assert {"train_loss", "train_emotion", "train_affect", "score", "lr", "seconds"} <= set(rows[0])
+    out = capfd.readouterr()
+    assert out.out == ""
+    assert out.err == ""
+
+
+def test_the_kept_weights_are_those_of_the_best_epoch(tmp_path):
+    system, result = run(tmp_path, epochs=6, lr=2e-2)
+    figures = score(
+        dict(zip(("emotion", "affect"), outputs(system), strict=True)), toy_examples(14, 1).labels
+    )
+    assert figures["score"] == pytest.approx(result.best["score"], abs=1e-6)
+    assert result.best["score"] == max(r["score"] for r in result.history)
+
+
+def outputs(system):
+    from affekt.training.loop import predict_examples
+
+    out = predict_examples(system, toy_examples(14, 1))
+    return out["emotion"], out["affect"]
+
+
+def test_early_stop_and_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    _, result = run(tmp_path, epochs=40, lr=1e-12, patience=2, tensorboard=True)
+    assert result.stopped
+    assert result.epochs < 10
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_accumulation_counts_optimiser_steps(tmp_path):
+    _, one = run(tmp_path / "a")
+    _, three = run(tmp_path / "b", accumulate=3)
+    assert one.history[-1]["step"] == 4 * 7
+    assert three.history[-1]["step"] == 4 * 3
+
+
+def test_schedules(tmp_path):
+    _, cosine = run(tmp_path / "a", warmup=1, lr=1e-2)
+    rates = [r["lr"] for r in cosine.history]
+    assert rates[0] < 1e-2
+    assert rates[1] > rates[2] > rates[3]
+    assert rates[3] < 1e-3
+    _, constant = run(tmp_path / "b", schedule="constant", warmup=0)
+    assert {r["lr"] for r in constant.history} == {1e-3}
+    options = {"schedule": "plateau", "plateau": 1, "warmup": 0, "min_lr": 0, "patience": None}
+    _, plateau = run(tmp_path / "c", lr=1e-9, epochs=7, **options)
+    assert plateau.history[-1]["lr"] < 1e-9
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path):
+    part = toy_examples(10, 0)
+    part.features[3][2, 1] = np.inf
+    with pytest.raises(AffektError, match=r"the loss became .* lower training.lr"):
+        train(Toy(ToyConfig()), part, None, LoopConfig(epochs=1, tensorboard=False), tmp_path)
+
+
+def test_without_development_part_the_last_epoch_is_kept(tmp_path):
+    torch.manual_seed(0)
+    system = Toy(ToyConfig())
+    result = train(system, toy_examples(20, 0), None, LoopConfig(epochs=2, tensorboard=False), tmp_path)
+    assert result.best_epoch == 1
+    assert not result.stopped
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert same(weights(system), {k.removeprefix("system."): v for k, v in state.items()})
+
+
+def test_batches_cover_everything_once_and_depend_on_seed_and_epoch_alone():
+    lengths = np.random.default_rng(0).integers(1, 400, 101)
+    orders = {}
+    for seed in (0, 1):
+        for epoch in (0, 1):
+            batches = list(batch_order(lengths, 8, seed=seed, epoch=epoch))
+            assert sorted(i for b in batches for i in b) == list(range(101))
+            assert max(map(len, batches)) == 8
+            assert batches == list(batch_order(lengths, 8, seed=seed, epoch=epoch))
+            orders[seed, epoch] = str(batches)
+    assert len(set(orders.values())) == 4
+    padded = sum(len(b) * lengths[b].max() for b in batch_order(lengths, 8, seed=0, epoch=0))
+    blind = np.random.default_rng(0).permutation(101)
+    careless = sum(len(b) * lengths[b].max() for b in (blind[i : i + 8] for i in range(0, 101, 8)))
+    assert padded < 0.8 * careless
+
+
+def test_examples_pad_mask_and_measure():
+    part = toy_examples(5, 3)
+    batch = part.batch([4, 0])
+    assert batch["mask"].sum(1).tolist() == [len(part.features[4]), len(part.features[0])]
+    assert torch.equal(batch["features"][1, : len(part.features[0])], torch.tensor(part.features[0]))
+    assert batch["label_mask"]["affect"][1].item() is False
+    assert torch.isfinite(batch["labels"]["affect"]).all()
+    mean, sd = part.statistics()
+    rows = np.concatenate(part.features).astype(np.float64)
+    np.testing.assert_allclose(mean, rows.mean(0))
+    np.testing.assert_allclose(sd, rows.std(0))
