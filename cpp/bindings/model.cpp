@@ -1,5 +1,5 @@
-// Model, Engine and FullPass for Python. Calls that compute release the GIL; a mutex per direction keeps threads that
-// share one object apart, which the C++ engine leaves to its caller.
+// Model, Engine and FullPass for Python. Calls that compute release the GIL; a mutex per direction keeps
+// threads that share one object apart, which the C++ engine leaves to its caller.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -83,7 +83,8 @@ struct PyEngine {
     }
     if (!due) return py::none();
     return py::make_tuple(estimate.time, estimate.sample,
-                          py::array_t<float>(static_cast<py::ssize_t>(values.size()), values.data()), estimate.valid);
+                          py::array_t<float>(static_cast<py::ssize_t>(values.size()), values.data()),
+                          estimate.valid);
   }
 
   void finish() {
@@ -160,10 +161,14 @@ struct PyTcn {
     for (const auto& tensors : weights) {
       TcnBlockWeights block;
       const std::map<std::string, std::span<const float>*> slots = {
-          {"conv1.weight", &block.conv1_weight},       {"conv1.bias", &block.conv1_bias},
-          {"conv2.weight", &block.conv2_weight},       {"conv2.bias", &block.conv2_bias},
-          {"residual.weight", &block.residual_weight}, {"residual.bias", &block.residual_bias},
-          {"slope1", &block.slope1},                   {"slope2", &block.slope2},
+          {"conv1.weight", &block.conv1_weight},
+          {"conv1.bias", &block.conv1_bias},
+          {"conv2.weight", &block.conv2_weight},
+          {"conv2.bias", &block.conv2_bias},
+          {"residual.weight", &block.residual_weight},
+          {"residual.bias", &block.residual_bias},
+          {"slope1", &block.slope1},
+          {"slope2", &block.slope2},
           {"slope3", &block.slope3}};
       for (const auto& [name, tensor] : tensors) {
         const auto slot = slots.find(name);
@@ -301,15 +306,16 @@ void bind_model(py::module_& m) {
       .def("counters", [](const PyEngine& self) { return counters(self.engine.counters()); });
 
   py::class_<PyFullPass>(m, "FullPass")
-      .def(py::init([](const Holder& model) { return std::make_unique<PyFullPass>(model); }), py::arg("model"))
+      .def(py::init([](const Holder& model) { return std::make_unique<PyFullPass>(model); }),
+           py::arg("model"))
       .def("feed", &PyFullPass::feed<float>, py::arg("samples").noconvert())
       .def("feed", &PyFullPass::feed<std::int16_t>, py::arg("samples").noconvert())
       .def("finish", &PyFullPass::finish)
       .def("reset", &PyFullPass::reset);
 
   py::class_<PyTcn>(m, "Tcn")
-      .def(py::init([](int in, const std::vector<int>& channels, int kernel_size, const std::vector<int>& dilations,
-                       const std::string& activation, float slope,
+      .def(py::init([](int in, const std::vector<int>& channels, int kernel_size,
+                       const std::vector<int>& dilations, const std::string& activation, float slope,
                        const std::vector<std::map<std::string, PyTcn::Tensor>>& weights) {
              TcnOptions options{in, channels, kernel_size, dilations, Rectifier::relu, slope};
              if (activation == "leaky_relu") {
@@ -317,12 +323,13 @@ void bind_model(py::module_& m) {
              } else if (activation == "prelu") {
                options.activation = Rectifier::prelu;
              } else if (activation != "relu") {
-               throw InvalidArgument("activation: expected relu, leaky_relu or prelu, got '" + activation + "'");
+               throw InvalidArgument("activation: expected relu, leaky_relu or prelu, got '" + activation +
+                                     "'");
              }
              return std::make_unique<PyTcn>(options, weights);
            }),
-           py::arg("in_features"), py::arg("channels"), py::kw_only(), py::arg("kernel_size"), py::arg("dilations"),
-           py::arg("activation"), py::arg("slope"), py::arg("weights"))
+           py::arg("in_features"), py::arg("channels"), py::kw_only(), py::arg("kernel_size"),
+           py::arg("dilations"), py::arg("activation"), py::arg("slope"), py::arg("weights"))
       .def("process", &PyTcn::process, py::arg("rows").noconvert())
       .def("reset", &PyTcn::reset)
       .def_property_readonly("receptive_field", [](const PyTcn& self) { return self.tcn.receptive_field(); });

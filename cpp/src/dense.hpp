@@ -1,8 +1,8 @@
 // The one matrix kernel behind convolutions and linear layers.
 //
 // Weights are packed [output block of 16][tap][input][16]; the lanes of a vector are output channels, so each
-// output is a single chain: bias, then taps, then inputs. The number of frames that share a pass and the width
-// of the vectors change only what happens side by side, never that chain; hence equal bits.
+// output is a single chain: bias, then taps, then inputs. The number of frames that share a pass and the
+// width of the vectors change only what happens side by side, never that chain; hence equal bits.
 #pragma once
 
 #include <cstddef>
@@ -42,9 +42,9 @@ inline void pack(const float* weight, std::size_t out, std::size_t in, std::size
 /// acc[f][v] = bias + sum over taps and inputs, for F frames and N vectors that start at `lane` of one block.
 /// rows[j * row_step + f] points to the input row of tap j and frame f.
 template <int F, int N>
-[[gnu::always_inline]] inline void accumulate(const float* weight, const float* bias, const float* const* rows,
-                                              std::size_t row_step, std::size_t taps, std::size_t in,
-                                              Vec (&acc)[F][N]) noexcept {
+[[gnu::always_inline]] inline void accumulate(const float* weight, const float* bias,
+                                              const float* const* rows, std::size_t row_step,
+                                              std::size_t taps, std::size_t in, Vec (&acc)[F][N]) noexcept {
   for (int f = 0; f < F; ++f)
     for (int v = 0; v < N; ++v) acc[f][v] = *reinterpret_cast<const Vec*>(bias + v * lanes);
   for (std::size_t j = 0; j < taps; ++j) {
@@ -74,10 +74,10 @@ template <int F, int N>
 /// rows[j * row_step + f] as above; `weight` is packed, `bias` is padded to whole blocks.
 template <class Store>
 [[gnu::always_inline]] inline void apply(const float* weight, const float* bias, const float* const* rows,
-                                         std::size_t row_step, std::size_t taps, std::size_t in, std::size_t out,
-                                         std::size_t n, const Store& store) noexcept {
-  constexpr int whole = static_cast<int>(block) / lanes;       // vectors per block
-  constexpr int part = whole > 1 ? whole / 2 : 1;              // so that 4 frames fit the registers
+                                         std::size_t row_step, std::size_t taps, std::size_t in,
+                                         std::size_t out, std::size_t n, const Store& store) noexcept {
+  constexpr int whole = static_cast<int>(block) / lanes;  // vectors per block
+  constexpr int part = whole > 1 ? whole / 2 : 1;         // so that 4 frames fit the registers
   for (std::size_t o = 0; o < out; o += block) {
     const float* w = weight + o * taps * in;
     std::size_t f = 0;

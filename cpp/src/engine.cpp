@@ -30,15 +30,18 @@ bool all_finite(std::span<const float> values) noexcept {
   return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
 }
 
-/// Fixed ring between one producer and one consumer. Positions count up for ever; the storage is a power of two.
+/// Fixed ring between one producer and one consumer. Positions count up for ever; the storage is a power of
+/// two.
 template <class T>
 class Ring {
  public:
-  explicit Ring(std::size_t capacity) : capacity_(capacity), mask_(std::bit_ceil(capacity) - 1), items_(mask_ + 1) {}
+  explicit Ring(std::size_t capacity)
+      : capacity_(capacity), mask_(std::bit_ceil(capacity) - 1), items_(mask_ + 1) {}
 
   // Producer.
   std::size_t free() const noexcept {
-    return capacity_ - static_cast<std::size_t>(head_.load(std::memory_order_relaxed) - tail_.load(std::memory_order_acquire));
+    return capacity_ - static_cast<std::size_t>(head_.load(std::memory_order_relaxed) -
+                                                tail_.load(std::memory_order_acquire));
   }
   std::uint64_t head() const noexcept { return head_.load(std::memory_order_relaxed); }
   T& slot(std::size_t i) noexcept { return items_[(head() + i) & mask_]; }
@@ -46,7 +49,8 @@ class Ring {
 
   // Consumer.
   std::size_t ready() const noexcept {
-    return static_cast<std::size_t>(head_.load(std::memory_order_acquire) - tail_.load(std::memory_order_relaxed));
+    return static_cast<std::size_t>(head_.load(std::memory_order_acquire) -
+                                    tail_.load(std::memory_order_relaxed));
   }
   const T* front() const noexcept { return &items_[tail_.load(std::memory_order_relaxed) & mask_]; }
   /// Items from front() on that lie side by side.
@@ -81,8 +85,10 @@ struct Anchor {
 /// One signal on its way from the producer to the consumer.
 struct Channel {
   Channel(const InputSpec& spec, const EngineOptions& options)
-      : input(spec), reanchor_s(options.reanchor_s),
-        samples(std::max<std::size_t>(1, static_cast<std::size_t>(std::llround(options.queue_s * spec.rate)))),
+      : input(spec),
+        reanchor_s(options.reanchor_s),
+        samples(
+            std::max<std::size_t>(1, static_cast<std::size_t>(std::llround(options.queue_s * spec.rate)))),
         anchors(64) {}
 
   template <class T>
@@ -180,8 +186,10 @@ const char* message(Status status) noexcept {
 }
 
 struct Engine::Impl {
-  Impl(std::shared_ptr<const Model> shared, const EngineOptions& options) : model(std::move(shared)), run(model->graph()) {
-    for (const InputSpec& input : model->inputs()) channels.push_back(std::make_unique<Channel>(input, options));
+  Impl(std::shared_ptr<const Model> shared, const EngineOptions& options)
+      : model(std::move(shared)), run(model->graph()) {
+    for (const InputSpec& input : model->inputs())
+      channels.push_back(std::make_unique<Channel>(input, options));
     // Schema 1 has no node that joins signals, so all outputs stem from the one signal there is.
     lead = channels[model->graph().vertices[model->graph().output_vertex.front()].signal].get();
   }
@@ -193,7 +201,8 @@ struct Engine::Impl {
   }
 
   template <class T>
-  Status push(std::string_view modality, const T* x, std::size_t n, const double* time, std::size_t* taken) noexcept {
+  Status push(std::string_view modality, const T* x, std::size_t n, const double* time,
+              std::size_t* taken) noexcept {
     std::size_t count = 0;
     Channel* channel = find(modality);
     const Status status = channel ? channel->push(x, n, time, count) : lead->reject(Status::unknown_modality);
@@ -209,7 +218,8 @@ struct Engine::Impl {
     estimate.valid = all_finite(estimate.values);
     ++next;
     estimates.store(estimates.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-    if (!estimate.valid) invalid.store(invalid.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    if (!estimate.valid)
+      invalid.store(invalid.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     return true;
   }
 
@@ -246,9 +256,11 @@ namespace {
 
 EngineOptions checked(const EngineOptions& options) {
   if (!(options.queue_s > 0 && options.queue_s <= 3600))
-    throw InvalidArgument("engine: queue_s must be in (0, 3600] seconds, got " + std::to_string(options.queue_s));
+    throw InvalidArgument("engine: queue_s must be in (0, 3600] seconds, got " +
+                          std::to_string(options.queue_s));
   if (!(options.reanchor_s > 0 && options.reanchor_s <= 1e9))
-    throw InvalidArgument("engine: reanchor_s must be in (0, 1e9] seconds, got " + std::to_string(options.reanchor_s));
+    throw InvalidArgument("engine: reanchor_s must be in (0, 1e9] seconds, got " +
+                          std::to_string(options.reanchor_s));
   return options;
 }
 
@@ -274,7 +286,8 @@ Status Engine::push(std::string_view modality, const std::int16_t* samples, std:
                     std::size_t* taken) noexcept {
   return impl_->push(modality, samples, n, &time, taken);
 }
-Status Engine::push(std::string_view modality, const float* samples, std::size_t n, std::size_t* taken) noexcept {
+Status Engine::push(std::string_view modality, const float* samples, std::size_t n,
+                    std::size_t* taken) noexcept {
   return impl_->push(modality, samples, n, nullptr, taken);
 }
 Status Engine::push(std::string_view modality, const std::int16_t* samples, std::size_t n,
@@ -297,7 +310,9 @@ void Engine::reset() noexcept {
   impl_->invalid.store(0);
 }
 
-double Engine::latency() const noexcept { return impl_->model->timing().lookahead_s + impl_->model->timing().hop_s; }
+double Engine::latency() const noexcept {
+  return impl_->model->timing().lookahead_s + impl_->model->timing().hop_s;
+}
 
 Counters Engine::counters() const noexcept {
   Counters sum;
@@ -316,7 +331,9 @@ const Model& Engine::model() const noexcept { return *impl_->model; }
 
 struct FullPass::Impl {
   explicit Impl(std::shared_ptr<const Model> shared)
-      : model(std::move(shared)), run(model->graph()), scaled(model->graph().block),
+      : model(std::move(shared)),
+        run(model->graph()),
+        scaled(model->graph().block),
         rate(model->inputs().front().rate) {}
 
   void append(std::size_t rows, std::vector<double>& times, std::vector<float>& values) {
@@ -358,7 +375,8 @@ FullPass::~FullPass() = default;
 FullPass::FullPass(FullPass&&) noexcept = default;
 FullPass& FullPass::operator=(FullPass&&) noexcept = default;
 
-Status FullPass::feed(const float* samples, std::size_t n, std::vector<double>& times, std::vector<float>& values) {
+Status FullPass::feed(const float* samples, std::size_t n, std::vector<double>& times,
+                      std::vector<float>& values) {
   return impl_->feed(samples, n, times, values);
 }
 Status FullPass::feed(const std::int16_t* samples, std::size_t n, std::vector<double>& times,

@@ -65,7 +65,8 @@ Graph::Graph(const Json& json, const std::vector<TensorView>& tensors) {
   card.get("tensors");  // likewise
   for (const char* key : {"name", "version"}) {
     const std::string text = card.text(key);
-    if (text.empty() || text.size() > 200) card.fail("'" + std::string(key) + "' must have 1 to 200 characters");
+    if (text.empty() || text.size() > 200)
+      card.fail("'" + std::string(key) + "' must have 1 to 200 characters");
   }
   for (const char* key : {"system", "info"})
     if (card.has(key)) card.object(key);
@@ -125,7 +126,8 @@ void Graph::read_nodes(Fields& card, TensorTable& tensors) {
   }
   for (const Listed& node : listed)
     for (const std::string& from : node.from)
-      if (!names.contains(from)) node.fields.fail("its input " + brief(std::string_view(from)) + " does not exist");
+      if (!names.contains(from))
+        node.fields.fail("its input " + brief(std::string_view(from)) + " does not exist");
 
   const auto placed = [&](const std::string& name) -> std::size_t {  // vertex + 1, or 0
     for (std::size_t v = 0; v < vertices.size(); ++v)
@@ -169,7 +171,8 @@ void Graph::read_nodes(Fields& card, TensorTable& tensors) {
       vertex.node = make_node(source);
       Geometry joined = clocks.front();
       for (std::size_t i = 1; i < clocks.size(); ++i) {
-        if (signals[i] != signals[0] || clocks[i].offset != joined.offset || clocks[i].stride != joined.stride)
+        if (signals[i] != signals[0] || clocks[i].offset != joined.offset ||
+            clocks[i].stride != joined.stride)
           entry.fields.fail("its inputs do not tick together");
         joined.span = std::max(joined.span, clocks[i].span);
       }
@@ -200,13 +203,15 @@ void Graph::read_outputs(Fields& card) {
     const std::string node = fields.text("node");
     const auto vertex =
         std::find_if(vertices.begin(), vertices.end(), [&](const Vertex& v) { return v.name == node; });
-    if (vertex == vertices.end()) fields.fail("its node " + brief(std::string_view(node)) + " does not exist");
+    if (vertex == vertices.end())
+      fields.fail("its node " + brief(std::string_view(node)) + " does not exist");
     if (output.labels.size() != vertex->node->width())
       fields.fail("has " + std::to_string(output.labels.size()) + " labels, node '" + node + "' gives " +
                   std::to_string(vertex->node->width()) + " values");
     if (output.kind == "categorical") {
       const Json& nodes = card.array("nodes");
-      const auto source = std::find_if(nodes.begin(), nodes.end(), [&](const Json& n) { return n["name"] == node; });
+      const auto source =
+          std::find_if(nodes.begin(), nodes.end(), [&](const Json& n) { return n["name"] == node; });
       if (vertex->type != "activation" || (*source)["options"]["kind"] != "softmax")
         fields.fail("is categorical, so its node must be a softmax activation");
     } else if (fields.has("range")) {
@@ -281,13 +286,15 @@ std::vector<std::size_t> Graph::capacity_for(std::size_t samples, double* bytes)
              (static_cast<double>(vertex.node->width()) * sizeof(float) + sizeof(std::uint64_t));
     if (bytes) total += static_cast<double>(vertex.node->state_bytes(in));
   }
-  total += static_cast<double>(rows[output_vertex.front()]) * static_cast<double>(columns.size()) * sizeof(float);
+  total +=
+      static_cast<double>(rows[output_vertex.front()]) * static_cast<double>(columns.size()) * sizeof(float);
   if (bytes) *bytes = total;
   return rows;
 }
 
 void Graph::plan_memory() {
-  // Long blocks share weights between rows; wide graphs get shorter ones so that the buffers stay in the cache.
+  // Long blocks share weights between rows; wide graphs get shorter ones so that the buffers stay in the
+  // cache.
   constexpr double kBuffers = 16 << 20;
   double least = 0, bytes = 0;
   capacity_for(1, &least);
@@ -345,7 +352,8 @@ void GraphRun::run(std::size_t v, const float* samples, std::size_t n, std::uint
   cell.rows = n == 0 ? 0 : vertex.node->process(cell.in.data(), n, cell.out.data(), *cell.state);
   const Geometry& g = vertex.node->geometry();
   for (std::size_t r = 0; r < cell.rows; ++r) {
-    const std::uint64_t at = g.offset + (cell.emitted + r) * g.stride - cell.consumed;  // due with this row of the block
+    const std::uint64_t at =
+        g.offset + (cell.emitted + r) * g.stride - cell.consumed;  // due with this row of the block
     cell.index[r] = index ? index[at] : first_sample + at;
   }
   cell.emitted += cell.rows;
@@ -361,7 +369,8 @@ std::size_t GraphRun::collect() noexcept {
     const std::size_t width = graph_->outputs[o].labels.size();
     const float* from = cells_[graph_->output_vertex[o]].out.data();
     float* to = estimates_.data() + graph_->outputs[o].offset;
-    for (std::size_t r = 0; r < rows; ++r) std::memcpy(to + r * columns, from + r * width, width * sizeof(float));
+    for (std::size_t r = 0; r < rows; ++r)
+      std::memcpy(to + r * columns, from + r * width, width * sizeof(float));
   }
   return rows;
 }

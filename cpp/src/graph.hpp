@@ -65,14 +65,16 @@ class GraphRun {
   /// Values of estimate `i` of the last call, in column order.
   const float* values(std::size_t i) const noexcept { return estimates_.data() + i * graph_->columns.size(); }
   /// Index of the last sample that it used.
-  std::uint64_t sample(std::size_t i) const noexcept { return cells_[graph_->output_vertex.front()].index[i]; }
+  std::uint64_t sample(std::size_t i) const noexcept {
+    return cells_[graph_->output_vertex.front()].index[i];
+  }
 
  private:
   struct Cell {  // run-time side of a vertex
     std::unique_ptr<NodeState> state;
     AlignedVector<float> out;
-    std::vector<std::uint64_t> index;  // last sample behind each row of `out`
-    std::size_t rows = 0;              // rows of `out` that are valid
+    std::vector<std::uint64_t> index;         // last sample behind each row of `out`
+    std::size_t rows = 0;                     // rows of `out` that are valid
     std::uint64_t consumed = 0, emitted = 0;  // rows in, regular rows out
     std::uint64_t behind = 0;                 // last sample behind the rows consumed
     std::vector<const float*> in;

@@ -135,8 +135,8 @@ double Fields::number(const char* key, double low, double high) {
 
 std::vector<int> Fields::integers(const char* key, int low, int high, std::size_t max_count) {
   const Json& value = array(key);
-  const std::string expected = "at most " + std::to_string(max_count) + " integers in [" + std::to_string(low) +
-                               ", " + std::to_string(high) + "]";
+  const std::string expected = "at most " + std::to_string(max_count) + " integers in [" +
+                               std::to_string(low) + ", " + std::to_string(high) + "]";
   if (value.empty() || value.size() > max_count) wrong(key, expected, value);
   std::vector<int> result;
   for (const Json& item : value) {

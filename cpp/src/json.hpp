@@ -1,11 +1,11 @@
-// Strict JSON on top of nlohmann::json: bounded depth, no duplicate keys, and typed access to the fields of an
-// object with messages that say where, what was expected and what came.
+// Strict JSON on top of nlohmann::json: bounded depth, no duplicate keys, and typed access to the fields of
+// an object with messages that say where, what was expected and what came.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,8 +14,8 @@ namespace affekt {
 
 using Json = nlohmann::json;
 
-/// Parses one JSON object. Throws ModelFileError: syntax, bad UTF-8, numbers beyond double, a key twice in one
-/// object, nesting deeper than 32, or something else than an object.
+/// Parses one JSON object. Throws ModelFileError: syntax, bad UTF-8, numbers beyond double, a key twice in
+/// one object, nesting deeper than 32, or something else than an object.
 Json parse_object(std::string_view text, const std::string& what);
 
 /// One JSON object whose keys must all be asked for. `where` starts every message.

@@ -22,14 +22,16 @@ std::string read_file(const std::string& path) {
     throw ModelFileError(error ? "cannot be read: " + error.message() : "not a regular file");
   const std::uintmax_t size = std::filesystem::file_size(path, error);
   if (error) throw ModelFileError("cannot be read: " + error.message());
-  if (size > kMaxFile) throw ModelFileError("has " + std::to_string(size) + " bytes, more than the limit of 1 GiB");
+  if (size > kMaxFile)
+    throw ModelFileError("has " + std::to_string(size) + " bytes, more than the limit of 1 GiB");
   errno = 0;
   std::ifstream file(path, std::ios::binary);
   if (!file) throw ModelFileError(std::string("cannot be read: ") + std::strerror(errno));
   std::string bytes(static_cast<std::size_t>(size), '\0');
   file.read(bytes.data(), static_cast<std::streamsize>(size));
   if (static_cast<std::uintmax_t>(file.gcount()) != size)
-    throw ModelFileError("cannot be read: " + std::to_string(file.gcount()) + " of " + std::to_string(size) + " bytes came");
+    throw ModelFileError("cannot be read: " + std::to_string(file.gcount()) + " of " + std::to_string(size) +
+                         " bytes came");
   return bytes;
 }
 

@@ -1,7 +1,7 @@
 // The contract of a node: rows in, rows out, weights apart from state.
 //
-// To add a type: derive from Node in nodes.cpp (or a file of its own), read the options in a factory, and list
-// the factory in `make_node`. Graph, Engine and the file format stay as they are.
+// To add a type: derive from Node in nodes.cpp (or a file of its own), read the options in a factory, and
+// list the factory in `make_node`. Graph, Engine and the file format stay as they are.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +18,8 @@
 
 namespace affekt {
 
-/// How output rows lie over input rows: row r is due with input row `offset + r * stride` and depends on the `span`
-/// input rows up to that one.
+/// How output rows lie over input rows: row r is due with input row `offset + r * stride` and depends on the
+/// `span` input rows up to that one.
 struct Geometry {
   std::uint64_t offset = 0, stride = 1, span = 1;
 };
@@ -45,9 +45,10 @@ class Node {
   /// Bytes that a state takes when calls bring up to `max_rows` rows; asked before anything is allocated.
   virtual std::size_t state_bytes(std::size_t max_rows) const;
   virtual std::unique_ptr<NodeState> make_state(std::size_t max_rows) const;
-  /// Takes `n` rows of every input (in[i] is (n, width of input i)) and writes the rows that are due to `out`;
-  /// returns how many. The same rows in other portions give the same bits. n = 1 is the step.
-  virtual std::size_t process(const float* const* in, std::size_t n, float* out, NodeState& state) const noexcept = 0;
+  /// Takes `n` rows of every input (in[i] is (n, width of input i)) and writes the rows that are due to
+  /// `out`; returns how many. The same rows in other portions give the same bits. n = 1 is the step.
+  virtual std::size_t process(const float* const* in, std::size_t n, float* out,
+                              NodeState& state) const noexcept = 0;
   /// Writes the row that is still owed when no more input will come, if the node has such; 0 or 1.
   virtual std::size_t finish(float* out, NodeState& state) const noexcept;
 
@@ -76,8 +77,8 @@ class TensorTable {
 struct NodeSource {
   std::string name, type;
   Fields options;
-  std::vector<std::size_t> widths;      // of the inputs
-  const InputSpec* signal = nullptr;    // set when the input is a signal of the model and not another node
+  std::vector<std::size_t> widths;    // of the inputs
+  const InputSpec* signal = nullptr;  // set when the input is a signal of the model and not another node
   TensorTable* tensors = nullptr;
 
   [[noreturn]] void fail(const std::string& message) const { options.fail(message); }

@@ -24,7 +24,8 @@ std::string shape_text(const std::vector<std::size_t>& shape) {
 /// samples -> feature rows
 class FrontEndNode final : public Node {
  public:
-  explicit FrontEndNode(std::shared_ptr<const FrontEnd> plan) : Node(plan->features(), rows_of(*plan)), plan_(std::move(plan)) {}
+  explicit FrontEndNode(std::shared_ptr<const FrontEnd> plan)
+      : Node(plan->features(), rows_of(*plan)), plan_(std::move(plan)) {}
 
   // The stream keeps one frame and the samples that wait, each at most twice (mirrored or compacted).
   std::size_t state_bytes(std::size_t max_rows) const override {
@@ -33,7 +34,8 @@ class FrontEndNode final : public Node {
   std::unique_ptr<NodeState> make_state(std::size_t max_rows) const override {
     return std::make_unique<State>(plan_, max_rows);
   }
-  std::size_t process(const float* const* in, std::size_t n, float* out, NodeState& state) const noexcept override {
+  std::size_t process(const float* const* in, std::size_t n, float* out,
+                      NodeState& state) const noexcept override {
     FrontEndStream& stream = static_cast<State&>(state).stream;
     std::size_t rows = 0;
     for (std::size_t at = 0; at < n;) {
@@ -85,8 +87,11 @@ class StackNode final : public Node {
       : Node(in * size, {size - 1, stride, size}), in_(in), size_(size), stride_(stride) {}
 
   std::size_t state_bytes(std::size_t) const override { return width() * sizeof(float); }
-  std::unique_ptr<NodeState> make_state(std::size_t) const override { return std::make_unique<State>(width()); }
-  std::size_t process(const float* const* in, std::size_t n, float* out, NodeState& base) const noexcept override {
+  std::unique_ptr<NodeState> make_state(std::size_t) const override {
+    return std::make_unique<State>(width());
+  }
+  std::size_t process(const float* const* in, std::size_t n, float* out,
+                      NodeState& base) const noexcept override {
     State& state = static_cast<State&>(base);
     std::size_t rows = 0;
     for (std::size_t r = 0; r < n; ++r) {
@@ -119,7 +124,8 @@ class TcnNode final : public Node {
 
   std::size_t state_bytes(std::size_t) const override { return tcn_.state_bytes(); }
   std::unique_ptr<NodeState> make_state(std::size_t) const override { return std::make_unique<State>(tcn_); }
-  std::size_t process(const float* const* in, std::size_t n, float* out, NodeState& state) const noexcept override {
+  std::size_t process(const float* const* in, std::size_t n, float* out,
+                      NodeState& state) const noexcept override {
     tcn_.process(in[0], n, out, static_cast<State&>(state).tcn);
     return n;
   }
@@ -133,24 +139,35 @@ class TcnNode final : public Node {
   Tcn tcn_;
 };
 
-/// Weighted summary of the last `window` rows, every `hop` rows. Computed anew from the window each time, oldest
-/// row first, so that nothing older leaves a trace, not even by rounding.
+/// Weighted summary of the last `window` rows, every `hop` rows. Computed anew from the window each time,
+/// oldest row first, so that nothing older leaves a trace, not even by rounding.
 class PoolNode final : public Node {
  public:
   enum Kind { mean = 1, statistics = 2, attention = 4, attention_statistics = attention | statistics };
 
   PoolNode(Kind kind, std::size_t in, std::size_t window, std::size_t hop, std::optional<double> half_life,
            std::span<const float> score, float score_bias)
-      : Node(in * (kind == attention_statistics ? 3 : kind == statistics ? 2 : 1), {hop - 1, hop, window}),
-        kind_(kind), in_(in), window_(window), hop_(hop), score_bias_(score_bias), score_(score.begin(), score.end()),
+      : Node(in * (kind == attention_statistics ? 3
+                   : kind == statistics         ? 2
+                                                : 1),
+             {hop - 1, hop, window}),
+        kind_(kind),
+        in_(in),
+        window_(window),
+        hop_(hop),
+        score_bias_(score_bias),
+        score_(score.begin(), score.end()),
         decay_(half_life ? std::log(2.0) / *half_life : 0.0) {}
 
   std::size_t state_bytes(std::size_t) const override {
     return window_ * (in_ * sizeof(float) + 2 * sizeof(double)) + 2 * in_ * sizeof(double);
   }
-  std::unique_ptr<NodeState> make_state(std::size_t) const override { return std::make_unique<State>(window_, in_); }
+  std::unique_ptr<NodeState> make_state(std::size_t) const override {
+    return std::make_unique<State>(window_, in_);
+  }
 
-  std::size_t process(const float* const* in, std::size_t n, float* out, NodeState& base) const noexcept override {
+  std::size_t process(const float* const* in, std::size_t n, float* out,
+                      NodeState& base) const noexcept override {
     State& s = static_cast<State&>(base);
     std::size_t rows = 0;
     for (std::size_t r = 0; r < n; ++r) {
@@ -175,7 +192,8 @@ class PoolNode final : public Node {
 
  private:
   struct State final : NodeState {
-    State(std::size_t window, std::size_t in) : rows(window * in), scores(window), weights(window), sum(in), square(in) {}
+    State(std::size_t window, std::size_t in)
+        : rows(window * in), scores(window), weights(window), sum(in), square(in) {}
     void reset() noexcept override { count = 0; }
     std::vector<float> rows;
     std::vector<double> scores, weights, sum, square;
@@ -193,14 +211,17 @@ class PoolNode final : public Node {
     }
   }
 
-  /// weights = exp(log weight - max) / sum, with the decay as a term of the logarithm so that no sum can vanish
+  /// weights = exp(log weight - max) / sum, with the decay as a term of the logarithm so that no sum can
+  /// vanish
   void weigh(State& s, bool scored) const noexcept {
     const auto logarithm = [&](std::size_t age, std::size_t at) {
       return (scored ? s.scores[at] : 0.0) - decay_ * static_cast<double>(age);
     };
     double largest = -std::numeric_limits<double>::infinity(), total = 0;
     over_window(s, [&](std::size_t age, std::size_t at) { largest = std::max(largest, logarithm(age, at)); });
-    over_window(s, [&](std::size_t age, std::size_t at) { total += s.weights[at] = std::exp(logarithm(age, at) - largest); });
+    over_window(s, [&](std::size_t age, std::size_t at) {
+      total += s.weights[at] = std::exp(logarithm(age, at) - largest);
+    });
     over_window(s, [&](std::size_t, std::size_t at) { s.weights[at] /= total; });
   }
 
@@ -233,7 +254,8 @@ class PoolNode final : public Node {
         s.square[c] += w * (d * d);
       }
     });
-    for (std::size_t c = 0; c < in_; ++c) *out++ = static_cast<float>(std::sqrt(std::max(s.square[c], 0.0) + 1e-5));
+    for (std::size_t c = 0; c < in_; ++c)
+      *out++ = static_cast<float>(std::sqrt(std::max(s.square[c], 0.0) + 1e-5));
   }
 
   Kind kind_;
@@ -321,20 +343,26 @@ class ActivationNode final : public Node {
   float a_, b_;
 };
 
-// Factories: options and tensors of a card -> node ----------------------------------------------------------------
+// Factories: options and tensors of a card -> node
+// ----------------------------------------------------------------
 
 std::unique_ptr<Node> make_front_end(NodeSource& source) {
-  if (!source.signal || source.signal->kind != "audio") source.fail("its input must be an audio signal of the model");
+  if (!source.signal || source.signal->kind != "audio")
+    source.fail("its input must be an audio signal of the model");
   const Json& json = source.options.get("options");
   std::shared_ptr<const FrontEnd> plan;
   try {
-    plan = std::make_shared<const FrontEnd>(FrontEndOptions::from_json(json.dump()));
+    const FrontEndOptions options = FrontEndOptions::from_json(json.dump());
+    // The front end takes far more; a file that nobody vouches for gets what no real model exceeds.
+    if (options.n_fft > 1 << 17 || options.n_mels > 1 << 12)
+      source.fail("n_fft must be at most 131072 and n_mels at most 4096 in a model file");
+    plan = std::make_shared<const FrontEnd>(options);
   } catch (const InvalidArgument& error) {
     source.fail(error.what());
   }
   if (plan->options().sample_rate != source.signal->rate)
-    source.fail("sample_rate " + std::to_string(plan->options().sample_rate) + " differs from the input's rate " +
-                std::to_string(source.signal->rate));
+    source.fail("sample_rate " + std::to_string(plan->options().sample_rate) +
+                " differs from the input's rate " + std::to_string(source.signal->rate));
   std::string reason;
   if (!plan->streamable(&reason)) source.fail("cannot run live: " + reason);
   if (plan->features() > static_cast<std::size_t>(kMaxWidth)) source.fail("has too many features");
@@ -342,7 +370,9 @@ std::unique_ptr<Node> make_front_end(NodeSource& source) {
 }
 
 /// The "options" object as fields; every factory but the front end's reads it through this.
-Fields options_of(NodeSource& source) { return Fields(source.options.object("options"), source.options.where()); }
+Fields options_of(NodeSource& source) {
+  return Fields(source.options.object("options"), source.options.where());
+}
 
 std::unique_ptr<Node> make_standardise(NodeSource& source) {
   options_of(source).done();
@@ -439,7 +469,8 @@ std::unique_ptr<Node> make_linear(NodeSource& source) {
   const auto units = static_cast<std::size_t>(options.integer("units", 1, kMaxWidth));
   options.done();
   const std::size_t in = source.widths[0];
-  return std::make_unique<LinearNode>(in, units, source.tensor("weight", {units, in}), source.tensor("bias", {units}));
+  return std::make_unique<LinearNode>(in, units, source.tensor("weight", {units, in}),
+                                      source.tensor("bias", {units}));
 }
 
 std::unique_ptr<Node> make_activation(NodeSource& source) {
@@ -447,9 +478,12 @@ std::unique_ptr<Node> make_activation(NodeSource& source) {
   const std::string kind =
       options.text("kind", {"identity", "relu", "leaky_relu", "tanh", "sigmoid", "softmax", "clip"});
   static const std::map<std::string, ActivationNode::Kind> kinds = {
-      {"identity", ActivationNode::identity},     {"relu", ActivationNode::relu},
-      {"leaky_relu", ActivationNode::leaky_relu}, {"tanh", ActivationNode::tanh},
-      {"sigmoid", ActivationNode::sigmoid},       {"softmax", ActivationNode::softmax},
+      {"identity", ActivationNode::identity},
+      {"relu", ActivationNode::relu},
+      {"leaky_relu", ActivationNode::leaky_relu},
+      {"tanh", ActivationNode::tanh},
+      {"sigmoid", ActivationNode::sigmoid},
+      {"softmax", ActivationNode::softmax},
       {"clip", ActivationNode::clip}};
   double a = 0, b = 0;
   if (kind == "leaky_relu") a = options.has("slope") ? options.number("slope", -1e6, 1e6) : 0.01;
@@ -486,7 +520,8 @@ void TensorTable::done() const {
     throw ModelFileError("tensor " + brief(unused_.begin()->first) + " belongs to no node");
 }
 
-std::span<const float> NodeSource::tensor(const std::string& param, const std::vector<std::size_t>& shape) const {
+std::span<const float> NodeSource::tensor(const std::string& param,
+                                          const std::vector<std::size_t>& shape) const {
   const TensorView* found = tensors->find(name + "." + param);
   if (!found) fail("the tensor '" + name + "." + param + "' of shape " + shape_text(shape) + " is missing");
   if (found->shape != shape)
@@ -497,14 +532,16 @@ std::span<const float> NodeSource::tensor(const std::string& param, const std::v
 
 std::unique_ptr<Node> make_node(NodeSource& source) {
   using Factory = std::unique_ptr<Node> (*)(NodeSource&);
-  static const std::map<std::string, Factory> factories = {
-      {"front_end", make_front_end}, {"standardise", make_standardise}, {"stack", make_stack},
-      {"tcn", make_tcn},             {"pool", make_pool},               {"linear", make_linear},
-      {"activation", make_activation}};
+  static const std::map<std::string, Factory> factories = {{"front_end", make_front_end},
+                                                           {"standardise", make_standardise},
+                                                           {"stack", make_stack},
+                                                           {"tcn", make_tcn},
+                                                           {"pool", make_pool},
+                                                           {"linear", make_linear},
+                                                           {"activation", make_activation}};
   const auto it = factories.find(source.type);
   if (it == factories.end()) source.fail("unknown node type " + brief(std::string_view(source.type)));
-  if (source.widths.size() != 1)
-    source.fail("takes one input, got " + std::to_string(source.widths.size()));
+  if (source.widths.size() != 1) source.fail("takes one input, got " + std::to_string(source.widths.size()));
   return it->second(source);
 }
 

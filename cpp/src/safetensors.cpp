@@ -36,7 +36,8 @@ Entry read_entry(const std::string& name, const Json& value, const char* offsets
     return static_cast<std::size_t>(item.get<std::uint64_t>());
   };
   const Json& shape = fields.array("shape");
-  if (shape.empty() || shape.size() > 8) fields.fail("shape must have 1 to 8 dimensions, got " + brief(shape));
+  if (shape.empty() || shape.size() > 8)
+    fields.fail("shape must have 1 to 8 dimensions, got " + brief(shape));
   std::size_t count = 1;
   for (const Json& item : shape) {
     entry.shape.push_back(size(item, "shape"));
@@ -49,8 +50,8 @@ Entry read_entry(const std::string& name, const Json& value, const char* offsets
   entry.begin = size(offsets[0], "offsets");
   entry.end = size(offsets[1], "offsets");
   if (entry.end < entry.begin || entry.end - entry.begin != count * sizeof(float))
-    fields.fail("offsets span " + std::to_string(static_cast<long long>(entry.end) -
-                                                 static_cast<long long>(entry.begin)) +
+    fields.fail("offsets span " +
+                std::to_string(static_cast<long long>(entry.end) - static_cast<long long>(entry.begin)) +
                 " bytes, the shape needs " + std::to_string(count * sizeof(float)));
   fields.done();
   return entry;
@@ -60,8 +61,8 @@ Entry read_entry(const std::string& name, const Json& value, const char* offsets
 
 Container read_container(std::string_view bytes) {
   if (bytes.size() > kMaxFile) throw ModelFileError("the file is larger than 1 GiB");
-  if (bytes.size() < 10) throw ModelFileError("too short to be a model file: " + std::to_string(bytes.size()) +
-                                              " bytes");
+  if (bytes.size() < 10)
+    throw ModelFileError("too short to be a model file: " + std::to_string(bytes.size()) + " bytes");
   std::uint64_t length = 0;
   std::memcpy(&length, bytes.data(), 8);
   if (length > kMaxHeader || length < 2)
@@ -74,7 +75,8 @@ Container read_container(std::string_view bytes) {
     throw ModelFileError("the tensor data does not start on a multiple of 8 bytes; not written by affekt");
   const std::string_view header_text = bytes.substr(8, length);
   const std::string_view data = bytes.substr(8 + length);
-  if (header_text.front() != '{') throw ModelFileError("not a safetensors file: the header is not a JSON object");
+  if (header_text.front() != '{')
+    throw ModelFileError("not a safetensors file: the header is not a JSON object");
 
   const Json header = parse_object(header_text, "header");
   if (!header.contains("__metadata__") || !header["__metadata__"].is_object() ||
@@ -100,8 +102,9 @@ Container read_container(std::string_view bytes) {
     end = entry.end;
   }
   if (end != data.size())
-    throw ModelFileError(std::string(end > data.size() ? "truncated: " : "trailing bytes: ") + "the tensors need " +
-                         std::to_string(end) + " bytes, the file has " + std::to_string(data.size()));
+    throw ModelFileError(std::string(end > data.size() ? "truncated: " : "trailing bytes: ") +
+                         "the tensors need " + std::to_string(end) + " bytes, the file has " +
+                         std::to_string(data.size()));
 
   Sha256 hash;
   hash.update(result.card_text.data(), result.card_text.size());
@@ -114,8 +117,8 @@ Container read_container(std::string_view bytes) {
   // First of all, so that a newer file is called newer and not malformed.
   if (!result.card.contains("schema")) throw ModelFileError("card: 'schema' is missing");
   if (!result.card["schema"].is_number_integer() || result.card["schema"] != kSchema)
-    throw ModelFileError("card: schema " + brief(result.card["schema"]) + " is not supported; this version of affekt reads schema " +
-                         std::to_string(kSchema));
+    throw ModelFileError("card: schema " + brief(result.card["schema"]) +
+                         " is not supported; this version of affekt reads schema " + std::to_string(kSchema));
   Fields card(result.card, "card");
   const Json& table = card.object("tensors");
   if (table.size() != entries.size())

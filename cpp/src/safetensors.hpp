@@ -1,4 +1,5 @@
-// The container of a model file: a safetensors file whose metadata carries the card and a hash over all of it.
+// The container of a model file: a safetensors file whose metadata carries the card and a hash over all of
+// it.
 #pragma once
 
 #include <cstddef>

@@ -22,7 +22,8 @@ constexpr std::array<std::uint32_t, 64> kRound = {
 void Sha256::compress(const unsigned char* chunk) noexcept {
   std::array<std::uint32_t, 64> w;
   for (std::size_t i = 0; i < 16; ++i)
-    w[i] = static_cast<std::uint32_t>(chunk[4 * i]) << 24 | static_cast<std::uint32_t>(chunk[4 * i + 1]) << 16 |
+    w[i] = static_cast<std::uint32_t>(chunk[4 * i]) << 24 |
+           static_cast<std::uint32_t>(chunk[4 * i + 1]) << 16 |
            static_cast<std::uint32_t>(chunk[4 * i + 2]) << 8 | static_cast<std::uint32_t>(chunk[4 * i + 3]);
   for (std::size_t i = 16; i < 64; ++i) {
     const std::uint32_t s0 = std::rotr(w[i - 15], 7) ^ std::rotr(w[i - 15], 18) ^ (w[i - 15] >> 3);

@@ -18,8 +18,8 @@ constexpr int kMaxDilation = 1 << 24;
 
 void check_range(const std::string& what, long long value, long long low, long long high) {
   if (value < low || value > high)
-    throw InvalidArgument("tcn: " + what + " must be in [" + std::to_string(low) + ", " + std::to_string(high) +
-                          "], got " + std::to_string(value));
+    throw InvalidArgument("tcn: " + what + " must be in [" + std::to_string(low) + ", " +
+                          std::to_string(high) + "], got " + std::to_string(value));
 }
 
 void check_count(std::size_t block, const char* what, std::size_t count, std::size_t expected) {
@@ -42,8 +42,9 @@ Tcn::Tcn(const TcnOptions& options, std::span<const TcnBlockWeights> blocks) {
   if (!options.dilations.empty() && options.dilations.size() != options.channels.size())
     throw InvalidArgument("tcn: dilations must be one per block (" + std::to_string(options.channels.size()) +
                           "), got " + std::to_string(options.dilations.size()));
-  if (options.dilations.empty()) check_range("number of blocks with dilations 2^l",
-                                             static_cast<long long>(options.channels.size()), 1, 25);
+  if (options.dilations.empty())
+    check_range("number of blocks with dilations 2^l", static_cast<long long>(options.channels.size()), 1,
+                25);
   if (blocks.size() != options.channels.size())
     throw InvalidArgument("tcn: expected weights of " + std::to_string(options.channels.size()) +
                           " blocks, got " + std::to_string(blocks.size()));
@@ -75,13 +76,14 @@ Tcn::Tcn(const TcnOptions& options, std::span<const TcnBlockWeights> blocks) {
     return copy(values);
   };
   const auto ring = [&](int width, int dilation) {
-    const std::size_t rows =
-        std::bit_ceil(static_cast<std::size_t>(options.kernel_size - 1) * static_cast<std::size_t>(dilation) + tile);
+    const std::size_t rows = std::bit_ceil(
+        static_cast<std::size_t>(options.kernel_size - 1) * static_cast<std::size_t>(dilation) + tile);
     Ring r{state_floats_, rows - 1, dense::padded(static_cast<std::size_t>(width))};
     // rows < 2^35 and stride < 2^17, so neither the product nor the sum wraps before the check
     state_floats_ += rows * r.stride;
     if (state_floats_ > kMaxStateFloats)
-      throw InvalidArgument("tcn: the state would take more than 1 GiB; kernel_size, dilations or channels are too large");
+      throw InvalidArgument(
+          "tcn: the state would take more than 1 GiB; kernel_size, dilations or channels are too large");
     return r;
   };
 
@@ -105,8 +107,9 @@ Tcn::Tcn(const TcnOptions& options, std::span<const TcnBlockWeights> blocks) {
       check_count(l, "residual.weight", b.residual_weight.size(), o * i);
       check_count(l, "residual.bias", b.residual_bias.size(), o);
     } else if (width != out) {
-      throw InvalidArgument("tcn: block " + std::to_string(l) + " changes the width from " + std::to_string(width) +
-                            " to " + std::to_string(out) + " and so needs a residual weight");
+      throw InvalidArgument("tcn: block " + std::to_string(l) + " changes the width from " +
+                            std::to_string(width) + " to " + std::to_string(out) +
+                            " and so needs a residual weight");
     }
     const bool prelu = options.activation == Rectifier::prelu;
     for (const auto& slope : {b.slope1, b.slope2, b.slope3}) {
@@ -117,7 +120,8 @@ Tcn::Tcn(const TcnOptions& options, std::span<const TcnBlockWeights> blocks) {
     block.ring2 = ring(out, dilation);
     block.conv1 = convolution(b.conv1_weight, b.conv1_bias, width, out, taps, dilation);
     block.conv2 = convolution(b.conv2_weight, b.conv2_bias, out, out, taps, dilation);
-    if (block.has_residual) block.residual = convolution(b.residual_weight, b.residual_bias, width, out, 1, 1);
+    if (block.has_residual)
+      block.residual = convolution(b.residual_weight, b.residual_bias, width, out, 1, 1);
     block.conv1.slope = slopes(b.slope1, out);
     block.conv2.slope = slopes(b.slope2, out);
     block.slope_out = slopes(b.slope3, out);
@@ -167,7 +171,8 @@ void Tcn::run_tile(std::size_t n, TcnState& state) const noexcept {
   const float* rows[kMaxTaps * tile];
   const auto gather = [&](const Conv& conv, const Ring& ring) {
     for (std::size_t j = 0; j < static_cast<std::size_t>(conv.taps); ++j) {
-      const std::uint64_t back = static_cast<std::uint64_t>(conv.taps - 1 - static_cast<int>(j)) * conv.dilation;
+      const std::uint64_t back =
+          static_cast<std::uint64_t>(conv.taps - 1 - static_cast<int>(j)) * conv.dilation;
       // Unsigned wrap-around before the first row lands on rows that are still zero.
       for (std::size_t f = 0; f < n; ++f) rows[j * tile + f] = row(ring, t + f - back);
     }
@@ -187,12 +192,13 @@ void Tcn::run_tile(std::size_t n, TcnState& state) const noexcept {
                  });
 
     for (std::size_t f = 0; f < n; ++f) {
-      target[f] = l + 1 < blocks_.size() ? row(blocks_[l + 1].ring1, t + f) : memory + result_ + f * result_stride_;
+      target[f] =
+          l + 1 < blocks_.size() ? row(blocks_[l + 1].ring1, t + f) : memory + result_ + f * result_stride_;
       identity[f] = row(b.ring1, t + f);
     }
     if (b.has_residual) {
-      dense::apply(w + b.residual.weight, w + b.residual.bias, identity, tile, 1, b.residual.in, b.residual.out, n,
-                   [&](std::size_t f, std::size_t lane, const Vec& value) {
+      dense::apply(w + b.residual.weight, w + b.residual.bias, identity, tile, 1, b.residual.in,
+                   b.residual.out, n, [&](std::size_t f, std::size_t lane, const Vec& value) {
                      *reinterpret_cast<Vec*>(target[f] + lane) = value;
                    });
       for (std::size_t f = 0; f < n; ++f) identity[f] = target[f];

@@ -33,12 +33,12 @@ struct Estimate {
   double time = 0;                ///< of the last sample that it used, in the pushes' clock, seconds
   std::uint64_t sample = 0;       ///< index of that sample since construction or reset
   std::span<const float> values;  ///< in the order of Model::columns(); valid until the next poll or reset
-  bool valid = true;              ///< false when a value is not finite (weights or signal out of all proportion)
+  bool valid = true;  ///< false when a value is not finite (weights or signal out of all proportion)
 };
 
 struct EngineOptions {
-  double queue_s = 10.0;     ///< samples that may wait between push and poll, in seconds, (0, 3600]
-  double reanchor_s = 0.1;   ///< disagreement between time stamps and sample count that moves the clock
+  double queue_s = 10.0;    ///< samples that may wait between push and poll, in seconds, (0, 3600]
+  double reanchor_s = 0.1;  ///< disagreement between time stamps and sample count that moves the clock
 };
 
 /// Since construction or reset.
@@ -48,17 +48,18 @@ struct Counters {
   std::uint64_t rejected = 0;   ///< pushes refused for their content, time or modality
   std::uint64_t reanchors = 0;  ///< times the clock moved because of a gap or an overlap
   std::uint64_t estimates = 0;
-  std::uint64_t invalid = 0;    ///< estimates with `valid == false`
+  std::uint64_t invalid = 0;  ///< estimates with `valid == false`
 };
 
-/// A live session: push samples as they come, poll estimates as they become due. No thread of its own, no lock,
-/// nothing allocated after construction, no exception after construction.
+/// A live session: push samples as they come, poll estimates as they become due. No thread of its own, no
+/// lock, nothing allocated after construction, no exception after construction.
 ///
-/// Threads: push and finish from one thread, poll from one thread (the same or another); reset while neither runs.
+/// Threads: push and finish from one thread, poll from one thread (the same or another); reset while neither
+/// runs.
 ///
-/// Time: the first push sets the clock. From there sample counting rules, at the model's rate; a push whose time
-/// differs from the count by more than `reanchor_s` moves the clock for its samples and all later ones (the signal
-/// itself is taken as contiguous) and is counted. Times may not decrease from push to push.
+/// Time: the first push sets the clock. From there sample counting rules, at the model's rate; a push whose
+/// time differs from the count by more than `reanchor_s` moves the clock for its samples and all later ones
+/// (the signal itself is taken as contiguous) and is counted. Times may not decrease from push to push.
 ///
 /// For any chunking of the pushes the values equal those of FullPass on the same samples, bit for bit.
 class AFFEKT_API Engine {
@@ -77,12 +78,13 @@ class AFFEKT_API Engine {
   Status push(std::string_view modality, const std::int16_t* samples, std::size_t n, double time,
               std::size_t* taken = nullptr) noexcept;
   /// Continues where the last push ended (or at 0 s).
-  Status push(std::string_view modality, const float* samples, std::size_t n, std::size_t* taken = nullptr) noexcept;
+  Status push(std::string_view modality, const float* samples, std::size_t n,
+              std::size_t* taken = nullptr) noexcept;
   Status push(std::string_view modality, const std::int16_t* samples, std::size_t n,
               std::size_t* taken = nullptr) noexcept;
 
-  /// Computes until the next estimate is due or the queue is empty; whether there is one. After finish() the last
-  /// call that returns true may carry an estimate over what came since the last regular one.
+  /// Computes until the next estimate is due or the queue is empty; whether there is one. After finish() the
+  /// last call that returns true may carry an estimate over what came since the last regular one.
   bool poll(Estimate& estimate) noexcept;
   /// No more samples will come.
   void finish() noexcept;
@@ -108,10 +110,11 @@ class AFFEKT_API FullPass {
   FullPass(FullPass&&) noexcept;
   FullPass& operator=(FullPass&&) noexcept;
 
-  /// Runs `n` further samples of the model's input. Appends one time (seconds from the first sample) per estimate
-  /// to `times` and one row per estimate to `values`. A status other than ok: nothing was run.
+  /// Runs `n` further samples of the model's input. Appends one time (seconds from the first sample) per
+  /// estimate to `times` and one row per estimate to `values`. A status other than ok: nothing was run.
   Status feed(const float* samples, std::size_t n, std::vector<double>& times, std::vector<float>& values);
-  Status feed(const std::int16_t* samples, std::size_t n, std::vector<double>& times, std::vector<float>& values);
+  Status feed(const std::int16_t* samples, std::size_t n, std::vector<double>& times,
+              std::vector<float>& values);
   /// Ends the recording: the estimate over what came since the last regular one, if anything did.
   void finish(std::vector<double>& times, std::vector<float>& values);
   void reset() noexcept;

@@ -37,8 +37,8 @@ struct OutputSpec {
 struct Timing {
   double first_estimate_s = 0;  ///< signal needed before the first regular estimate
   double hop_s = 0;             ///< signal between estimates
-  double context_s = 0;         ///< signal older than this, counted from the estimate's time, has no influence
-  double lookahead_s = 0;       ///< signal after its own time that an estimate waits for; 0, since all is causal
+  double context_s = 0;    ///< signal older than this, counted from the estimate's time, has no influence
+  double lookahead_s = 0;  ///< signal after its own time that an estimate waits for; 0, since all is causal
 };
 
 struct TensorView {
@@ -47,8 +47,8 @@ struct TensorView {
   std::span<const float> values;  ///< row-major; lives as long as the model
 };
 
-/// A model file of schema 1, checked as a whole at load: container, hash, card, graph, every tensor's shape. Loading
-/// never executes anything from the file.
+/// A model file of schema 1, checked as a whole at load: container, hash, card, graph, every tensor's shape.
+/// Loading never executes anything from the file.
 class AFFEKT_API Model {
  public:
   /// Throws ModelFileError with the path and the reason.

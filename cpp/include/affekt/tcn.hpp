@@ -19,16 +19,17 @@ enum class Rectifier {
 };
 
 struct TcnOptions {
-  int in = 1;                 ///< features per input row
-  std::vector<int> channels;  ///< output channels of each block, first block first
-  int kernel_size = 3;        ///< taps of both convolutions of every block
-  std::vector<int> dilations; ///< rows between taps, one per block; empty: 1, 2, 4, ...
+  int in = 1;                  ///< features per input row
+  std::vector<int> channels;   ///< output channels of each block, first block first
+  int kernel_size = 3;         ///< taps of both convolutions of every block
+  std::vector<int> dilations;  ///< rows between taps, one per block; empty: 1, 2, 4, ...
   Rectifier activation = Rectifier::leaky_relu;
-  float slope = 0.01f;        ///< of leaky_relu
+  float slope = 0.01f;  ///< of leaky_relu
 };
 
-/// Weights of one block, in torch's layout. Convolutions are (out, in, kernel_size), the residual is (out, in).
-/// An empty residual means the identity, which needs in == out. Slopes have 1 or `out` values (prelu only).
+/// Weights of one block, in torch's layout. Convolutions are (out, in, kernel_size), the residual is (out,
+/// in). An empty residual means the identity, which needs in == out. Slopes have 1 or `out` values (prelu
+/// only).
 struct TcnBlockWeights {
   std::span<const float> conv1_weight, conv1_bias;
   std::span<const float> conv2_weight, conv2_bias;
@@ -56,9 +57,9 @@ class AFFEKT_API TcnState {
 ///   out = act3(y + r),  r = x[t], or b_r + W_r x[t] where there is a residual convolution,
 /// with zeros before the first row at every convolution, as left padding gives. Weight norm is folded before.
 ///
-/// Immutable and shareable between threads; each stream has a state of its own. Every output is one sum in one
-/// order (bias, then taps oldest first, then input channels), so a step, a block of any size and any mixture of
-/// them give the same bits.
+/// Immutable and shareable between threads; each stream has a state of its own. Every output is one sum in
+/// one order (bias, then taps oldest first, then input channels), so a step, a block of any size and any
+/// mixture of them give the same bits.
 class AFFEKT_API Tcn {
  public:
   /// Throws InvalidArgument when an option is out of range or a tensor has the wrong number of values.
