@@ -140,7 +140,7 @@ class Engine:
         return float(self._native.latency())
 
     def counters(self) -> dict[str, int]:
-        """Since the start: samples taken, refused (queue full), pushes rejected, moves of the clock, estimates."""
+        """Since the start: samples taken and refused, pushes rejected, moves of the clock, estimates."""
         return dict(self._native.counters())
 
     def __repr__(self) -> str:

@@ -1,0 +1,324 @@
+// The live engine: same bits as the full pass for any chunking, time policy, statuses, two threads, no
+// allocation.
+#include "affekt/engine.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <thread>
+
+#include "affekt/error.hpp"
+#include "allocations.hpp"
+#include "check.hpp"
+#include "golden.hpp"
+
+using affekt::Engine;
+using affekt::EngineOptions;
+using affekt::Estimate;
+using affekt::FullPass;
+using affekt::InvalidArgument;
+using affekt::Model;
+using affekt::ModelFileError;
+using affekt::Status;
+using affekt::test::as_float;
+using affekt::test::golden_path;
+using affekt::test::golden_signal;
+
+namespace {
+
+const char* const kFiles[] = {"schema1_utterance.safetensors", "schema1_trace.safetensors"};
+
+std::shared_ptr<const Model> utterance() {
+  static const auto model = Model::load(golden_path(kFiles[0]));
+  return model;
+}
+
+struct Result {
+  std::vector<double> times;
+  std::vector<float> values;
+  bool operator==(const Result& other) const {
+    return times == other.times && values.size() == other.values.size() &&
+           std::memcmp(values.data(), other.values.data(), values.size() * sizeof(float)) == 0;
+  }
+};
+
+template <class T>
+Result full(const std::shared_ptr<const Model>& model, const std::vector<T>& x) {
+  Result r;
+  FullPass pass(model);
+  CHECK(pass.feed(x.data(), x.size(), r.times, r.values) == Status::ok);
+  pass.finish(r.times, r.values);
+  return r;
+}
+
+void drain(Engine& engine, Result& r) {
+  Estimate estimate;
+  while (engine.poll(estimate)) {
+    CHECK(estimate.valid);
+    r.times.push_back(estimate.time);
+    r.values.insert(r.values.end(), estimate.values.begin(), estimate.values.end());
+  }
+}
+
+void any_chunking_equals_the_full_pass() {
+  std::mt19937 random(3);
+  for (const char* file : kFiles) {
+    const auto model = Model::load(golden_path(file));
+    const auto pcm = golden_signal(20000);
+    const auto x = as_float(pcm);
+    const Result expected = full(model, x);
+    CHECK(expected.times.size() > 20);
+    CHECK(full(model, pcm) == expected);
+
+    Engine engine(model, {0.25, 0.1});  // a queue of 2000 samples, so that pushes meet a full one
+    for (const std::size_t most : {1, 7, 160, 1999, 5000}) {
+      Result r;
+      engine.reset();
+      for (std::size_t at = 0; at < x.size();) {
+        const std::size_t n = std::min<std::size_t>(x.size() - at, 1 + random() % most);
+        std::size_t taken = 99;
+        const Status status = random() % 2 ? engine.push("audio", x.data() + at, n, &taken)
+                                           : engine.push("audio", pcm.data() + at, n, &taken);
+        CHECK(status == (taken == n ? Status::ok : Status::queue_full));
+        at += taken;
+        if (taken < n || random() % 3 == 0) drain(engine, r);
+      }
+      engine.finish();
+      drain(engine, r);
+      CHECK(r == expected);
+      CHECK_EQ(engine.counters().taken, x.size());
+      CHECK_EQ(engine.counters().estimates, r.times.size());
+      CHECK_EQ(engine.counters().reanchors, 0u);
+    }
+    // The full pass in pieces, and once more after a reset.
+    FullPass pass(model);
+    for (const std::size_t most : {1, 300, 20000}) {
+      Result r;
+      pass.reset();
+      for (std::size_t at = 0; at < x.size();) {
+        const std::size_t n = std::min<std::size_t>(x.size() - at, 1 + random() % most);
+        pass.feed(x.data() + at, n, r.times, r.values);
+        at += n;
+      }
+      pass.finish(r.times, r.values);
+      CHECK(r == expected);
+    }
+  }
+}
+
+void older_audio_than_the_context_has_no_influence() {
+  const auto model = utterance();
+  auto x = as_float(golden_signal(20000));
+  const Result a = full(model, x);
+  const std::size_t changed = 6000;
+  for (std::size_t i = 0; i < changed; ++i) x[i] = -0.7f * x[i] + 0.1f;
+  const Result b = full(model, x);
+  const std::size_t columns = model->columns().size();
+  const auto context = static_cast<long>(std::llround(model->timing().context_s * 8000));
+  bool before = false;
+  std::size_t after = 0;
+  for (std::size_t r = 0; r < a.times.size(); ++r) {
+    const bool same =
+        std::memcmp(&a.values[r * columns], &b.values[r * columns], columns * sizeof(float)) == 0;
+    const long oldest = std::lround(a.times[r] * 8000) - context + 1;  // first sample that may matter
+    if (oldest >= static_cast<long>(changed)) {
+      CHECK(same);
+      ++after;
+    } else {
+      before |= !same;
+    }
+  }
+  CHECK(before);
+  CHECK(after > 3);
+}
+
+void finish_gives_what_is_owed() {
+  const auto model = utterance();
+  const auto x = as_float(golden_signal(20000));
+  for (std::size_t n : {0, 1, 255, 256, 600, 736, 737, 895, 896, 1056, 20000}) {
+    const Result r = full(model, std::vector<float>(x.begin(), x.begin() + static_cast<long>(n)));
+    // 256-sample frames every 80; 3 of them every 2; a summary every 3 of those, and of the rest at the end
+    const std::size_t frames = n < 256 ? 0 : (n - 256) / 80 + 1;
+    const std::size_t stacks = frames < 3 ? 0 : (frames - 3) / 2 + 1;
+    CHECK_EQ(r.times.size(), (stacks + 2) / 3);
+    if (stacks > 0) CHECK_NEAR(r.times.back(), (255 + 80 * 2 + 160 * (stacks - 1)) / 8000.0, 1e-12);
+  }
+}
+
+void statuses() {
+  Engine engine(utterance());
+  const std::vector<float> x(800, 0.1f);
+  std::size_t taken = 7;
+  CHECK(engine.push("audio", x.data(), 800, 5.0, &taken) == Status::ok);
+  CHECK_EQ(taken, 800u);
+  CHECK(engine.push("video", x.data(), 800, 5.1, &taken) == Status::unknown_modality);
+  CHECK_EQ(taken, 0u);
+  CHECK(engine.push("audio", x.data(), 800, 4.9) == Status::time_backwards);
+  CHECK(engine.push("audio", x.data(), 800, std::nan("")) == Status::not_finite);
+  CHECK(engine.push("audio", x.data(), 800, std::numeric_limits<double>::infinity()) == Status::not_finite);
+  for (const float bad : {NAN, INFINITY, -INFINITY, 2e6f}) {
+    std::vector<float> y = x;
+    y[799] = bad;
+    CHECK(engine.push("audio", y.data(), 800, 5.1) ==
+          (bad == 2e6f ? Status::out_of_range : Status::not_finite));
+  }
+  CHECK(engine.push("audio", static_cast<const float*>(nullptr), 0, 5.1) == Status::ok);
+  CHECK(engine.push("audio", static_cast<const float*>(nullptr), 3, 5.1) == Status::not_finite);
+  CHECK_EQ(engine.counters().taken, 800u);
+  CHECK_EQ(engine.counters().rejected, 9u);
+  // A second that does not fit: 10 s of queue hold 80000 samples.
+  const std::vector<float> minute(60 * 8000, 0.0f);
+  CHECK(engine.push("audio", minute.data(), minute.size(), &taken) == Status::queue_full);
+  CHECK_EQ(taken, 80000u - 800u);
+  CHECK(engine.push("audio", minute.data(), minute.size(), &taken) == Status::queue_full);
+  CHECK_EQ(taken, 0u);
+  engine.finish();
+  CHECK(engine.push("audio", x.data(), 800, 90.0) == Status::finished);
+  Result r;
+  drain(engine, r);
+  CHECK(!r.times.empty());
+  Estimate estimate;
+  CHECK(!engine.poll(estimate));
+  engine.reset();
+  CHECK(!engine.poll(estimate));
+  CHECK_EQ(engine.counters().rejected, 0u);
+  CHECK(engine.push("audio", x.data(), 800, 1.0) == Status::ok);
+  for (int s = 0; s <= static_cast<int>(Status::finished); ++s)
+    CHECK(std::strlen(affekt::message(static_cast<Status>(s))) >= 2);
+  CHECK_NEAR(engine.latency(), 480 / 8000.0, 1e-12);
+}
+
+void time_policy() {
+  const auto model = utterance();
+  const auto x = as_float(golden_signal(16000));
+  const auto run = [&](auto time_of) {  // pushes of 100 ms
+    Engine engine(model);
+    Result r;
+    for (std::size_t i = 0; i < 20; ++i) {
+      CHECK(engine.push("audio", x.data() + i * 800, 800, time_of(static_cast<double>(i) * 0.1)) ==
+            Status::ok);
+      if (i % 3 == 0) drain(engine, r);
+    }
+    engine.finish();
+    drain(engine, r);
+    return std::pair(r, engine.counters().reanchors);
+  };
+  const Result plain = full(model, x);
+  // An offset moves every time and nothing else; jitter below the threshold moves nothing.
+  auto [shifted, n0] = run([](double t) { return 100.0 + t; });
+  CHECK(shifted.values == plain.values);
+  CHECK_EQ(n0, 0u);
+  for (std::size_t i = 0; i < plain.times.size(); ++i)
+    CHECK_NEAR(shifted.times[i], 100.0 + plain.times[i], 1e-9);
+  auto [jittered, n1] = run([](double t) { return t > 0.95 ? t + 0.05 : t; });
+  CHECK(jittered == plain);
+  CHECK_EQ(n1, 0u);
+  // A gap of 3 s at 1 s: samples before keep their times, samples from there on move by it.
+  auto [gap, n2] = run([](double t) { return t > 0.95 ? t + 3 : t; });
+  CHECK(gap.values == plain.values);
+  CHECK_EQ(n2, 1u);
+  for (std::size_t i = 0; i < plain.times.size(); ++i)
+    CHECK_NEAR(gap.times[i], plain.times[i] + (plain.times[i] > 0.99999 ? 3 : 0), 1e-9);
+  // More moves than the engine can keep wait in the producer's hands instead of being forgotten.
+  Engine engine(model);
+  std::size_t pushed = 0;
+  while (engine.push("audio", x.data(), 10, static_cast<double>(pushed)) == Status::ok) ++pushed;
+  CHECK_EQ(pushed, 64u);
+}
+
+void two_threads() {
+  const auto model = utterance();
+  const auto x = as_float(golden_signal(40000));
+  const Result expected = full(model, x);
+  Engine engine(model, {0.05, 0.1});
+  Result r;
+  std::thread producer([&] {
+    for (std::size_t at = 0; at < x.size();) {
+      std::size_t taken = 0;
+      engine.push("audio", x.data() + at, std::min<std::size_t>(x.size() - at, 333), &taken);
+      if (taken == 0) std::this_thread::yield();
+      at += taken;
+    }
+    engine.finish();
+  });
+  // The estimate at the end is owed, so its arrival says that all came through.
+  while (r.times.size() < expected.times.size()) {
+    drain(engine, r);
+    std::this_thread::yield();
+  }
+  producer.join();
+  drain(engine, r);
+  CHECK(r == expected);
+}
+
+void sessions_share_a_model() {
+  const auto model = utterance();
+  std::vector<std::thread> threads;
+  std::vector<Result> results(3);
+  for (std::size_t i = 0; i < results.size(); ++i)
+    threads.emplace_back([&, i] { results[i] = full(model, as_float(golden_signal(8000))); });
+  for (std::thread& t : threads) t.join();
+  CHECK(results[0] == results[1]);
+  CHECK(results[0] == results[2]);
+}
+
+void the_hot_path_allocates_nothing() {
+  for (const char* file : kFiles) {
+    Engine engine(golden_path(file));
+    const auto pcm = golden_signal(16000);
+    const auto x = as_float(pcm);
+    Estimate estimate;
+    int estimates = 0;
+    const long before = affekt::test::allocations;
+    for (int round = 0; round < 2; ++round) {
+      for (std::size_t at = 0; at + 160 <= x.size(); at += 160) {
+        if (at % 320) {
+          engine.push("audio", x.data() + at, 160, static_cast<double>(at) / 8000);
+        } else {
+          engine.push("audio", pcm.data() + at, 160, static_cast<double>(at) / 8000);
+        }
+        while (engine.poll(estimate)) ++estimates;
+      }
+      engine.push("nothing", x.data(), 1);
+      engine.finish();
+      while (engine.poll(estimate)) ++estimates;
+      engine.reset();
+    }
+    CHECK_EQ(affekt::test::allocations.load(), before);
+    CHECK(estimates > 50);
+  }
+}
+
+void wrong_construction() {
+  const auto with = [](double queue_s, double reanchor_s) {
+    return Engine(utterance(), {queue_s, reanchor_s});
+  };
+  CHECK_THROWS(with(0, 0.1), InvalidArgument, "queue_s");
+  CHECK_THROWS(with(1e9, 0.1), InvalidArgument, "queue_s");
+  CHECK_THROWS(with(NAN, 0.1), InvalidArgument, "queue_s");
+  CHECK_THROWS(with(1, -1), InvalidArgument, "reanchor_s");
+  CHECK_THROWS(Engine(std::shared_ptr<const Model>()), InvalidArgument, "model");
+  CHECK_THROWS(FullPass(std::shared_ptr<const Model>()), InvalidArgument, "model");
+  CHECK_THROWS(Engine(golden_path("none")), std::exception, "none");
+  Engine tiny(utterance(), {1e-9, 0.1});  // still one sample
+  const float x = 0;
+  CHECK(tiny.push("audio", &x, 1) == Status::ok);
+  CHECK(tiny.push("audio", &x, 1) == Status::queue_full);
+}
+
+}  // namespace
+
+int main() {
+  any_chunking_equals_the_full_pass();
+  older_audio_than_the_context_has_no_influence();
+  finish_gives_what_is_owed();
+  statuses();
+  time_policy();
+  two_threads();
+  sessions_share_a_model();
+  the_hot_path_allocates_nothing();
+  wrong_construction();
+  return affekt::test::result();
+}
