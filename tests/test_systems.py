@@ -134,6 +134,15 @@ def test_restored_systems_equal_the_exported_and_export_to_the_same_bytes(tmp_pa
         assert torch.equal(value, again(x, mask)[head])
 
 
+def test_heads_keep_their_order_whatever_their_names(tmp_path):
+    torch.manual_seed(0)
+    heads = {"zeal": {"labels": ["x", "y"]}, "affect": {"labels": ["arousal"]}}
+    system = affekt.create("speech", **{**SMALL, "heads": heads}).eval()
+    path = systems.export(system, tmp_path / "m.safetensors")
+    columns = ["p_x", "p_y", "arousal"]
+    assert affekt.load(path).columns == systems.restore(path).columns == system.columns == columns
+
+
 def test_files_that_cannot_be_restored_say_why(tmp_path, monkeypatch):
     path = systems.export(make(), tmp_path / "m.safetensors")
     monkeypatch.setattr(systems.base, "_REGISTRY", {})

@@ -173,8 +173,9 @@ def test_it_learns_logs_and_says_nothing(tmp_path, capfd):
     assert out.err == ""
 
 
-def test_the_kept_weights_are_those_of_the_best_epoch(tmp_path):
-    system, result = run(tmp_path, epochs=6, lr=2e-2)
+@pytest.mark.parametrize("averaging", ["none", "ema", "swa"])
+def test_the_kept_weights_are_those_of_the_best_epoch(tmp_path, averaging):
+    system, result = run(tmp_path, epochs=6, lr=2e-2, averaging=averaging, swa_start=0.3)
     figures = score(
         dict(zip(("emotion", "affect"), outputs(system), strict=True)), toy_examples(14, 1).labels
     )

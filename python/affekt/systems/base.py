@@ -231,7 +231,10 @@ def restore(path: str | Path) -> System:
     model = load(path)
     card = model.card
     try:
-        system = create(card["system"]["name"], **card["system"]["config"])
+        config = dict(card["system"]["config"])
+        # The card's JSON sorts its keys; the outputs keep the order of the heads.
+        config["heads"] = {output["name"]: config["heads"][output["name"]] for output in card["outputs"]}
+        system = create(card["system"]["name"], **config)
         system.load_graph(model.tensors())
     except (InputError, KeyError, TypeError, RuntimeError) as error:
         raise ModelFileError(f"{path}: the torch system cannot be restored: {error}") from error

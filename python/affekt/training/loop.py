@@ -14,7 +14,6 @@ import hashlib
 import logging
 import math
 import os
-import pickle
 import sys
 import time
 import warnings
@@ -105,7 +104,8 @@ def train(
         if checkpoint.get("affekt_identity") != identity:
             raise InputError(f"{last} belongs to another run (seed, configuration or data differ); remove it")
         start = last
-    keeper = _Keeper(identity, folder / "log.csv")
+    module.identity = identity
+    keeper = _Keeper(folder / "log.csv")
     callbacks: list[Callback] = [_Schedule(), _Averaging(config), keeper]
     if dev_part is not None:
         if config.patience is not None:
@@ -178,15 +178,7 @@ def export_checkpoint(
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         record = state["affekt_system"]
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        pickle.UnpicklingError,
-    ) as error:
+    except Exception as error:  # the unpickler raises whatever comes to hand on foreign bytes
         raise DataError(f"{checkpoint}: not a checkpoint of a training run ({error})") from error
     system = create(record["name"], **record["config"])
     _load_weights(system, state)
@@ -250,6 +242,7 @@ class _Module(lightning.LightningModule):
         self.system, self.loop, self.seed = system, config, seed
         self.parts, self.score, self.monitor = (train_part, dev_part), score, monitor
         self.sums: dict[str, list[float]] = {}
+        self.identity = ""
 
     def train_dataloader(self) -> _Batches:
         return _Batches(self.parts[0], self.loop.batch_size, self.seed, lambda: self.trainer.current_epoch)
@@ -282,6 +275,14 @@ class _Module(lightning.LightningModule):
         for name, value in parts.items():
             self.sums.setdefault(name, []).append(float(value.detach()))
         return parts["loss"]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Here and not in the callbacks, whose hook checkpoints of weights alone skip.
+        averaging = next(c for c in self.trainer.callbacks if isinstance(c, _Averaging))
+        checkpoint["affekt_averaged"] = averaging.average
+        checkpoint["affekt_identity"] = self.identity
+        config = as_dict(self.system.config)
+        checkpoint["affekt_system"] = {"name": self.system.system_name, "config": config}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch
@@ -379,15 +380,12 @@ class _Averaging(Callback):
         yield
         module.system.load_state_dict(live)
 
-    def on_save_checkpoint(self, trainer: Any, module: _Module, checkpoint: dict[str, Any]) -> None:
-        checkpoint["affekt_averaged"] = self.average
-
 
 class _Keeper(Callback):
     """Scores the development part after each epoch and keeps the log."""
 
-    def __init__(self, identity: str, path: Path) -> None:
-        self.identity, self.path = identity, path
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.history: list[dict[str, float]] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -395,11 +393,6 @@ class _Keeper(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history = list(state["history"])
-
-    def on_save_checkpoint(self, trainer: Any, module: _Module, checkpoint: dict[str, Any]) -> None:
-        checkpoint["affekt_identity"] = self.identity
-        system = module.system
-        checkpoint["affekt_system"] = {"name": system.system_name, "config": as_dict(system.config)}
 
     def on_train_epoch_end(self, trainer: Any, module: _Module) -> None:
         schedule = next(c for c in trainer.callbacks if isinstance(c, _Schedule))
@@ -447,7 +440,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
         return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # the unpickler raises whatever comes to hand on foreign bytes
         warnings.warn(f"{path} cannot be read, the training starts afresh: {error}", stacklevel=3)
         return None
 

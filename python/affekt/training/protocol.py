@@ -503,7 +503,8 @@ def _tables(
     pandas = require("pandas", purpose="result tables")
     results = pandas.DataFrame([run.row for run in runs])
     noted = noted + [f for run in runs for f in json.loads((run.folder / "done.json").read_text())["failed"]]
-    skipped = pandas.DataFrame(noted, columns=["file", "start", "end", "reason"]).drop_duplicates()
+    skipped = pandas.DataFrame(noted, columns=["file", "start", "end", "reason"])
+    skipped = skipped.drop_duplicates(["file", "start", "end"])
     results.insert(min(8, len(results.columns)), "n_skipped", len(skipped))
     parts = []
     for run in runs:

@@ -159,40 +159,99 @@ def outputs(table: Any, heads: Mapping[str, Head]) -> dict[str, np.ndarray]:
     return {name: table[head.columns].to_numpy(dtype=np.float64) for name, head in heads.items()}
 
 
-def _bootstrap(predictions: Any, heads: Mapping[str, Head], labels: Callable[[Any], Any]) -> dict[str, Any]:
-    """Interval of every pooled figure over groups; each draw averages the seeds."""
-    seeds = sorted(predictions["seed"].unique())
-    parts = [
-        part.sort_values(["file", "start"], kind="stable").reset_index(drop=True)
-        for _, part in predictions.groupby("seed")
-    ]
-    same = all(len(p) == len(parts[0]) and (p["file"] == parts[0]["file"]).all() for p in parts)
-    if not same:  # folds of some seeds are missing: no common draw
-        return {}
-    group = parts[0]["group"].to_numpy()
-    truth = labels(parts[0])
-    by_seed = [outputs(p, heads) for p in parts]
-    out = {}
-    stacked = {name: np.stack([o[name] for o in by_seed], axis=-1) for name in heads}  # (n, labels, seeds)
-    for suffix, kind, _, target, known in _series(by_seed[0], truth, heads):
-        if len(set(group[known])) < 2:
+def _bootstrap(
+    predictions: Any, heads: Mapping[str, Head], labels: Callable[[Any], Any]
+) -> dict[str, metrics.Interval]:
+    """Interval of every pooled figure over groups; each draw averages the seeds.
+
+    Every figure is a function of sums over recordings (confusion counts, moments), so that a draw of groups
+    only adds up the sums of the groups drawn.
+    """
+    intervals: dict[str, metrics.Interval] = {}
+    seeds = [part for _, part in predictions.groupby("seed")]
+    people = sorted(set(predictions["group"]))
+    sums: dict[str, tuple[str, list[np.ndarray]]] = {}  # suffix -> kind, per seed (groups, sums)
+    centre: dict[str, float] = {}
+    for part in seeds:
+        place = part["group"].map({name: i for i, name in enumerate(people)}).to_numpy()
+        for suffix, kind, values, target, known in _series(outputs(part, heads), labels(part), heads):
+            if kind == "classes":
+                size = max(len(head.labels) for head in heads.values())
+                each = np.eye(size * size)[target * size + values]
+            else:
+                # About a common centre, so that squares do not eat the digits of small spreads.
+                zero = centre.setdefault(suffix, float(target[known].mean()) if known.any() else 0.0)
+                p, y = values - zero, np.where(known, target, zero) - zero
+                each = np.stack([np.ones_like(p), p, y, p * p, y * y, p * y], axis=1)
+            total = np.zeros((len(people), each.shape[1]))
+            np.add.at(total, place[known], each[known])
+            sums.setdefault(suffix, (kind, []))[1].append(total)
+    for suffix, (kind, per_seed) in sums.items():
+        stacked = np.stack(per_seed, axis=1)  # (groups, seeds, sums)
+        stacked = stacked[stacked[:, 0].sum(1) > 0]
+        if len(stacked) < 2 or any(len(p) != len(per_seed[0]) for p in per_seed):
             continue
-        if kind == "classes":
-            head = next(n for n, h in heads.items() if h.kind == "categorical" and suffix in ("", f"_{n}"))
-            values = stacked[head].argmax(1)
-        else:
-            head, column = next(
-                (n, h.labels.index(suffix[1:]))
-                for n, h in heads.items()
-                if h.kind == "continuous" and suffix[1:] in h.labels
-            )
-            values = stacked[head][:, column]
-        for metric, function in (_CLASSES if kind == "classes" else _VALUES).items():
+        for metric in _CLASSES if kind == "classes" else _VALUES:
 
-            def mean(p: np.ndarray, t: np.ndarray, function: Callable[..., float] = function) -> float:
-                return float(np.mean([function(p[:, s], t) for s in range(len(seeds))]))
+            def drawn(rows: np.ndarray, _: np.ndarray, metric: str = metric) -> float:
+                return float(np.mean([_FROM_SUMS[metric](total) for total in rows.sum(0)]))
 
-            out[metric + suffix] = metrics.bootstrap_interval(
-                mean, values[known], target[known], group[known]
+            intervals[metric + suffix] = metrics.bootstrap_interval(
+                drawn, stacked, np.zeros(len(stacked)), np.arange(len(stacked))
             )
-    return out
+    return intervals
+
+
+def _counts(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hits, items and guesses per class from a flat confusion matrix."""
+    size = round(len(sums) ** 0.5)
+    matrix = sums.reshape(size, size)
+    return np.diag(matrix), matrix.sum(1), matrix.sum(0)
+
+
+def _uar(sums: np.ndarray) -> float:
+    hits, items, _ = _counts(sums)
+    return float(np.mean(hits[items > 0] / items[items > 0]))
+
+
+def _macro_f1(sums: np.ndarray) -> float:
+    hits, items, guesses = _counts(sums)
+    there = items + guesses > 0
+    return float(np.mean(2 * hits[there] / (items + guesses)[there]))
+
+
+def _moments(sums: np.ndarray) -> tuple[float, float, float, float]:
+    """Variances, covariance and difference of means from sums of 1, p, y, pp, yy, py."""
+    n, p, y, pp, yy, py = sums
+    return (
+        max(pp / n - (p / n) ** 2, 0.0),
+        max(yy / n - (y / n) ** 2, 0.0),
+        py / n - p * y / n**2,
+        (p - y) / n,
+    )
+
+
+def _ccc(sums: np.ndarray) -> float:
+    var_p, var_y, cov, gap = _moments(sums)
+    whole = var_p + var_y + gap**2
+    return 2 * cov / whole if whole > 0 else 0.0
+
+
+def _pcc(sums: np.ndarray) -> float:
+    var_p, var_y, cov, _ = _moments(sums)
+    return cov / (var_p * var_y) ** 0.5 if var_p > 0 and var_y > 0 else 0.0
+
+
+def _rmse(sums: np.ndarray) -> float:
+    n, _, _, pp, yy, py = sums
+    return float(max((pp + yy - 2 * py) / n, 0.0) ** 0.5)
+
+
+_FROM_SUMS: dict[str, Callable[[np.ndarray], float]] = {
+    "uar": _uar,
+    "war": lambda sums: float(_counts(sums)[0].sum() / sums.sum()),
+    "macro_f1": _macro_f1,
+    "ccc": _ccc,
+    "pcc": _pcc,
+    "rmse": _rmse,
+}

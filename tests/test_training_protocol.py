@@ -1,0 +1,329 @@
+"""The protocol runner on generated voices: tables, resuming, skipped recordings, and no leaks."""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pandas = pytest.importorskip("pandas")
+soundfile = pytest.importorskip("soundfile")
+pytest.importorskip("pytorch_lightning")
+
+import affekt
+from affekt import data, metrics, systems
+from affekt.errors import DataError, InputError
+from affekt.training import export_checkpoint, fit, load_config, loop, run_protocol, scoring
+
+RATE = 16000
+SPEAKERS, TAKES = 6, 4
+
+
+def sound(emotion, speaker, take, seconds):
+    """A tone whose pitch and loudness depend on the emotion, a little on the speaker."""
+    rng = np.random.default_rng([speaker, take, len(emotion)])
+    t = np.arange(int(seconds * RATE)) / RATE
+    pitch = {"calm": 150, "angry": 600}[emotion] * (1 + 0.05 * speaker)
+    level = {"calm": 0.05, "angry": 0.4}[emotion] * rng.uniform(0.8, 1.2)
+    tone = level * np.sin(2 * np.pi * pitch * t * (1 + 0.02 * np.sin(7 * t))) + 0.002 * rng.normal(
+        size=len(t)
+    )
+    return tone.astype(np.float32), float(np.clip(3 * level - 0.6, -1, 1))
+
+
+@pytest.fixture(scope="module")
+def voices(tmp_path_factory):
+    """Manifest of generated recordings: an emotion on every row, arousal on two thirds of them."""
+    folder = tmp_path_factory.mktemp("voices")
+    rows = []
+    for speaker in range(SPEAKERS):
+        for take in range(TAKES):
+            for emotion in ("calm", "angry"):
+                samples, arousal = sound(emotion, speaker, take, 0.5 + 0.1 * take)
+                name = f"s{speaker}_{take}_{emotion}.wav"
+                soundfile.write(folder / name, samples, RATE)
+                rows.append({
+                    "file": name, "subject": f"s{speaker}", "session": f"s{speaker}", "emotion": emotion,
+                    "arousal": arousal if take else None,
+                })  # fmt: skip
+    pandas.DataFrame(rows).to_csv(folder / "manifest.csv", index=False)
+    return folder / "manifest.csv"
+
+
+def configuration(manifest, out, *overrides):
+    base = {
+        "out": str(out),
+        "data": {"manifest": str(manifest), "cache": str(Path(manifest).parent / "features")},
+        "protocol": {"kind": "group_kfold", "folds": 3, "dev": 1, "seeds": [0]},
+        "system": {
+            "name": "speech",
+            "front_end": {"n_mels": 12, "hop_length": 320},
+            "tcn": {"channels": [8], "dropout": 0.1},
+            "pool": {"window": 20, "hop": 2},
+            "heads": {
+                "emotion": {"labels": ["calm", "angry"], "balance": True},
+                "affect": {"labels": ["arousal"]},
+            },
+        },
+        "training": {"epochs": 6, "batch_size": 8, "lr": 0.02, "tensorboard": False, "progress": False},
+    }
+    return load_config(base, list(overrides))
+
+
+@pytest.fixture(scope="module")
+def finished(voices, tmp_path_factory):
+    """Three folds with two seeds each."""
+    out = tmp_path_factory.mktemp("runs") / "three"
+    lines = []
+    config = configuration(voices, out, "protocol.seeds=[0, 1]")
+    return run_protocol(config, say=lines.append), config, lines
+
+
+def test_tables(finished):
+    result, config, lines = finished
+    folder = Path(config.out)
+    assert len(result.results) == 6
+    assert set(result.results["mode"]) == {"full"}
+    assert result.results["uar"].mean() > 0.9
+    assert result.results["ccc_arousal"].mean() > 0.5
+    assert (result.results["n_test"] == 16).all()
+    for row in result.results.itertuples():  # the development speakers are stated, and nobody is in two parts
+        assert not set(row.dev_groups.split()) & set(row.test_groups.split())
+        assert len(row.dev_groups.split()) == 1
+    pooled = result.summary.set_index(["metric", "over"])
+    assert set(result.summary["over"]) == {"pooled", "folds", "seeds", "groups"}
+    assert pooled.loc[("uar", "folds"), "n"] == 3
+    assert pooled.loc[("uar", "seeds"), "n"] == 2
+    assert pooled.loc[("uar", "groups"), "n"] == SPEAKERS
+    row = pooled.loc[("ccc_arousal", "pooled")]
+    assert row["low"] <= row["mean"] <= row["high"]
+    assert "Lin" in row["definition"]
+    for name in ("config.yaml", "environment.json", "results.csv", "summary.csv", "groups.csv", "skipped.csv",
+                 "predictions.csv", "audit.json"):  # fmt: skip
+        assert (folder / name).is_file(), name
+    groups = pandas.read_csv(folder / "groups.csv")
+    assert len(groups) == SPEAKERS * 2
+    assert (groups["n"] == 8).all()
+    assert "uar" in str(result)
+    assert any("fold 2" in line for line in lines)
+    assert json.loads((folder / "environment.json").read_text())["packages"]["torch"] == torch.__version__
+
+
+def test_summary_figures_are_the_metrics_of_the_predictions(finished):
+    result, config, _ = finished
+    table = pandas.read_csv(Path(config.out) / "predictions.csv")
+    assert len(table) == SPEAKERS * TAKES * 2 * 2
+    assert {"file", "fold", "seed", "subject", "p_calm", "p_angry", "arousal", "true_emotion"} <= set(table)
+    by_seed = []
+    for _, part in table.groupby("seed"):
+        guess = np.where(part["p_calm"] > part["p_angry"], "calm", "angry")
+        known = part["true_arousal"].notna()
+        by_seed.append([
+            metrics.uar(guess, part["true_emotion"]),
+            metrics.ccc(part["arousal"][known], part["true_arousal"][known]),
+        ])  # fmt: skip
+    pooled = result.summary.set_index(["metric", "over"])["mean"]
+    expected = np.mean(by_seed, axis=0)
+    assert pooled["uar", "pooled"] == pytest.approx(expected[0], abs=1e-6)
+    assert pooled["ccc_arousal", "pooled"] == pytest.approx(expected[1], abs=1e-5)
+
+
+def test_resampled_figures_are_those_of_the_metrics(rng):
+    """The bootstrap works on sums; its centre must be what `affekt.metrics` gives on the recordings."""
+    heads = {
+        "emotion": systems.Head(labels=["a", "b", "c"]),
+        "affect": systems.Head(labels=["valence", "arousal"]),
+    }
+    n = 60
+    table = pandas.DataFrame(rng.random((n, 3)), columns=["p_a", "p_b", "p_c"])
+    table[["valence", "arousal"]] = rng.normal(size=(n, 2)) + 50
+    table[["true_valence", "true_arousal"]] = table[["valence", "arousal"]] + rng.normal(size=(n, 2))
+    table.loc[:9, "true_valence"] = np.nan
+    table["true_emotion"] = rng.choice(["a", "b"], n)  # one class never occurs
+    table["group"] = rng.integers(0, 5, n).astype(str)
+    table["seed"] = np.repeat([0, 1], n // 2)
+
+    def labels(part):
+        return {
+            "emotion": part["true_emotion"].map({"a": 0, "b": 1, "c": 2}).to_numpy(),
+            "affect": part[["true_valence", "true_arousal"]].to_numpy(),
+        }
+
+    drawn = scoring._bootstrap(table, heads, labels)
+    both = [scoring.figures(scoring.outputs(t, heads), labels(t), heads) for _, t in table.groupby("seed")]
+    assert set(drawn) == set(both[0]) - {"ccc", "score"}
+    for name, interval in drawn.items():
+        assert interval.mean == pytest.approx(np.mean([b[name] for b in both]), abs=1e-9), name
+        assert interval.low < interval.mean < interval.high
+
+
+def test_each_training_leaves_what_the_audit_and_a_user_need(finished, voices):
+    result, config, _ = finished
+    assert result.audit.ok
+    assert json.loads((Path(config.out) / "audit.json").read_text())["ok"]
+    run = result.runs[0]
+    names = {p.name for p in run.folder.iterdir()}
+    tables = {"predictions.csv", "predictions_dev.csv", "log.csv", "split.csv", "statistics.json"}
+    assert (
+        tables | {"model.safetensors", "config.yaml", "environment.json", "best.ckpt", "done.json"} <= names
+    )
+    assert "last.ckpt" not in names
+    split = data.read_split(run.folder)
+    store = data.FeatureStore(config.data.cache)
+    rows = split["row"][split["partition"] == "train"].to_numpy()
+    expected = store.statistics(rows)
+    stored = data.Statistics.load(run.folder)
+    np.testing.assert_allclose(stored.mean, expected.mean)
+    tensors = affekt.load(run.model).tensors()
+    np.testing.assert_allclose(tensors["norm.mean"], expected.mean, rtol=1e-6)
+    np.testing.assert_allclose(1 / tensors["norm.scale"], expected.sd, rtol=1e-5)
+    card = affekt.load(run.model).card
+    assert card["info"]["metrics"]["test"]["uar"] == pytest.approx(run.row["uar"])
+    assert card["info"]["trained_on"] == {"recordings": 24, "groups": 3}
+    again = export_checkpoint(run.folder / "best.ckpt", run.folder / "again.safetensors")
+    for name, value in affekt.load(again).tensors().items():
+        np.testing.assert_array_equal(value, tensors[name])
+    again.unlink()
+    with pytest.raises(DataError, match="not a checkpoint"):
+        export_checkpoint(run.folder / "log.csv", run.folder / "x.safetensors")
+
+
+def test_test_figures_are_those_of_the_deployed_file(finished, voices):
+    result, _, _ = finished
+    run = result.runs[-1]
+    table = pandas.read_csv(run.folder / "predictions.csv")
+    model = affekt.load(run.model)
+    for row in table.head(4).itertuples():
+        _, values = model.run(data.read_audio(row.file, RATE))
+        np.testing.assert_allclose([row.p_calm, row.p_angry, row.arousal], values[-1], atol=1e-6)
+    restored = systems.restore(run.model)
+    rows = torch.from_numpy(restored.front_end()(data.read_audio(row.file, RATE)))
+    np.testing.assert_allclose(restored.predict(rows[None])[0], values[-1], atol=1e-4)
+
+
+def test_finished_folds_are_not_repeated_and_a_killed_one_goes_on(voices, tmp_path, monkeypatch, finished):
+    whole = finished[0]
+    config = configuration(voices, tmp_path / "run")
+    real = loop.train
+    trained = []
+
+    def killed(*args, **kwargs):
+        """The second fold dies after its second epoch."""
+        trained.append(args[4])
+        if len(trained) == 2:
+            real(*args, **kwargs, stop_after=2)
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr("affekt.training.protocol.train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_protocol(config)
+    folder = Path(config.out)
+    assert (folder / "fold_1" / "seed_0" / "done.json").is_file()
+    assert not (folder / "fold_2" / "seed_0" / "done.json").exists()
+    stamp = (folder / "fold_1" / "seed_0" / "model.safetensors").stat().st_mtime_ns
+    epochs = []
+
+    def watched(*args, **kwargs):
+        result = real(*args, **kwargs)
+        epochs.append((Path(args[4]).parent.name, result.epochs))
+        return result
+
+    monkeypatch.setattr("affekt.training.protocol.train", watched)
+    result = run_protocol(config)
+    assert [name for name, _ in epochs] == ["fold_2", "fold_3"]
+    assert [run.reused for run in result.runs] == [True, False, False]
+    assert (folder / "fold_1" / "seed_0" / "model.safetensors").stat().st_mtime_ns == stamp
+    # And the figures are those of the run that nobody disturbed.
+    undisturbed = whole.results[whole.results["seed"] == 0].reset_index(drop=True)
+    for name in ("uar", "ccc_arousal", "dev_score", "best_epoch", "epochs"):
+        np.testing.assert_array_equal(result.results[name], undisturbed[name])
+
+
+def test_another_configuration_may_not_use_the_folder(finished):
+    _, config, _ = finished
+    with pytest.raises(InputError, match=r"differs in training.lr"):
+        run_protocol(load_config(config, ["training.lr=0.01"]))
+
+
+def test_broken_recordings_are_counted_or_raise(voices, tmp_path):
+    table = pandas.read_csv(voices)
+    table["file"] = [str(voices.parent / f) for f in table["file"]]
+    (tmp_path / "text.wav").write_text("not audio")
+    soundfile.write(tmp_path / "blip.wav", sound("calm", 0, 0, 0.04)[0], RATE)
+    extra = pandas.DataFrame([
+        {"file": str(tmp_path / "text.wav"), "subject": "s0", "session": "s0", "emotion": "calm"},
+        {"file": str(tmp_path / "absent.wav"), "subject": "s1", "session": "s1", "emotion": "calm"},
+        {"file": str(tmp_path / "blip.wav"), "subject": "s2", "session": "s2", "emotion": "calm"},
+    ])  # fmt: skip
+    pandas.concat([table, extra]).to_csv(tmp_path / "m.csv", index=False)
+    options = ["training.epochs=1", "protocol.select=[1]", f"data.cache={tmp_path / 'f'}"]
+    with pytest.raises(DataError, match=r"text.wav|absent.wav"):
+        run_protocol(configuration(tmp_path / "m.csv", tmp_path / "a", *options))
+    result = run_protocol(configuration(tmp_path / "m.csv", tmp_path / "b", *options, "data.on_error=skip"))
+    assert result.results["n_skipped"].tolist() == [3]
+    named = {Path(f).name for f in result.skipped["file"]}
+    assert named == {"text.wav", "absent.wav", "blip.wav"}
+    assert result.skipped["reason"].str.len().min() > 10
+
+
+def test_corpora_with_different_labels_train_one_model_and_extra_sources_only_train(voices, tmp_path):
+    table = pandas.read_csv(voices)
+    table["file"] = [str(voices.parent / f) for f in table["file"]]
+    one, two = table[table["subject"] < "s3"], table[table["subject"] >= "s3"]
+    one.drop(columns="arousal").to_csv(tmp_path / "one.csv", index=False)
+    two.drop(columns="emotion").to_csv(tmp_path / "two.csv", index=False)
+    config = load_config(
+        configuration(tmp_path / "one.csv", tmp_path / "run", "training.epochs=2", "protocol.select=[1]"),
+        {"data": {"extra": [{"manifest": str(tmp_path / "two.csv")}], "cache": str(tmp_path / "f")}},
+    )
+    result = run_protocol(config)
+    split = data.read_split(result.runs[0].folder)
+    for part in ("dev", "test"):
+        assert set(split["subject"][split["partition"] == part]) < {"s0", "s1", "s2"}
+    assert {"s3", "s4", "s5"} < set(split["subject"][split["partition"] == "train"])
+    assert "uar" in result.results
+    assert "ccc_arousal" not in result.results  # nobody in the test part has it
+
+
+def test_leaks_stop_the_run_unless_allowed(voices, tmp_path):
+    table = pandas.read_csv(voices)
+    table["file"] = [str(voices.parent / f) for f in table["file"]]
+    table["split"] = ["test" if i % 4 == 0 else "train" for i in range(len(table))]
+    table.to_csv(tmp_path / "m.csv", index=False)
+    options = ["protocol.kind=column", "protocol.dev=0", "training.epochs=1", f"data.cache={tmp_path / 'f'}"]
+    with pytest.raises(DataError, match=r"leaks.*subject"):
+        run_protocol(configuration(tmp_path / "m.csv", tmp_path / "a", *options))
+    result = run_protocol(
+        configuration(tmp_path / "m.csv", tmp_path / "b", *options, "protocol.allow=[subject, session]")
+    )
+    assert result.audit.ok
+    assert [f for f in result.audit.findings if f.accepted]
+
+
+def test_fit_on_everything(voices, tmp_path):
+    result = fit(configuration(voices, tmp_path / "all", "protocol.kind=all", "training.epochs=2"))
+    split = data.read_split(result.folder)
+    assert set(split["partition"]) == {"train", "dev"}
+    assert len(split) == SPEAKERS * TAKES * 2
+    assert result.row["dev_uar"] > 0.4
+    assert affekt.load(result.model).columns == ["p_calm", "p_angry", "arousal"]
+    assert "dev_uar" in repr(result)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("protocol.select=[4]", "the protocol has 3"),
+        ("system.task=trace", "labels per step"),
+        ("system.heads.emotion.labels=[x, y]", "no recording has a label for head 'emotion'"),
+        ("data.corpus=ravdess", "either a corpus or a manifest"),
+    ],
+)
+def test_what_cannot_be_run_says_why(voices, tmp_path, override, words):
+    with pytest.raises((DataError, InputError), match=words):
+        run_protocol(configuration(voices, tmp_path, override))
