@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "_native": _CORE_USERS,
     "ops": _CORE_USERS,
     "features": {"ops", *_CORE_USERS},
-    "live": _LIVE,
+    "live": {"data", *_LIVE},
     "data": _BLOCKS,
     "nn": _BLOCKS,
     "losses": _BLOCKS,

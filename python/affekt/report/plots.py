@@ -1,0 +1,381 @@
+"""The figures: a trace along one recording, the curves of a training run, a confusion matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from affekt._lazy import require
+from affekt.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["confusion_figure", "save_figure", "save_traces", "trace_figure", "training_figure"]
+
+# Colours that people with any colour vision tell apart (Okabe and Ito), by what they stand for everywhere.
+_AFFECT = {"valence": "#0072B2", "arousal": "#D55E00", "dominance": "#009E73"}
+_OTHERS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_INK = "#333333"
+_MAX_POINTS = 1500
+
+
+def trace_figure(
+    table: pandas.DataFrame, audio: str | PathLike[str] | None = None, *, title: str | None = None
+) -> Figure:
+    """Waveform, affect dimensions and emotion probabilities along one recording, over one time axis.
+
+    Parameters
+    ----------
+    table : rows of one file, as `affekt.predict` gives them (columns ``file, start, end, ...``). With more
+        than a few thousand rows the lines show means over short spans, and a band from lowest to highest.
+    audio : the recording, for the waveform on top; None leaves it out.
+    title : heading; the file's name by default.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        The table has rows of several files, none at all, or nothing to draw.
+    """
+    if not len(table):
+        raise InputError("table: expected at least one estimate to draw, got none")
+    files = table["file"].unique() if "file" in table else [""]
+    if len(files) != 1:
+        raise InputError(f"table: expected the rows of one file, got {len(files)} files (see save_traces)")
+    emotions = [name for name in table.columns if name.startswith("p_")]
+    dimensions = [name for name in table.columns if name not in ("file", "start", "end", *emotions)]
+    if not emotions and not dimensions:
+        raise InputError(f"table: expected columns with estimates, got only {', '.join(table.columns)}")
+
+    end = table["end"].to_numpy(dtype=float)
+    wave = None if audio is None else _envelope(audio)
+    last = max(end[-1], wave[1] if wave else 0.0)
+    heights = [1.1] * bool(wave) + [2.9] * bool(dimensions) + [0.45 + 0.31 * len(emotions)] * bool(emotions)
+    figure = _figure(11, sum(heights) + 1.35)
+    grid = figure.add_gridspec(len(heights), 2, width_ratios=[1, 0.014], height_ratios=heights)
+    axes = [figure.add_subplot(grid[0, 0])]
+    axes += [figure.add_subplot(grid[row, 0], sharex=axes[0]) for row in range(1, len(heights))]
+    rows = iter(enumerate(axes))
+
+    heading = title if title is not None else Path(str(files[0])).name
+    figure.suptitle(heading, x=0.012, ha="left", fontsize=14, fontweight="bold", color=_INK)
+    notes = [str(table.attrs[key]) for key in ("model", "mode") if table.attrs.get(key)]
+    if notes:
+        note = "model " + ", ".join(notes) + " mode" * (len(notes) == 2)
+        figure.text(0.988, 0.985, note, ha="right", va="top", fontsize=9, color="#666666")
+    if wave:
+        _draw_wave(next(rows)[1], *wave)
+    if dimensions:
+        _draw_dimensions(next(rows)[1], end, {name: table[name].to_numpy(dtype=float) for name in dimensions})
+    if emotions:
+        row, axis = next(rows)
+        edges = np.concatenate([[_first_edge(table)], end])
+        _draw_emotions(
+            axis, figure.add_subplot(grid[row, 1]), edges, table[emotions].to_numpy(dtype=float).T, emotions
+        )
+
+    for axis in axes[:-1]:
+        axis.tick_params(labelbottom=False)
+    axes[-1].set_xlim(0.0, last)
+    _time_axis(axes[-1], last)
+    return figure
+
+
+def save_traces(table: pandas.DataFrame, path: str | PathLike[str], *, waveform: bool = True) -> list[Path]:
+    """One trace figure per file of `table`.
+
+    Parameters
+    ----------
+    table : as `affekt.predict` gives it.
+    path : target, its suffix gives the format (png, pdf, svg). With several files in the table each goes to
+        ``<path's stem>.<file's stem><suffix>``, numbered where names collide.
+    waveform : draw the sound itself on top.
+
+    Returns
+    -------
+    list of Path : the pictures written, in the order of the files.
+    """
+    path = Path(path)
+    groups = list(table.groupby("file", sort=False))
+    if not groups:
+        raise InputError("table: expected at least one estimate to draw, got none")
+    written: list[Path] = []
+    for file, rows in groups:
+        target = path
+        if len(groups) > 1:
+            target = path.with_name(f"{path.stem}.{Path(str(file)).stem}{path.suffix}")
+            number = 2
+            while target in written:
+                target = path.with_name(f"{path.stem}.{Path(str(file)).stem}.{number}{path.suffix}")
+                number += 1
+        rows.attrs = table.attrs
+        written.append(save_figure(trace_figure(rows, str(file) if waveform else None), target))
+    return written
+
+
+def training_figure(
+    logs: pandas.DataFrame | Sequence[pandas.DataFrame], *, title: str = "Training"
+) -> Figure:
+    """Curves of one training or of several (folds, seeds), a panel per figure.
+
+    Parameters
+    ----------
+    logs : the ``log.csv`` of a training, or several: a row per epoch, ``epoch``, ``train_<name>``, and the
+        figures on the development part by name. With several trainings each is a thin line and their mean, as
+        far as all of them went, a thick one.
+    title : heading.
+
+    Raises
+    ------
+    InputError
+        A log has no epochs or nothing to draw.
+    """
+    logs = [logs] if hasattr(logs, "columns") else list(logs)
+    panels: dict[str, dict[str, str]] = {}  # name -> part -> column
+    for log in logs:
+        if "epoch" not in log:
+            raise InputError(f"logs: expected a column 'epoch', got {', '.join(log.columns) or 'none'}")
+        for column in log.columns.difference(["epoch", "step", "seconds"], sort=False):
+            if log[column].notna().any() and log[column].dtype.kind in "fiu":
+                part = "training" if column.startswith("train_") else "development"
+                panels.setdefault(column.removeprefix("train_").removeprefix("dev_"), {})[part] = column
+    if not panels:
+        raise InputError("logs: expected figures beside the epochs, found none")
+    across = min(3, len(panels))
+    down = math.ceil(len(panels) / across)
+    figure = _figure(4.2 * across, 2.9 * down + 0.5)
+    figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold", color=_INK)
+    grid = figure.add_gridspec(down, across)
+    colours = {"training": "#8c8c8c", "development": "#0072B2"}
+    for index, (name, parts) in enumerate(panels.items()):
+        axis = figure.add_subplot(grid[index // across, index % across])
+        _bare(axis)
+        if name == "lr":  # a setting, of neither part
+            parts = {"": parts["development"]}
+        for part, column in parts.items():
+            curves = [log.set_index("epoch")[column].dropna() for log in logs if column in log]
+            colour = colours.get(part, _INK)
+            if len(curves) > 1:
+                for curve in curves:
+                    axis.plot(curve.index, curve, color=colour, linewidth=0.7, alpha=0.45)
+            mean = require("pandas").concat(curves, axis=1, join="inner").mean(axis=1)
+            mark = "o" if len(mean) < 3 else None
+            axis.plot(mean.index, mean, color=colour, label=part, linewidth=1.8, marker=mark)
+        axis.set_title("learning rate" if name == "lr" else name.replace("_", " "), loc="left", fontsize=11)
+        axis.set_xlabel("epoch", color=_INK)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+        if "" not in parts:
+            axis.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def confusion_figure(matrix: Any, labels: list[str], *, title: str = "Confusion matrix") -> Figure:
+    """A confusion matrix, true classes down and estimated ones across; colour is the share of the true class.
+
+    Parameters
+    ----------
+    matrix : (classes, classes) counts.
+    labels : names of the classes.
+    title : heading.
+    """
+    counts = np.asarray(matrix, dtype=float)
+    if counts.shape != (len(labels), len(labels)):
+        raise InputError(f"matrix: expected shape ({len(labels)}, {len(labels)}), got {counts.shape}")
+    size = 1.9 + 0.62 * len(labels)
+    figure = _figure(size + 0.6, size)
+    axis = figure.add_subplot()
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for true, estimated in np.ndindex(counts.shape):
+        if counts[true, estimated]:
+            axis.text(
+                estimated,
+                true,
+                f"{counts[true, estimated]:g}\n{shares[true, estimated]:.0%}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if shares[true, estimated] > 0.55 else _INK,
+            )
+    axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_yticks(
+        range(len(labels)), [f"{label} ({n:g})" for label, n in zip(labels, totals[:, 0], strict=True)]
+    )
+    axis.set_xlabel("estimated")
+    axis.set_ylabel("true (count)")
+    axis.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
+    axis.tick_params(length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | PathLike[str]) -> Path:
+    """Write `figure`; the suffix of `path` gives the format."""
+    path = Path(path)
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in known:
+        raise InputError(
+            f"plot: expected a file name that ends in one of {', '.join(sorted(known))}, got {str(path)!r}"
+        )
+    try:
+        figure.savefig(path, dpi=130)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure_module = require("matplotlib.figure", purpose="plots")
+    figure = figure_module.Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, hspace=0.03, wspace=0.015)
+    return figure
+
+
+def _bare(axis: Axes) -> None:
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axis.spines[side].set_color("#999999")
+    axis.tick_params(colors=_INK, labelsize=9)
+
+
+def _time_axis(axis: Axes, last: float) -> None:
+    """Seconds, or minutes:seconds once seconds would be hard to read."""
+    if last < 180:
+        axis.set_xlabel("time (s)", color=_INK)
+        return
+    ticker = require("matplotlib.ticker", purpose="plots")
+    step = next((s for s in (30, 60, 120, 300, 600, 900, 1800, 3600) if last / s <= 13), 7200)
+    axis.xaxis.set_major_locator(ticker.MultipleLocator(step))
+    if last < 3600:
+        form, label = (lambda s, _: f"{int(s) // 60}:{int(s) % 60:02d}"), "time (min:s)"
+    else:
+        form, label = (lambda s, _: f"{int(s) // 3600}:{int(s) // 60 % 60:02d}"), "time (h:min)"
+    axis.xaxis.set_major_formatter(ticker.FuncFormatter(form))
+    axis.set_xlabel(label, color=_INK)
+
+
+def _first_edge(table: pandas.DataFrame) -> float:
+    """Where the first cell begins: one step before the first estimate, but not before its own audio."""
+    end = table["end"].to_numpy(dtype=float)
+    step = float(np.median(np.diff(end))) if len(end) > 1 else end[0]
+    return max(float(table["start"].iloc[0]), end[0] - step)
+
+
+def _envelope(path: str | PathLike[str], bins: int = 2000) -> tuple[np.ndarray, float]:
+    """Lowest and highest sample of at most `bins` equal spans (spans, 2), and the duration in seconds."""
+    from affekt.data.audio import audio_info, stream_audio
+
+    source = audio_info(path)
+    width = max(1, math.ceil(source.frames / bins))
+    spans = [np.empty((0, 2), dtype=np.float32)]
+    rest = np.empty(0, dtype=np.float32)
+    for block in stream_audio(path, source.sample_rate):
+        block = np.concatenate([rest, block])
+        whole = block.size - block.size % width
+        pieces = block[:whole].reshape(-1, width)
+        spans.append(np.stack([pieces.min(axis=1), pieces.max(axis=1)], axis=1))
+        rest = block[whole:]
+    if rest.size:
+        spans.append(np.array([[rest.min(), rest.max()]], dtype=np.float32))
+    return np.concatenate(spans), source.frames / source.sample_rate
+
+
+def _draw_wave(axis: Axes, spans: np.ndarray, duration: float) -> None:
+    _bare(axis)
+    at = (np.arange(len(spans)) + 0.5) * duration / max(len(spans), 1)
+    axis.fill_between(at, spans[:, 0], spans[:, 1], color="#8c8c8c", linewidth=0.4)
+    peak = max(float(np.abs(spans).max(initial=0.0)), 1e-3) * 1.05
+    axis.set_ylim(-peak, peak)
+    axis.set_yticks([])
+    axis.spines["left"].set_visible(False)
+    axis.set_title("Sound", loc="left", fontsize=11, color=_INK)
+
+
+def _draw_dimensions(axis: Axes, end: np.ndarray, lines: dict[str, np.ndarray]) -> None:
+    _bare(axis)
+    axis.axhline(0.0, color="#bbbbbb", linewidth=1.0, zorder=0)
+    others = iter(_OTHERS * 8)
+    colours = {name: _AFFECT.get(name) or next(others) for name in lines}
+    for name, values in lines.items():
+        at, low, mean, high = _thinned(end, values)
+        single = len(at) == 1
+        axis.plot(at, mean, color=colours[name], linewidth=1.8, marker="o" if single else None, label=name)
+        if len(at) < len(end):
+            axis.fill_between(at, low, high, color=colours[name], alpha=0.18, linewidth=0)
+    lowest = min(float(values.min()) for values in lines.values())
+    highest = max(float(values.max()) for values in lines.values())
+    axis.set_ylim(min(-1.0, lowest), max(1.0, highest))
+    if lowest >= -1 and highest <= 1:
+        axis.set_yticks(
+            [-1, -0.5, 0, 0.5, 1], ["low  \N{MINUS SIGN}1", "\N{MINUS SIGN}0.5", "0", "+0.5", "high  +1"]
+        )
+    axis.grid(axis="y", color="#eeeeee", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.set_title("Affect", loc="left", fontsize=11, color=_INK)
+    axis.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.0, 0.99),
+        ncols=len(lines),
+        frameon=False,
+        fontsize=10,
+        borderaxespad=0,
+    )
+
+
+def _draw_emotions(axis: Axes, scale: Axes, edges: np.ndarray, values: np.ndarray, names: list[str]) -> None:
+    _bare(axis)
+    if values.shape[1] > _MAX_POINTS:
+        groups = np.array_split(np.arange(values.shape[1]), _MAX_POINTS)
+        values = np.stack([values[:, group].mean(axis=1) for group in groups], axis=1)
+        edges = np.concatenate([edges[:1], [edges[group[-1] + 1] for group in groups]])
+    mesh = axis.pcolormesh(
+        edges, np.arange(len(names) + 1) - 0.5, values, cmap="Purples", vmin=0.0, vmax=1.0, rasterized=True
+    )
+    best = values.argmax(axis=0)
+    # A line along the likeliest emotion, broken where it changes.
+    breaks = np.flatnonzero(np.diff(best)) + 1
+    for piece in np.split(np.arange(len(best)), breaks):
+        axis.plot(
+            [edges[piece[0]], edges[piece[-1] + 1]],
+            [best[piece[0]]] * 2,
+            color="#E69F00",
+            linewidth=2.2,
+            solid_capstyle="butt",
+            label="likeliest" if piece[0] == 0 else None,
+        )
+    axis.set_yticks(range(len(names)), [name.removeprefix("p_") for name in names], fontsize=10)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.tick_params(axis="y", length=0)
+    for line in range(1, len(names)):
+        axis.axhline(line - 0.5, color="white", linewidth=1.2)
+    axis.set_title("Emotion", loc="left", fontsize=11, color=_INK)
+    axis.legend(loc="lower right", bbox_to_anchor=(1.0, 0.99), frameon=False, fontsize=9, borderaxespad=0)
+    bar = axis.figure.colorbar(mesh, cax=scale, ticks=[0, 0.5, 1])
+    bar.outline.set_visible(False)
+    bar.set_label("probability", color=_INK, fontsize=9)
+    bar.ax.tick_params(labelsize=8, length=0)
+
+
+def _thinned(at: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """At most `_MAX_POINTS` points: time, lowest, mean, highest of consecutive groups."""
+    if len(at) <= _MAX_POINTS:
+        return at, values, values, values
+    groups = np.array_split(np.arange(len(at)), _MAX_POINTS)
+    pick = [(at[g].mean(), values[g].min(), values[g].mean(), values[g].max()) for g in groups]
+    time, low, mean, high = np.array(pick).T
+    return time, low, mean, high
