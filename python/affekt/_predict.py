@@ -1,0 +1,606 @@
+"""From recordings to a tidy table of estimates, and from a labelled manifest to figures of merit.
+
+Everything here runs the native core: neither torch nor a whole recording in memory is needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from affekt._lazy import require
+from affekt.errors import AffektError, DataError, InputError
+
+if TYPE_CHECKING:
+    import pandas
+
+    from affekt._native import Model
+    from affekt.data.audio import AudioStream
+
+__all__ = ["Evaluation", "Recording", "evaluate", "open_model", "predict", "recording"]
+
+Mode = Literal["full", "window", "stream"]
+Summary = Literal["last", "mean"]
+OnError = Literal["raise", "skip"]
+
+_AFFECT = ("valence", "arousal", "dominance")
+_STREAM_SECONDS = 0.1  # usual length of a push
+_BLOCK_SECONDS = 10.0  # read at a time
+_LOUDEST = 1e6  # the core refuses samples beyond it, where full scale is 1
+
+
+def predict(
+    paths: str | PathLike[str] | Iterable[str | PathLike[str]],
+    model: str | PathLike[str] | Model | None = None,
+    mode: Mode = "full",
+    *,
+    summary: Summary | None = None,
+    window: float | None = None,
+    hop: float | None = None,
+    chunk: int | Sequence[int] | None = None,
+    mono: Literal["mean"] | int = "mean",
+    on_error: OnError = "raise",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> pandas.DataFrame:
+    """Estimate affect along recordings.
+
+    Recordings are read block by block, so that memory does not grow with their length (the table does: a row
+    per estimate).
+
+    Parameters
+    ----------
+    paths : one audio file or several. Any rate, width and number of channels that libsndfile reads; resampled
+        to the model's rate and mixed down where needed, which ``table.attrs["converted"]`` states per file.
+    model : a model file, a loaded `affekt.Model`, or None for the small one that ships with affekt, whose
+        licence is then printed once.
+    mode : ``"full"`` is one pass over the recording. ``"stream"`` pushes chunks through the live engine and
+        gives the same numbers, bit for bit, whatever the chunks. ``"window"`` starts afresh in overlapping
+        windows: a model that pools over time gives one row per window, one that answers per step is averaged
+        where windows overlap.
+    summary : None for a row per estimate; ``"last"`` (what the model says at the end) or ``"mean"`` (over all
+        its estimates) for one row per file.
+    window, hop : seconds, for ``mode="window"`` only; by default the model's own context (its memory), and
+        half the window. Rounded to whole steps of the model. A rest at the end becomes a last window that
+        ends with the recording.
+    chunk : samples per push (at the model's rate), or several sizes to cycle through, for ``mode="stream"``
+        only; 0.1 s by default.
+    mono : ``"mean"`` over the channels, or the index of one.
+    on_error : ``"raise"`` at the first recording that cannot be used, or ``"skip"`` it: then
+        ``table.attrs["failures"]`` lists ``{"file", "reason"}`` for each.
+    progress : called with (files done, files in all, file) before each file and once at the end.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``file, start, end, valence, arousal, dominance, p_<emotion>, ...`` (those the model has): the
+        estimate rests on the audio of `file` between `start` and `end` seconds and on nothing else. In full
+        and stream mode `end` is the time of the last sample used, and `start` lies the model's context before
+        it.
+        ``attrs`` names the model, mode, failures and conversions.
+
+    Raises
+    ------
+    DataError
+        A recording is missing, empty, not audio, not finite, silent throughout, or too short.
+    InputError
+        An argument is out of range, or the model takes something other than audio.
+    ModelFileError
+        The model file cannot be used, or none was named and this build carries none.
+
+    Examples
+    --------
+    >>> table = affekt.predict("talk.wav")                                         # doctest: +SKIP
+    >>> table[["end", "arousal"]].plot(x="end")                                    # doctest: +SKIP
+    """
+    pandas = require("pandas", purpose="tables of estimates")
+    if isinstance(paths, str | PathLike):
+        paths = [paths]
+    files = [fspath(path) for path in paths]
+    if not files:
+        raise InputError("paths: expected at least one recording, got none")
+    if summary not in (None, "last", "mean"):
+        raise InputError(f"summary: expected None, 'last' or 'mean', got {summary!r}")
+    check_on_error(on_error)
+    native = open_model(model)
+    options = {"mode": mode, "window": window, "hop": hop, "chunk": chunk, "mono": mono}
+
+    frames, failures, converted = [], [], {}
+    for done, file in enumerate(files):
+        if progress is not None:
+            progress(done, len(files), file)
+        try:
+            result = recording(file, native, **options)
+        except DataError as error:
+            if on_error == "raise":
+                raise
+            failures.append({"file": file, "reason": str(error)})
+            continue
+        if summary is not None:
+            result = result.summarised(summary)
+        frames.append(result.frame(pandas, file))
+        if result.conversion:
+            converted[file] = result.conversion
+    if progress is not None:
+        progress(len(files), len(files), files[-1])
+
+    if frames:
+        table = pandas.concat(frames, ignore_index=True)
+    else:
+        columns = _ordered(native.columns)
+        table = pandas.DataFrame({"file": [], **{name: np.empty(0) for name in ("start", "end", *columns)}})
+    table.attrs = {
+        "model": describe_model(native),
+        "mode": mode,
+        "summary": summary,
+        "failures": failures,
+        "converted": converted,
+    }
+    return table
+
+
+@dataclass
+class Evaluation:
+    """What `evaluate` found; printing it gives a report."""
+
+    metrics: pandas.DataFrame
+    """Columns ``label, metric, value, recordings, aggregation``."""
+    predictions: pandas.DataFrame
+    """Estimates beside the truth, a row per recording: ``file, start, end, ..., true_<label>``."""
+    confusion: np.ndarray | None
+    """(classes, classes) counts, true down and estimated across; None without emotions."""
+    classes: list[str]
+    """Emotions that took part, in the order of the model."""
+    notes: list[str] = field(default_factory=list)
+    """What was left out or restricted, and why."""
+    failures: list[dict[str, str]] = field(default_factory=list)
+    """``{"file", "reason"}`` of every recording that could not be used."""
+
+    def __str__(self) -> str:
+        lines = [str(self.predictions.attrs.get("title", ""))]
+        for label, rows in self.metrics.groupby("label", sort=False):
+            figures = "  ".join(f"{m} {v:.3f}" for m, v in zip(rows["metric"], rows["value"], strict=True))
+            lines.append(
+                f"{label:<10} {figures}  (n = {rows['recordings'].iloc[0]}, {rows['aggregation'].iloc[0]})"
+            )
+        if self.confusion is not None:
+            width = max(9, *(len(name) + 1 for name in self.classes))
+            lines += ["", "confusion (true down, estimated across)"]
+            lines.append(" " * width + "".join(f"{name:>{width}}" for name in self.classes))
+            for name, row in zip(self.classes, self.confusion, strict=True):
+                lines.append(f"{name:<{width}}" + "".join(f"{int(count):>{width}}" for count in row))
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def evaluate(
+    model: str | PathLike[str] | Model | None,
+    manifest: Any,
+    mode: Mode = "full",
+    *,
+    estimate: Summary = "last",
+    reduction: Literal["concatenated", "per_session"] = "concatenated",
+    window: float | None = None,
+    hop: float | None = None,
+    on_error: OnError = "raise",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Evaluation:
+    """Compare a model's estimates with the labels of a manifest.
+
+    Parameters
+    ----------
+    model : as for `predict`.
+    manifest : a `affekt.data.Manifest`, its CSV or Parquet file, or a DataFrame: ``file``, labels (any of
+        ``emotion, valence, arousal, dominance``), optionally ``start, end, session``.
+    mode, window, hop : as for `predict`.
+    estimate : which estimate stands for a recording: its ``"last"`` one (for a model that pools over time,
+        the one over the whole recording as far as its memory reaches), or the ``"mean"`` over all.
+    reduction : of CCC and PCC: over all recordings at once (``"concatenated"``), or within each session and
+        then averaged (``"per_session"``).
+    on_error : ``"raise"``, or ``"skip"`` recordings that cannot be used; they are counted in ``.failures``.
+    progress : as for `predict`.
+
+    Returns
+    -------
+    Evaluation
+        For continuous labels CCC, PCC and RMSE; for emotions UAR, WAR and macro-F1 (definitions:
+        `affekt.metrics`). Emotions that the model does not know are left out, and of those that it knows it
+        may only choose the ones that occur in the manifest; both are stated in ``.notes``.
+
+    Raises
+    ------
+    DataError
+        The manifest shares no label with the model, or (``on_error="raise"``) a recording cannot be used.
+    """
+    pandas = require("pandas", purpose="tables of estimates")
+    from affekt import data, metrics
+
+    if estimate not in ("last", "mean"):
+        raise InputError(f"estimate: expected 'last' or 'mean', got {estimate!r}")
+    if reduction not in ("concatenated", "per_session"):
+        raise InputError(f"reduction: expected 'concatenated' or 'per_session', got {reduction!r}")
+    check_on_error(on_error)
+    native = open_model(model)
+    manifest = data.read_manifest(manifest)
+    emotions = [name.removeprefix("p_") for name in native.columns if name.startswith("p_")]
+    dimensions = [name for name in manifest.labels if name in native.columns]
+    if not dimensions and not (emotions and "emotion" in manifest.labels):
+        raise DataError(
+            f"the manifest has the labels {', '.join(manifest.labels) or '(none)'}, "
+            f"the model gives {', '.join(native.columns)}: nothing to compare"
+        )
+
+    rows, used, failures = [], [], []
+    for index in range(len(manifest)):
+        file = manifest.path(index)
+        if progress is not None:
+            progress(index, len(manifest), str(file))
+        begin, until = manifest.part(index)
+        try:
+            found = recording(file, native, mode=mode, window=window, hop=hop, begin=begin, until=until)
+        except DataError as error:
+            if on_error == "raise":
+                raise
+            failures.append({"file": str(file), "reason": str(error)})
+            continue
+        found = found.summarised(estimate)
+        rows.append(found._replace(start=found.start + begin, end=found.end + begin).frame(pandas, str(file)))
+        used.append(index)
+    if progress is not None:
+        progress(len(manifest), len(manifest), "")
+    if not rows:
+        raise DataError(
+            f"none of the {len(manifest)} recordings of the manifest could be used: {failures[0]['reason']}"
+        )
+
+    table = pandas.concat(rows, ignore_index=True)
+    truth = manifest.table.iloc[used].reset_index(drop=True)
+    notes, figures = [], []
+    if failures:
+        notes.append(
+            f"{len(failures)} of {len(manifest)} recordings could not be used and are not in these figures"
+        )
+    sessions = truth["session"].to_numpy() if "session" in truth else None
+    if reduction == "per_session" and sessions is None:
+        raise DataError("reduction='per_session' needs a column 'session' in the manifest")
+    for name in dimensions:
+        table[f"true_{name}"] = truth[name].to_numpy(dtype=float)
+        known = np.isfinite(table[f"true_{name}"].to_numpy())
+        if not known.all():
+            notes.append(f"{int((~known).sum())} recordings have no {name} label")
+        estimated, true = table[name].to_numpy(dtype=float)[known], table[f"true_{name}"].to_numpy()[known]
+        by = {} if reduction == "concatenated" else {"reduction": "per_session", "sessions": sessions[known]}
+        for metric, value, how in (
+            ("CCC", metrics.ccc(estimated, true, **by), reduction),
+            ("PCC", metrics.pcc(estimated, true, **by), reduction),
+            ("RMSE", metrics.rmse(estimated, true), "concatenated"),
+        ):
+            figures.append((name, metric, float(value), int(known.sum()), how))
+    confusion, classes = None, []
+    if emotions and "emotion" in truth:
+        table["true_emotion"] = truth["emotion"].to_numpy()
+        there = truth["emotion"].dropna().unique()
+        classes = [name for name in emotions if name in there]
+        strangers = sorted(set(there) - set(emotions))
+        kept = truth["emotion"].isin(classes).to_numpy()
+        if strangers:
+            count = int(truth["emotion"].isin(strangers).sum())
+            notes.append(f"the model does not know {', '.join(strangers)}: {count} recordings left out")
+        if len(classes) < len(emotions):
+            left = [name for name in emotions if name not in classes]
+            notes.append(f"not in the manifest and so not to be chosen: {', '.join(left)}")
+        if len(classes) < 2:
+            raise DataError(
+                f"the manifest and the model share the emotions {classes}; at least two are needed"
+            )
+        chances = table[[f"p_{name}" for name in classes]].to_numpy(dtype=float)
+        best = np.array(classes, dtype=object)[chances.argmax(axis=1)]
+        table["estimated_emotion"] = best
+        true, best = truth["emotion"].to_numpy(dtype=object)[kept], best[kept]
+        confusion = metrics.confusion_matrix(best, true, labels=classes)
+        for metric, function in (("UAR", metrics.uar), ("WAR", metrics.war), ("macro-F1", metrics.macro_f1)):
+            value = float(function(best, true, labels=classes))
+            figures.append(("emotion", metric, value, int(kept.sum()), "concatenated"))
+    table.attrs = {
+        "title": f"{describe_model(native)}, {mode} mode, {estimate} estimate of {len(table)} recordings"
+    }
+    names = ["label", "metric", "value", "recordings", "aggregation"]
+    return Evaluation(pandas.DataFrame(figures, columns=names), table, confusion, classes, notes, failures)
+
+
+class Recording(NamedTuple):
+    """Estimates along one recording."""
+
+    start: np.ndarray
+    """(estimates,) seconds: audio before it had no part in the estimate."""
+    end: np.ndarray
+    """(estimates,) seconds of the last sample used."""
+    values: np.ndarray
+    """(estimates, columns) float32."""
+    columns: list[str]
+    """What the columns of `values` are; those of the model."""
+    duration: float
+    """Seconds in the recording."""
+    conversion: str
+    """How the file was brought to the model's format; empty when it fitted."""
+
+    def summarised(self, how: Summary) -> Recording:
+        """One estimate for the whole recording: its last one, or the mean over all."""
+        values = (
+            self.values[-1:] if how == "last" else self.values.mean(axis=0, keepdims=True, dtype=np.float64)
+        )
+        return self._replace(
+            start=np.zeros(1), end=np.array([self.duration]), values=values.astype(np.float32, copy=False)
+        )
+
+    def frame(self, pandas: Any, file: str) -> pandas.DataFrame:
+        """As a tidy table."""
+        columns = {name: self.values[:, self.columns.index(name)] for name in _ordered(self.columns)}
+        return pandas.DataFrame({"file": file, "start": self.start, "end": self.end, **columns})
+
+
+def recording(
+    path: str | PathLike[str],
+    model: Model,
+    *,
+    mode: Mode = "full",
+    window: float | None = None,
+    hop: float | None = None,
+    chunk: int | Sequence[int] | None = None,
+    mono: Literal["mean"] | int = "mean",
+    begin: float = 0.0,
+    until: float | None = None,
+) -> Recording:
+    """Estimates along one recording, or along the part from `begin` to `until` seconds; see `predict`.
+
+    Times count from `begin`.
+    """
+    from affekt.data import audio
+
+    if mode not in ("full", "window", "stream"):
+        raise InputError(f"mode: expected 'full', 'window' or 'stream', got {mode!r}")
+    if mode != "window" and (window is not None or hop is not None):
+        raise InputError(f"window, hop: for mode='window' only, got mode={mode!r}")
+    if mode != "stream" and chunk is not None:
+        raise InputError(f"chunk: for mode='stream' only, got mode={mode!r}")
+    with audio.stream_audio(
+        path, model.sample_rate, _BLOCK_SECONDS, mono=mono, start=begin, end=until
+    ) as stream:
+        signal = _Signal(stream)
+        with warnings.catch_warnings():
+            # Here silence throughout is an error, below; the reader only warns.
+            warnings.filterwarnings("ignore", ".*every sample is zero", audio.AudioWarning)
+            starts = None
+            if mode == "full":
+                times, values = _full(model, signal)
+            elif mode == "stream":
+                times, values = _stream(model, signal, chunk)
+            else:
+                starts, times, values = _windows(model, signal, window, hop)
+        conversion = _conversion(stream, mono)
+    if not signal.heard:
+        raise DataError(f"{fspath(path)}: every sample is zero, so there is nothing to judge")
+    duration = signal.samples / model.sample_rate
+    if not len(times):
+        raise DataError(f"{fspath(path)}: {duration:.3f} s is too short for a single estimate")
+    if starts is None:
+        starts = np.maximum(times - model.timing["context_s"], 0.0)
+    return Recording(starts, times, values, list(model.columns), duration, conversion)
+
+
+class _Signal:
+    """The samples of a file at the model's rate, block by block, with what was seen on the way."""
+
+    def __init__(self, stream: AudioStream) -> None:
+        self._stream = stream
+        self.samples = 0
+        self.heard = False
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for block in self._stream:
+            peak = float(np.abs(block).max(initial=0.0))
+            if peak > _LOUDEST:
+                raise DataError(
+                    f"{self._stream.info.path}: its samples reach {peak:g} where full scale is 1; "
+                    "is it in another unit?"
+                )
+            self.heard = self.heard or peak > 0
+            self.samples += block.size
+            yield block
+
+
+def _conversion(stream: AudioStream, mono: Literal["mean"] | int) -> str:
+    """What was done to a file to fit the model; empty when nothing."""
+    info, steps = stream.info, []
+    if info.sample_rate != stream.sample_rate:
+        steps.append(f"{info.sample_rate:g} Hz resampled to {stream.sample_rate:g} Hz")
+    if info.channels > 1:
+        steps.append(
+            f"{info.channels} channels averaged" if mono == "mean" else f"channel {mono} of {info.channels}"
+        )
+    return ", ".join(steps)
+
+
+def estimates_frame(
+    model: Model, found: Sequence[tuple[float, Sequence[float]]], name: str
+) -> pandas.DataFrame:
+    """The tidy table of estimates (time, values) that an engine gave for the source called `name`."""
+    pandas = require("pandas", purpose="tables of estimates")
+    times = np.array([time for time, _ in found], dtype=np.float64)
+    values = np.array([row for _, row in found], dtype=np.float32).reshape(-1, len(model.columns))
+    starts = np.maximum(times - model.timing["context_s"], 0.0)
+    duration = float(times[-1]) if found else 0.0
+    return Recording(starts, times, values, list(model.columns), duration, "").frame(pandas, name)
+
+
+def _full(model: Model, signal: _Signal) -> tuple[np.ndarray, np.ndarray]:
+    run = model.full_pass()
+    parts = [run.feed(block) for block in signal]
+    parts.append(run.finish())
+    return _joined(parts, len(model.columns))
+
+
+def _stream(
+    model: Model, signal: _Signal, chunk: int | Sequence[int] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    from affekt.live import Engine
+    from affekt.live.sources import Chunk, estimates
+
+    if chunk is None:
+        chunk = max(1, round(_STREAM_SECONDS * model.sample_rate))
+    sizes = [chunk] if isinstance(chunk, int | np.integer) else list(chunk)
+    if not sizes or min(sizes) < 1:
+        raise InputError(f"chunk: expected sizes of at least 1 sample, got {chunk}")
+    modality = model.inputs[0]["name"]
+
+    def chunks() -> Iterator[Chunk]:
+        position = 0
+        for piece in _pieces(signal, sizes):
+            yield Chunk(modality, piece, position / model.sample_rate, model.sample_rate)
+            position += piece.size
+
+    times: list[float] = []
+    rows: list[list[float]] = []
+    for estimate in estimates(Engine(model), chunks()):
+        if not estimate.valid:
+            raise AffektError(f"the model gave a value that is not finite at {estimate.time:.3f} s")
+        times.append(estimate.time)
+        rows.append([estimate[name] for name in model.columns])
+    return np.array(times, dtype=np.float64), np.array(rows, dtype=np.float32).reshape(-1, len(model.columns))
+
+
+def _windows(
+    model: Model, signal: _Signal, window: float | None, hop: float | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rate = model.sample_rate
+    step = max(1, round(model.timing["hop_s"] * rate))
+
+    def steps(name: str, seconds: float) -> int:
+        if not 0 < seconds < math.inf:
+            raise InputError(f"{name}: expected a positive number of seconds, got {seconds}")
+        return max(1, round(seconds * rate / step)) * step
+
+    if window is None:
+        window = model.timing["context_s"]
+    size = steps("window", window)
+    stride = steps("hop", size / rate / 2 if hop is None else hop)
+    if stride > size:
+        raise InputError(f"hop: expected at most the window of {size / rate:g} s, got {stride / rate:g} s")
+
+    pooled = any(node["type"] == "pool" for node in model.card["nodes"])
+    starts: list[float] = []
+    ends: list[float] = []
+    rows: list[np.ndarray] = []
+    sums: dict[int, tuple[np.ndarray, int, float]] = {}  # last sample -> sum, windows, start of the earliest
+    for first, samples in _cut(signal, size, stride, step):
+        times, values = model.run(samples)
+        if not len(times):
+            continue
+        if pooled:
+            starts.append(first / rate)
+            ends.append((first + samples.size - 1) / rate)
+            rows.append(values[-1])
+            continue
+        for when, value in zip(times, values, strict=True):
+            last = first + round(when * rate)
+            total, count, start = sums.get(last, (0.0, 0, first / rate))
+            sums[last] = (total + value.astype(np.float64), count + 1, start)
+    if not pooled:
+        for last in sorted(sums):
+            total, count, start = sums[last]
+            starts.append(start)
+            ends.append(last / rate)
+            rows.append((total / count).astype(np.float32))
+    values = np.array(rows, dtype=np.float32).reshape(-1, len(model.columns))
+    return np.array(starts, dtype=np.float64), np.array(ends, dtype=np.float64), values
+
+
+def _cut(blocks: Iterable[np.ndarray], size: int, stride: int, step: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Windows (first sample, samples) of `size` every `stride`, and one at the end that covers a rest."""
+    held = np.empty(0, dtype=np.float32)
+    base = 0  # index of held[0]
+    following = 0  # first sample of the next window
+    covered = 0  # samples that windows have reached
+    for block in blocks:
+        held = np.concatenate([held, block])
+        while following + size <= base + held.size:
+            yield following, held[following - base : following - base + size]
+            covered = following + size
+            following += stride
+        keep = max(covered - size, 0)  # the last window may have to begin right after the previous one did
+        held, base = held[keep - base :], keep
+    total = base + held.size
+    if total > covered:
+        first = -(-max(total - size, 0) // step) * step
+        yield first, held[first - base :]
+
+
+def _pieces(blocks: Iterable[np.ndarray], sizes: Sequence[int]) -> Iterator[np.ndarray]:
+    """The samples again in pieces of the given sizes, cycling; the last may be shorter."""
+    wanted = itertools.cycle(sizes)
+    size = next(wanted)
+    held = np.empty(0, dtype=np.float32)
+    for block in blocks:
+        held = np.concatenate([held, block]) if held.size else block
+        position = 0
+        while held.size - position >= size:
+            yield held[position : position + size]
+            position += size
+            size = next(wanted)
+        held = held[position:]
+    if held.size:
+        yield held
+
+
+def _joined(parts: list[tuple[np.ndarray, np.ndarray]], columns: int) -> tuple[np.ndarray, np.ndarray]:
+    times = np.concatenate([np.asarray(times, dtype=np.float64) for times, _ in parts])
+    values = np.concatenate([np.asarray(rows, dtype=np.float32).reshape(-1, columns) for _, rows in parts])
+    return times, values
+
+
+def open_model(model: str | PathLike[str] | Model | None) -> Model:
+    """The native model that `model` names: a loaded one, a file, or None for the shipped one and its licence.
+
+    Raises
+    ------
+    InputError
+        It does not take one audio signal.
+    ModelFileError
+        The file cannot be used.
+    """
+    from affekt import weights
+    from affekt._native import Model, load
+
+    if model is None:
+        model = load(weights.default_model())
+        weights.announce_licence()
+    elif not isinstance(model, Model):
+        model = load(model)
+    kinds = [f"{entry['name']} ({entry['kind']})" for entry in model.inputs]
+    if len(kinds) != 1 or model.inputs[0]["kind"] != "audio":
+        raise InputError(
+            f"model: expected one that takes a single audio signal, this one takes {', '.join(kinds)}"
+        )
+    return model
+
+
+def describe_model(model: Model) -> str:
+    """Name and version, as reports state them."""
+    return f"{model.card.get('name', 'unnamed')} {model.card.get('version', '')}".strip()
+
+
+def check_on_error(on_error: str) -> None:
+    """Refuse anything but ``"raise"`` and ``"skip"``."""
+    if on_error not in ("raise", "skip"):
+        raise InputError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
+
+
+def _ordered(columns: Sequence[str]) -> list[str]:
+    """Valence, arousal, dominance first and in that order, then the others as the model has them."""
+    return [name for name in _AFFECT if name in columns] + [name for name in columns if name not in _AFFECT]
