@@ -11,10 +11,10 @@ from affekt._lazy import require
 for _name in ("torch", "pytorch_lightning", "omegaconf"):
     require(_name, purpose="affekt.training")
 
-from affekt.training.config import RunConfig, list_presets, load_config, save_config
+from affekt.training.config import RunConfig, config_text, list_presets, load_config, save_config
 from affekt.training.examples import Examples
 from affekt.training.loop import LoopResult, export_checkpoint, train
-from affekt.training.protocol import ProtocolResult, RunResult, fit, run_protocol
+from affekt.training.protocol import ProtocolResult, RunResult, fit, prepare, run_protocol
 
 __all__ = [
     "Examples",
@@ -22,10 +22,12 @@ __all__ = [
     "ProtocolResult",
     "RunConfig",
     "RunResult",
+    "config_text",
     "export_checkpoint",
     "fit",
     "list_presets",
     "load_config",
+    "prepare",
     "run_protocol",
     "save_config",
     "train",

@@ -18,6 +18,7 @@ __all__ = [
     "ProtocolConfig",
     "RunConfig",
     "SourceConfig",
+    "config_text",
     "list_presets",
     "load_config",
     "save_config",
@@ -205,8 +206,13 @@ def load_config(
 
 def save_config(config: RunConfig, path: str | Path) -> None:
     """Write the resolved configuration as YAML; `load_config` reads it back to an equal one."""
+    Path(path).write_text(config_text(config))
+
+
+def config_text(config: RunConfig) -> str:
+    """The resolved configuration as YAML text."""
     omegaconf = require("omegaconf", purpose="configuration files")
-    Path(path).write_text(omegaconf.OmegaConf.to_yaml(omegaconf.OmegaConf.create(as_dict(config))))
+    return str(omegaconf.OmegaConf.to_yaml(omegaconf.OmegaConf.create(as_dict(config))))
 
 
 def _read(source: str | Path) -> dict[str, Any]:

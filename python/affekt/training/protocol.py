@@ -39,7 +39,7 @@ from affekt.training.config import RunConfig, SourceConfig, load_config, save_co
 from affekt.training.examples import Examples, labels_from_table
 from affekt.training.loop import derive_seed, predict_examples, train
 
-__all__ = ["ProtocolResult", "RunResult", "environment", "fit", "run_protocol"]
+__all__ = ["ProtocolResult", "RunResult", "environment", "fit", "prepare", "run_protocol"]
 
 Say = Callable[[str], None]
 
@@ -97,6 +97,23 @@ def fit(config: RunConfig | Mapping[str, Any] | str | Path, *, say: Say | None =
     first = (config.protocol.select or [1])[0]
     protocol = replace(config.protocol, select=[first], seeds=config.protocol.seeds[:1])
     return run_protocol(replace(config, protocol=protocol), say=say).runs[0]
+
+
+def prepare(
+    config: RunConfig | Mapping[str, Any] | str | Path, *, say: Say | None = None
+) -> tuple[data.FeatureStore, list[dict[str, Any]]]:
+    """Read the recordings and cache the features as `run_protocol` does first; parameters as there.
+
+    Returns
+    -------
+    store : the features of everything usable.
+    skipped : ``file`` and ``reason`` of everything else.
+    """
+    config = load_config(config)
+    folder = Path(config.out)
+    _claim(folder, config)
+    store, _, _, noted = _features(config, _new_system(config, seed=0), folder, say or (lambda line: None))
+    return store, noted
 
 
 def run_protocol(
@@ -176,7 +193,8 @@ def _claim(folder: Path, config: RunConfig) -> None:
     """Write the configuration, or make sure that the run in the folder has the same."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "config.yaml"
-    if file.is_file():
+    # Before the first training there is nothing to protect: a corrected mistake may use the folder again.
+    if file.is_file() and any(folder.glob("fold_*")):
         there, here = (_essence(c) for c in (load_config(file), config))
         if there != here:
             differing = ", ".join(_differences(there, here)[:5])
