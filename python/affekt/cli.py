@@ -1,0 +1,850 @@
+"""The command line: ``affekt VERB ...``; see ``affekt --help``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import math
+import os
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from affekt.errors import AffektError, DataError, InputError
+
+__all__ = ["main"]
+
+_EXTRAS = {  # extra -> what it is for, and the packages that make it up
+    "audio": ("reading recordings, tables", ("pandas", "soundfile", "soxr")),
+    "train": ("training and protocols", ("torch", "pytorch_lightning", "omegaconf", "sklearn", "scipy")),
+    "report": ("plots", ("pandas", "matplotlib")),
+    "live": ("the microphone", ("sounddevice", "soundfile", "soxr")),
+    "video": ("faces", ("cv2",)),
+    "eeg": ("EEG files", ("mne",)),
+    "text": ("transcripts", ("transformers",)),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv : the words after ``affekt``; those of the process by default.
+
+    Returns
+    -------
+    int : 0 when all went well; 1 when a check said no (``audit``) or on a fault of affekt itself; 2 when the
+        input or the arguments cannot be used; 130 when interrupted.
+    """
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") for word in rest) or (rest and "overrides" not in args):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes no KEY=VALUE after an option
+        args.overrides += rest
+    debug = getattr(args, "debug", False)
+    name = f"affekt {args.verb}"
+    try:
+        with _plain_warnings(name):
+            return int(args.run(args))
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not an error, and nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (AffektError, OSError) as error:
+        if debug:
+            raise
+        print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"{name}: internal error: {type(error).__name__}: {_one_line(error)} (this is a fault of affekt; "
+            "run again with --debug for the traceback)",
+            file=sys.stderr,
+        )
+        return 1
+
+
+# ---- verbs
+
+
+def _info(args: argparse.Namespace) -> int:
+    import affekt
+    from affekt import weights
+
+    if args.model is not None:
+        _print_card(affekt.load(weights.default_model() if args.model == "shipped" else args.model))
+        return 0
+    print(f"affekt {affekt.__version__}")
+    print(f"core        {_core_line()}")
+    shipped = weights.list_models()
+    if shipped:
+        for model in shipped:
+            path = weights.default_model(model)
+            print(f"model       {model}, {path.stat().st_size / 1e6:.2f} MB: {path}")
+        print(f"            licence: {Path(weights.__file__).parent / 'LICENSE'}")
+        print("            what it is: affekt info shipped")
+    else:
+        print("model       none in this build; name one with --model")
+    print("extras")
+    for extra, (purpose, packages) in _EXTRAS.items():
+        missing = [package for package in packages if not _importable(package)]
+        state = "yes" if not missing else f"no   (pip install 'affekt[{extra}]')"
+        print(f"  {extra:<8}{purpose:<28}{state}")
+    from affekt.data import list_corpora
+
+    print("corpora")
+    for name, about in list_corpora().items():
+        print(f"  {name:<8}{about.partition(': ')[2]}")
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    import affekt
+
+    _check_table_path(args.out)
+    table = affekt.predict(
+        args.files,
+        args.model,
+        args.mode,
+        summary=args.summary,
+        window=args.window,
+        hop=args.hop,
+        chunk=args.chunk,
+        mono=args.channel if args.channel is not None else "mean",
+        on_error=args.on_error,
+        progress=_progress("affekt predict") if len(args.files) > 1 else None,
+    )
+    failures = _report_failures("affekt predict", table, len(args.files))
+    for file, what in table.attrs["converted"].items():
+        print(f"affekt predict: {file}: {what}", file=sys.stderr)
+    if len(table):
+        _write_table(table, args.out)
+        if args.out is None:
+            _print_summary(table)
+        if args.plot is not None:
+            from affekt.report import save_traces
+
+            for path in save_traces(table, args.plot):
+                print(f"plot   {path}", file=sys.stderr)
+    return 2 if failures and not len(table) else 0
+
+
+def _stream(args: argparse.Namespace) -> int:
+    from affekt._predict import estimates_frame, open_model
+    from affekt.live import Engine
+    from affekt.live.sources import FileSource, MicrophoneSource, estimates
+
+    if bool(args.mic) == bool(args.file):
+        raise InputError("stream takes either a FILE to replay or --mic for the microphone")
+    if args.realtime and args.mic:
+        raise InputError("--realtime is for a FILE; the microphone is real time anyway")
+    if not args.chunk_ms > 0:
+        raise InputError(f"--chunk-ms: expected a positive number, got {args.chunk_ms:g}")
+    _check_table_path(args.out)
+    model = open_model(args.model)
+    rate, modality = model.sample_rate, model.inputs[0]["name"]
+    chunk = max(1, round(args.chunk_ms / 1000 * rate))
+    if args.mic:
+        device = int(args.device) if args.device and args.device.isdigit() else args.device
+        source: Any = MicrophoneSource(sample_rate=rate, chunk=chunk, device=device, modality=modality)
+        print("listening; stop with Ctrl-C", file=sys.stderr)
+    else:
+        speed = 1.0 if args.realtime else None
+        source = FileSource(args.file, sample_rate=rate, chunk=chunk, speed=speed, modality=modality)
+    until = math.inf if args.seconds is None else args.seconds
+    show = _Live(sys.stdout)
+    found = []
+    try:
+        with source:
+            for estimate in estimates(Engine(model), _until(source, until)):
+                show(estimate.time, {name: estimate[name] for name in model.columns})
+                if args.out is not None:
+                    found.append((estimate.time, [estimate[name] for name in model.columns]))
+    except KeyboardInterrupt:
+        pass  # the usual way to end it
+    finally:
+        show.close()
+    if args.file and not show.count:
+        raise DataError(f"{args.file}: too short for a single estimate")
+    dropped = source.counters()["dropped"]
+    if dropped:
+        print(f"affekt stream: {dropped} samples were dropped: too slow to keep up", file=sys.stderr)
+    if args.out is not None:
+        _write_table(estimates_frame(model, found, args.file or "microphone"), args.out)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from affekt._predict import evaluate
+
+    _check_table_path(args.out)
+    result = evaluate(
+        args.model,
+        _manifest(args),
+        args.mode,
+        estimate=args.estimate,
+        reduction=args.reduction,
+        on_error=args.on_error,
+        progress=_progress("affekt evaluate"),
+    )
+    print(result)
+    if args.out is not None:
+        _write_table(result.metrics, args.out)
+    if args.predictions is not None:
+        _write_table(result.predictions, args.predictions)
+    if args.plot is not None:
+        if result.confusion is None:
+            raise InputError("--plot draws the confusion matrix of the emotions, but none were evaluated")
+        from affekt.report import confusion_figure, save_figure
+
+        print(
+            f"plot   {save_figure(confusion_figure(result.confusion, result.classes), args.plot)}",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from affekt import training
+
+    store, skipped = training.prepare(_config(args), say=_say)
+    table = store.manifest.table
+    people = f" of {table['subject'].nunique()} subjects" if "subject" in table else ""
+    print(f"{len(store)} recordings{people}, {int(store.lengths.sum())} feature rows: {store.folder}")
+    for name in store.manifest.labels:
+        if name == "emotion":
+            counts = table[name].value_counts().sort_index()
+            print(f"emotion: {', '.join(f'{label} {count}' for label, count in counts.items())}")
+        else:
+            values = table[name].dropna()
+            print(f"{name}: {len(values)} labels, mean {values.mean():+.2f}, sd {values.std(ddof=0):.2f}")
+    for entry in skipped:
+        print(f"skipped: {entry['file']}: {entry['reason']}")
+    print(f"{len(skipped)} recordings skipped")
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    from affekt import training
+
+    if args.list:
+        for name in training.list_presets():
+            print(name)
+        return 0
+    config = _config(args)
+    if args.dry_run:
+        print(training.config_text(config), end="")
+        return 0
+    result = training.run_protocol(config, say=_say)
+    print(result)
+    for path in _run_plots(result.folder):
+        print(f"plot   {path}", file=sys.stderr)
+    return 0 if result.audit.ok else 1
+
+
+def _run_plots(folder: Path) -> list[Path]:
+    """Curves over the epochs and, with emotions, the confusion matrix of all test recordings."""
+    from affekt import report
+    from affekt._lazy import available, require
+
+    if not available("matplotlib"):
+        print("affekt train: no plots without matplotlib: pip install 'affekt[report]'", file=sys.stderr)
+        return []
+    pandas = require("pandas", purpose="reading a run's tables")
+    logs = [pandas.read_csv(path) for path in sorted(folder.glob("fold_*/seed_*/log.csv"))]
+    paths = [report.save_figure(report.training_figure(logs, title=folder.name), folder / "curves.png")]
+    table = folder / "predictions.csv"
+    if table.is_file():
+        found = pandas.read_csv(table)
+        columns = [name for name in found if name.startswith("p_")]
+        if columns and "true_emotion" in found:
+            from affekt import metrics
+
+            labels = [name.removeprefix("p_") for name in columns]
+            known = found[found["true_emotion"].isin(labels)]
+            best = known[columns].idxmax(axis=1).str.removeprefix("p_").to_numpy()
+            counts = metrics.confusion_matrix(best, known["true_emotion"].to_numpy(), labels=labels)
+            title = f"{folder.name}, test recordings of all folds"
+            figure = report.confusion_figure(counts, labels, title=title)
+            paths.append(report.save_figure(figure, folder / "confusion.png"))
+    return paths
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from affekt import data
+
+    report = data.audit(args.target, store=args.store, allow=args.allow or ())
+    print(report.to_json() if args.json else report)
+    return 0 if report.ok else 1
+
+
+def _export(args: argparse.Namespace) -> int:
+    import affekt
+    from affekt import systems, training
+
+    source = Path(args.source)
+    if source.is_dir():
+        names = ("model.safetensors", "best.ckpt", "last.ckpt")
+        found = [source / name for name in names if (source / name).is_file()]
+        if not found:
+            raise DataError(f"{source}: expected one of {', '.join(names)} in this folder, found none")
+        source = found[0]
+    added = {}
+    for item in args.info or ():
+        key, _, value = item.partition("=")
+        if not key or not value:
+            raise InputError(f"--info: expected KEY=TEXT, got {item!r}")
+        added[key] = value
+    if source.suffix == ".ckpt":
+        path = training.export_checkpoint(source, args.out, added, name=args.name)
+    else:
+        card = affekt.load(source).card
+        info = {**card.get("info", {}), **added}
+        system, version = systems.restore(source), args.version or card["version"]
+        path = systems.export(system, args.out, info, name=args.name or card["name"], version=version)
+    print(f"model  {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    return 0
+
+
+def _config(args: argparse.Namespace) -> Any:
+    """The resolved configuration of `train` and `prepare`."""
+    from affekt import training
+
+    if args.config is None:
+        raise InputError("CONFIG is missing; 'affekt train --list' shows the names that ship with affekt")
+    overrides = list(args.overrides)
+    if args.out is not None:
+        overrides.append(f"out={args.out}")
+    return training.load_config(args.config, overrides)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _manifest(args: argparse.Namespace) -> Any:
+    """The manifest that a command was given: a corpus by name with --root, or a table."""
+    from affekt import data
+
+    if args.manifest in data.list_corpora():
+        if args.root is None:
+            raise InputError(f"the corpus {args.manifest!r} needs --root FOLDER, the folder of your copy")
+        return data.corpus(args.manifest, args.root, on_error=args.on_error)
+    pairs = {}
+    for option in ("column", "scale", "emotion"):
+        pairs[option] = {}
+        for item in getattr(args, option) or ():
+            key, _, value = item.partition("=")
+            if not key or not value:
+                raise InputError(f"--{option}: expected two names around '=', got {item!r}")
+            pairs[option][key] = value
+    scales = {}
+    for label, limits in pairs["scale"].items():
+        try:
+            low, high = (float(word) for word in limits.split(","))
+        except ValueError:
+            raise InputError(f"--scale: expected LABEL=LOWEST,HIGHEST, got {label}={limits}") from None
+        scales[label] = (low, high)
+    return data.read_manifest(
+        args.manifest, root=args.root, columns=pairs["column"], scales=scales, emotions=pairs["emotion"]
+    )
+
+
+# ---- arguments
+
+
+_ABOUT = """\
+Affect from speech: train, predict, and run live. Valence, arousal and dominance lie
+in [-1, 1]; p_<emotion> are probabilities.
+
+first steps:
+  affekt info                                   what is installed here
+  affekt predict talk.wav --plot talk.png       estimates along a recording, as a picture
+  affekt stream talk.wav --realtime             the same, live
+  affekt train ravdess data.root=/data/RAVDESS  a model of your own
+"""
+
+_MODEL = "a model file (.safetensors); by default the small one that ships with affekt"
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+    )
+    parser = argparse.ArgumentParser(
+        prog="affekt",
+        description=_ABOUT,
+        epilog="'affekt VERB --help' explains a verb, with examples.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], short: str, text: str) -> Any:
+        description, _, examples = textwrap.dedent(text).strip().partition("\nexamples:")
+        sub = verbs.add_parser(
+            name,
+            help=short,
+            description=description,
+            epilog=f"examples:{examples}" if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[common],
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = verb(
+        "info",
+        _info,
+        "versions, extras, models, corpora",
+        """
+        What this installation can do; with MODEL what that model takes, gives and may be used for.
+
+        examples:
+          affekt info
+          affekt info shipped
+          affekt info my-model.safetensors
+        """,
+    )
+    sub.add_argument("model", nargs="?", metavar="MODEL", help="a model file, or 'shipped' for affekt's own")
+
+    sub = verb(
+        "prepare",
+        _prepare,
+        "check recordings and compute features once",
+        """
+        Read the recordings of a configuration, check every file, count the labels and store the
+        features. Training does the same first; what is prepared is not computed again.
+
+        examples:
+          affekt prepare ravdess data.root=/data/RAVDESS
+          affekt prepare ravdess data.root=/data/RAVDESS data.on_error=skip --out runs/first
+        """,
+    )
+    _add_config(sub)
+
+    sub = verb(
+        "train",
+        _train,
+        "train and test under a leak-free protocol",
+        """
+        Train a system over the folds and seeds of a protocol, and write tables, predictions, the
+        resolved configuration and a model file. CONFIG is the name of a configuration that ships with
+        affekt or a YAML file of yours; KEY=VALUE changes single values of it. Run again after an
+        interruption and it goes on where it was.
+
+        examples:
+          affekt train --list
+          affekt train ravdess data.root=/data/RAVDESS
+          affekt train ravdess data.root=/data/RAVDESS 'protocol.select=[1]' training.epochs=20
+          affekt train my.yaml data.manifest=mine.csv --out runs/mine
+          affekt train my.yaml --dry-run
+
+        (quote values with brackets: the shell gives them a meaning of its own)
+        """,
+    )
+    _add_config(sub)
+    sub.add_argument("--list", action="store_true", help="list the configurations that ship with affekt")
+    sub.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
+
+    sub = verb(
+        "evaluate",
+        _evaluate,
+        "compare a model with labels",
+        """
+        Run a model over labelled recordings and report CCC, PCC, RMSE, UAR, WAR, macro-F1.
+        Emotions that the model does not know are left out, and that is said.
+
+        examples:
+          affekt evaluate labels.csv
+          affekt evaluate mine.csv --column file=wav --scale arousal=1,9 --emotion ang=angry
+          affekt evaluate emodb --root /data/emodb --model my-model.safetensors --plot confusion.png
+        """,
+    )
+    _add_manifest(sub)
+    sub.add_argument("--model", metavar="MODEL", help=_MODEL)
+    sub.add_argument(
+        "--mode", choices=("full", "window", "stream"), default="full", help="see 'affekt predict --help'"
+    )
+    sub.add_argument(
+        "--estimate",
+        choices=("last", "mean"),
+        default="last",
+        help="which estimate stands for a recording: the last, or the mean over all (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--reduction",
+        choices=("concatenated", "per_session"),
+        default="concatenated",
+        help="CCC and PCC over all recordings at once, or per session and averaged (default: %(default)s)",
+    )
+    sub.add_argument("--out", metavar="TABLE", help="write the figures to a .csv or .parquet file")
+    sub.add_argument("--predictions", metavar="TABLE", help="write estimates beside labels to such a file")
+    sub.add_argument("--plot", metavar="PICTURE", help="draw the confusion matrix (.png, .pdf, .svg)")
+    _add_on_error(sub)
+
+    sub = verb(
+        "predict",
+        _predict,
+        "estimate affect along recordings",
+        """
+        Estimates along one recording or many, of any length: a table (file, start, end, valence,
+        arousal, dominance, p_<emotion>...) and a picture. Files of any sample rate, width and number of
+        channels are brought to what the model takes, and that is said.
+
+        examples:
+          affekt predict talk.wav
+          affekt predict talk.wav --out talk.csv --plot talk.png
+          affekt predict *.flac --summary mean --out all.csv --on-error skip
+          affekt predict talk.wav --mode window --window 4 --hop 1 --out -
+        """,
+    )
+    sub.add_argument("files", nargs="+", metavar="FILE", help="recordings (wav, flac, ogg, mp3, ...)")
+    sub.add_argument("--model", metavar="MODEL", help=_MODEL)
+    sub.add_argument(
+        "--out", metavar="TABLE", help="write the table to a .csv or .parquet file; - prints CSV"
+    )
+    sub.add_argument(
+        "--plot",
+        metavar="PICTURE",
+        help="draw it (.png, .pdf, .svg); with several FILEs one picture each, named <PICTURE>.<FILE>",
+    )
+    sub.add_argument(
+        "--summary",
+        choices=("last", "mean"),
+        help="one row per file: its last estimate, or the mean over all (default: every estimate)",
+    )
+    sub.add_argument(
+        "--mode",
+        choices=("full", "window", "stream"),
+        default="full",
+        help="full: one pass; stream: through the live engine (same numbers); window: overlapping windows, "
+        "each by itself (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--window", type=float, metavar="S", help="seconds per window (default: the model's memory)"
+    )
+    sub.add_argument(
+        "--hop", type=float, metavar="S", help="seconds between windows (default: half a window)"
+    )
+    sub.add_argument(
+        "--chunk", type=int, metavar="N", help="samples per push in stream mode (default: 0.1 s)"
+    )
+    sub.add_argument("--channel", type=int, metavar="N", help="use channel N (from 0) instead of the average")
+    _add_on_error(sub)
+
+    sub = verb(
+        "stream",
+        _stream,
+        "run live on a recording or the microphone",
+        """
+        Feed the live engine and print each estimate as it comes: on a terminal as a line that renews
+        itself, else as a line per estimate.
+
+        examples:
+          affekt stream talk.wav --realtime
+          affekt stream --mic --seconds 60 --out session.csv
+        """,
+    )
+    sub.add_argument("file", nargs="?", metavar="FILE", help="recording to replay")
+    sub.add_argument(
+        "--mic", action="store_true", help="listen to the microphone (pip install 'affekt[live]')"
+    )
+    sub.add_argument("--device", metavar="D", help="microphone by number or part of its name")
+    sub.add_argument("--realtime", action="store_true", help="replay FILE at its own speed, not at once")
+    sub.add_argument("--seconds", type=float, metavar="S", help="stop after this much sound")
+    sub.add_argument(
+        "--chunk-ms", type=float, default=100.0, metavar="MS", help="length of a push (default: %(default)g)"
+    )
+    sub.add_argument("--model", metavar="MODEL", help=_MODEL)
+    sub.add_argument("--out", metavar="TABLE", help="write the table at the end (.csv, .parquet)")
+
+    sub = verb(
+        "audit",
+        _audit,
+        "look for leaks between training and test",
+        """
+        Check a training run, or splits of your own, for subjects, sessions, files or windows that are
+        in training and in test, and for statistics that were fitted on more than the training part.
+        Ends with exit code 1 when it finds something.
+
+        examples:
+          affekt audit runs/ravdess
+          affekt audit my-split.csv
+          affekt audit runs/within-subject --allow subject --allow session
+        """,
+    )
+    sub.add_argument(
+        "target",
+        metavar="RUN",
+        help="folder of a training run, or a table with the columns file, subject and partition",
+    )
+    sub.add_argument("--store", metavar="FOLDER", help="features to check the statistics against, if moved")
+    sub.add_argument(
+        "--allow", action="append", metavar="KIND", help="accept findings of this kind; may be repeated"
+    )
+    sub.add_argument("--json", action="store_true", help="print the report as JSON")
+
+    sub = verb(
+        "export",
+        _export,
+        "write a model file from a training",
+        """
+        Write the one file that affekt.load, the live engine and the C++ core run, under a name of
+        its own and with what its users must know. A training writes such a file by itself.
+
+        examples:
+          affekt export runs/ravdess/fold_1/seed_0 --out my-model.safetensors --name my-model
+          affekt export runs/ravdess/fold_1/seed_0/best.ckpt --out my-model.safetensors
+          affekt export old.safetensors --out new.safetensors --version 2 --info licence=internal
+        """,
+    )
+    sub.add_argument(
+        "source", metavar="SOURCE", help="folder of a fold and seed, its checkpoint, or a model file"
+    )
+    sub.add_argument("--out", required=True, metavar="MODEL", help="model file to write (.safetensors)")
+    sub.add_argument("--name", help="name on the model's card (default: that of the run)")
+    sub.add_argument("--version", help="version on the card of a model file (default: as it was)")
+    sub.add_argument(
+        "--info",
+        action="append",
+        metavar="KEY=TEXT",
+        help="add to the card, e.g. licence=...; may be repeated",
+    )
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "config", nargs="?", metavar="CONFIG", help="name or YAML file; 'affekt train --list' shows the names"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="a value that replaces the one of CONFIG"
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the run (default: the one in CONFIG)")
+
+
+def _add_manifest(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "manifest",
+        metavar="MANIFEST",
+        help="a table of recordings (.csv or .parquet with a column 'file'), or the name of a corpus "
+        "(see 'affekt info')",
+    )
+    parser.add_argument(
+        "--root", metavar="FOLDER", help="folder of the corpus, or that file names start from"
+    )
+    parser.add_argument(
+        "--column", action="append", metavar="NAME=YOURS", help="what a column is called in your table"
+    )
+    parser.add_argument(
+        "--scale", action="append", metavar="LABEL=LOW,HIGH", help="its scale in your table, mapped to -1,1"
+    )
+    parser.add_argument(
+        "--emotion", action="append", metavar="YOURS=NAME", help="what an emotion is called by the model"
+    )
+
+
+def _add_on_error(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="a recording that cannot be used: stop, or name it and go on (default: %(default)s)",
+    )
+
+
+class _Version(argparse.Action):
+    """``--version`` without importing the core before it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=options.get("help"))
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
+        import affekt
+
+        print(f"affekt {affekt.__version__}")
+        parser.exit()
+
+
+# ---- output
+
+
+class _Live:
+    """A line that renews itself on a terminal; a line per estimate elsewhere."""
+
+    def __init__(self, out: Any) -> None:
+        self._out = out
+        self._same_line = out.isatty()
+        self.count = 0
+
+    def __call__(self, time: float, values: dict[str, float]) -> None:
+        text = f"{time:8.2f} s  {_describe(values)}"
+        if self._same_line:
+            print(f"\r\x1b[K{text[: _terminal_width() - 1]}", end="", file=self._out, flush=True)
+        else:
+            print(text, file=self._out, flush=True)
+        self.count += 1
+
+    def close(self) -> None:
+        """Leave the last line standing."""
+        if self._same_line and self.count:
+            print(file=self._out)
+
+
+def _until(chunks: Iterable[Any], seconds: float) -> Iterator[Any]:
+    """The chunks that begin before `seconds`."""
+    return itertools.takewhile(lambda chunk: chunk.time < seconds, chunks)
+
+
+def _describe(values: dict[str, float]) -> str:
+    """``valence +0.12  arousal -0.30  | happy 0.61  calm 0.20`` of one estimate."""
+    words = [f"{name} {value:+.2f}" for name, value in values.items() if not name.startswith("p_")]
+    chances = {name.removeprefix("p_"): value for name, value in values.items() if name.startswith("p_")}
+    if chances:
+        likely = sorted(chances, key=lambda label: -chances[label])[:2]
+        words += ["|" if words else "", *(f"{label} {chances[label]:.2f}" for label in likely)]
+    return "  ".join(word for word in words if word)
+
+
+def _print_summary(table: Any) -> None:
+    """One line per file: the mean estimate."""
+    print("mean over each recording (--out FILE.csv writes every estimate):")
+    width = min(48, max(len(str(file)) for file in table["file"].unique()))
+    for file, rows in table.groupby("file", sort=False):
+        mean = rows.drop(columns=["file", "start", "end"]).mean().to_dict()
+        name = str(file) if len(str(file)) <= width else "…" + str(file)[-(width - 1) :]
+        print(f"{name:<{width}}  {rows['end'].max():7.1f} s  {_describe(mean)}")
+
+
+def _check_table_path(path: str | None) -> None:
+    """Refuse a target that cannot be written before the work is done."""
+    if path is None or path == "-":
+        return
+    if Path(path).suffix.lower() not in (".csv", ".parquet"):
+        raise InputError(
+            f"--out: expected a name that ends in .csv or .parquet, or - for the terminal, got {path!r}"
+        )
+    if not Path(path).resolve().parent.is_dir():
+        raise InputError(f"--out: the folder {Path(path).resolve().parent} does not exist")
+
+
+def _write_table(table: Any, path: str | None) -> None:
+    if path is None:
+        return
+    if path == "-":
+        table.to_csv(sys.stdout, index=False)
+        return
+    if Path(path).suffix.lower() == ".parquet":
+        from affekt._lazy import require
+
+        require("pyarrow", purpose="writing Parquet files")
+        table.to_parquet(path, index=False)
+    else:
+        table.to_csv(path, index=False)
+    print(f"table  {path} ({len(table)} rows)", file=sys.stderr)
+
+
+def _report_failures(name: str, table: Any, total: int) -> int:
+    failures = table.attrs["failures"]
+    for failure in failures:
+        print(f"{name}: skipped: {failure['reason']}", file=sys.stderr)
+    if failures:
+        print(f"{name}: {len(failures)} of {total} recordings skipped", file=sys.stderr)
+    return len(failures)
+
+
+def _progress(name: str) -> Callable[[int, int, str], None] | None:
+    """A counter on the terminal; nothing where there is none."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int, file: str) -> None:
+        text = f"{name}: {done}/{total} {Path(file).name}"[: _terminal_width() - 1] if done < total else ""
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _print_card(model: Any) -> None:
+    card = model.card
+    print(f"{card.get('name', 'unnamed')} {card.get('version', '')}  ({model.path})")
+    for entry in model.inputs:
+        print(f"input    {entry['name']}: {entry['kind']}, {entry['rate']:g} Hz")
+    for entry in card["outputs"]:
+        limits = entry.get("range")
+        scale = f" in [{limits[0]:g}, {limits[1]:g}]" if limits else ""
+        print(f"output   {entry['name']} ({entry['kind']}{scale}): {', '.join(entry['labels'])}")
+    timing = model.timing
+    print(
+        f"timing   an estimate every {timing['hop_s']:.3g} s from {timing['first_estimate_s']:.3g} s on, "
+        f"over the last {timing['context_s']:.3g} s"
+    )
+    print(f"nodes    {' -> '.join(node['name'] + ' (' + node['type'] + ')' for node in card['nodes'])}")
+    count = sum(math.prod(entry["shape"]) for entry in card["tensors"].values())
+    print(f"weights  {count} in {len(card['tensors'])} tensors")
+    for key, value in card.get("info", {}).items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        print(textwrap.fill(f"{key}: {text}", 100, subsequent_indent="    "))
+
+
+def _core_line() -> str:
+    from affekt import _core
+
+    facts = [
+        f"{name} {getattr(_core, name)()}"
+        for name in ("isa", "compiler")
+        if callable(getattr(_core, name, None))
+    ]
+    return ", ".join([_core.__version__, *facts, str(Path(_core.__file__).parent)])
+
+
+def _importable(package: str) -> bool:
+    from affekt._lazy import available
+
+    try:
+        return available(package)
+    except (ImportError, ValueError):
+        return False
+
+
+def _terminal_width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and not isinstance(error, AffektError) and error.filename:
+        return f"{error.filename}: {error.strerror or error}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _plain_warnings(name: str) -> Iterator[None]:
+    """Warnings of ours as one line each; those of other packages stay out of the user's way."""
+
+    def show(message: Any, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
+        if category.__module__.startswith("affekt"):
+            print(f"{name}: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

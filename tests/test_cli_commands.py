@@ -1,0 +1,376 @@
+"""The command line: what a newcomer types works, what goes wrong is said in one line."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import affekt
+from affekt import cli
+from affekt.cli import main
+from small_model import COLUMNS, small_model
+
+soundfile = pytest.importorskip("soundfile")
+
+VERBS = ["info", "prepare", "train", "evaluate", "predict", "stream", "audit", "export"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(small_model(tmp_path_factory.mktemp("model") / "small.safetensors"))
+
+
+@pytest.fixture
+def voice(tmp_path):
+    path = tmp_path / "talk.wav"
+    draw = np.random.default_rng(0)
+    soundfile.write(path, draw.uniform(-0.3, 0.3, 2 * 16000), 16000)
+    return str(path)
+
+
+def test_help_lists_every_verb(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(re.search(rf"^    {verb}\s", text, re.MULTILINE) for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_with_examples(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "examples:" in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+    # Each example is itself a command line that the parser takes.
+    for line in re.findall(rf"^  (affekt {verb}\b.*)$", text, re.MULTILINE):
+        words = [word.strip("'") for word in line.split()[1:]]
+        assert cli._parser().parse_args(words).verb == verb
+
+
+@pytest.mark.parametrize("words", [[], ["dance"], ["predict"], ["predict", "a.wav", "--mode", "fast"]])
+def test_wrong_usage_is_exit_code_2(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert "usage: affekt" in capsys.readouterr().err
+
+
+def test_version_and_python_m():
+    done = subprocess.run(
+        [sys.executable, "-m", "affekt", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"affekt {affekt.__version__}\n"
+
+
+def test_info_says_what_is_there(capsys):
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"affekt {affekt.__version__}\n")
+    for word in ("core", "model", "extras", "audio", "train", "corpora", "ravdess"):
+        assert word in text
+
+
+def test_info_about_a_missing_extra_names_the_command(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_importable", lambda package: package != "torch")
+    main(["info"])
+    text = capsys.readouterr().out
+    assert re.search(r"train .*no .*pip install 'affekt\[train\]'", text)
+    assert re.search(r"audio .*yes", text)
+
+
+def test_info_works_on_the_base_install():
+    """With numpy alone: nothing else may be imported."""
+    program = (
+        "import sys\n"
+        "for name in ('pandas','soundfile','soxr','torch','omegaconf','matplotlib','sklearn','scipy'):\n"
+        "    sys.modules[name] = None\n"
+        "from affekt.cli import main\n"
+        "sys.exit(main(['info']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'affekt[audio]'" in done.stdout
+
+
+def test_a_verb_without_its_extra_names_the_command(voice, model):
+    program = (
+        "import sys\n"
+        "sys.modules['pandas'] = None\n"
+        "from affekt.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", program, "predict", voice, "--model", model]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'affekt[audio]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_info_prints_a_models_card(model, capsys):
+    assert main(["info", model]) == 0
+    text = capsys.readouterr().out
+    assert "valence, arousal, dominance" in text
+    assert "16000 Hz" in text
+    assert "licence: none, random weights" in text
+
+
+def test_predict_without_out_prints_a_line_per_file(voice, model, capsys):
+    assert main(["predict", voice, "--model", model]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    (line,) = [line for line in out.splitlines() if "talk.wav" in line]
+    mean = affekt.predict(voice, model)[COLUMNS].mean()
+    assert f"valence {mean['valence']:+.2f}" in line
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_predict_writes_the_table(voice, model, tmp_path, suffix, capsys):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    out = tmp_path / f"table{suffix}"
+    assert main(["predict", voice, "--model", model, "--out", str(out)]) == 0
+    read = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+    expected = affekt.predict(voice, model)
+    assert list(read.columns) == list(expected.columns)
+    np.testing.assert_allclose(read[COLUMNS], expected[COLUMNS], rtol=1e-6)
+    assert f"table  {out} ({len(expected)} rows)" in capsys.readouterr().err
+
+
+def test_predict_to_standard_output_is_clean_csv(voice, model, capsys):
+    assert main(["predict", voice, "--model", model, "--out", "-", "--summary", "last"]) == 0
+    read = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert len(read) == 1
+    assert list(read.columns) == ["file", "start", "end", *COLUMNS]
+
+
+def test_predict_draws_a_picture_per_file(voice, model, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    other = tmp_path / "other" / "talk.wav"
+    other.parent.mkdir()
+    soundfile.write(other, np.random.default_rng(1).uniform(-0.3, 0.3, 16000), 16000)
+    assert main(["predict", voice, "--model", model, "--plot", str(tmp_path / "one.png")]) == 0
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["predict", voice, str(other), "--model", model, "--plot", str(tmp_path / "two.svg")]) == 0
+    assert sorted(path.name for path in tmp_path.glob("two*")) == ["two.talk.2.svg", "two.talk.svg"]
+    assert str(tmp_path / "two.talk.2.svg") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "table.xlsx"], r"--out: expected a name that ends in .csv or .parquet"),
+        (["--out", "no/such/folder/t.csv"], r"--out: the folder .*no/such/folder does not exist"),
+        (["--plot", "picture.docx"], r"plot: expected a file name that ends in one of .*png"),
+        (["--window", "2"], r"window, hop: for mode='window' only"),
+    ],
+)
+def test_predict_refuses_targets_and_options(voice, model, words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", voice, "--model", model, *words]) == 2
+    err = capsys.readouterr().err
+    assert re.search(message, err)
+    assert "Traceback" not in err
+
+
+def test_stream_prints_a_line_per_estimate_off_a_terminal(voice, model, tmp_path, capsys):
+    out = tmp_path / "live.csv"
+    assert main(["stream", voice, "--model", model, "--chunk-ms", "33", "--out", str(out)]) == 0
+    expected = affekt.predict(voice, model)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(expected)
+    assert re.fullmatch(
+        r" +0\.21 s  valence [+-]\d\.\d\d  arousal .*  dominance .*  \|  \w+ \d\.\d\d  \w+ .*", lines[0]
+    )
+    pd.testing.assert_frame_equal(pd.read_csv(out), expected, rtol=1e-6, check_dtype=False)
+
+
+def test_stream_renews_one_line_on_a_terminal(voice, model, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main(["stream", voice, "--model", model]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert out.count("\r") == len(affekt.predict(voice, model))
+
+
+def test_stream_stops_after_the_seconds_asked_for(voice, model, capsys):
+    assert main(["stream", voice, "--model", model, "--seconds", "0.95"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert float(last.split()[0]) == pytest.approx(0.99, abs=0.05)
+
+
+def test_stream_in_real_time_takes_the_time_of_the_recording(voice, model, capsys, monkeypatch):
+    naps = []
+    now = [0.0]
+
+    def sleep(seconds):
+        naps.append(seconds)
+        now[0] += seconds
+
+    original = affekt.live.FileSource
+
+    def paced(*args, **options):
+        return original(*args, **options, clock=lambda: now[0], sleep=sleep)
+
+    monkeypatch.setattr("affekt.live.sources.FileSource", paced)
+    assert main(["stream", voice, "--model", model, "--realtime"]) == 0
+    assert sum(naps) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "stream takes either a FILE to replay or --mic"),
+        (["--mic", "x.wav"], "stream takes either a FILE to replay or --mic"),
+        (["--mic", "--realtime"], "--realtime is for a FILE"),
+        (["x.wav", "--chunk-ms", "0"], "--chunk-ms: expected a positive number, got 0"),
+        (["none.wav"], "none.wav: no such file"),
+    ],
+)
+def test_stream_refuses_what_makes_no_sense(model, words, message, capsys):
+    assert main(["stream", *words, "--model", model]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_evaluate_prints_and_writes(model, tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    rows = []
+    for number, emotion in enumerate(["happy", "sad", "happy", "angry"]):
+        sound = np.random.default_rng(number).uniform(-0.3, 0.3, 16000)
+        soundfile.write(tmp_path / f"{number}.wav", sound, 16000)
+        rows.append({"file": f"{number}.wav", "emotion": emotion, "valence": number / 4})
+    pd.DataFrame(rows).to_csv(tmp_path / "labels.csv", index=False)
+    words = ["--model", model, "--out", str(tmp_path / "figures.csv"), "--plot", str(tmp_path / "c.png")]
+    words += ["--predictions", str(tmp_path / "rows.csv")]
+    assert main(["evaluate", str(tmp_path / "labels.csv"), *words]) == 0
+    text = capsys.readouterr().out
+    assert re.search(
+        r"valence +CCC -?\d\.\d{3}  PCC -?\d\.\d{3}  RMSE \d\.\d{3}  \(n = 4, concatenated\)", text
+    )
+    assert "UAR" in text
+    assert "confusion" in text
+    figures = pd.read_csv(tmp_path / "figures.csv")
+    assert set(figures["metric"]) == {"CCC", "PCC", "RMSE", "UAR", "WAR", "macro-F1"}
+    assert len(pd.read_csv(tmp_path / "rows.csv")) == 4
+    assert (tmp_path / "c.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path,arousal\na.wav,0.5\n", "column.*file"),
+        ("file,arousal\na.wav,0.5\na.wav,0.5\n", "a.wav"),
+        ("file,arousal\na.wav,1.5\n", "arousal"),
+        ("file,arousal\na.wav,loud\n", "arousal must be numbers"),
+        ("file\n", "no rows"),
+        ("file,mood\na.wav,good\n", "nothing to compare"),
+    ],
+)
+def test_evaluate_refuses_a_bad_manifest_in_one_line(model, tmp_path, content, message, capsys):
+    (tmp_path / "labels.csv").write_text(content)
+    assert main(["evaluate", str(tmp_path / "labels.csv"), "--model", model]) == 2
+    err = capsys.readouterr().err
+    assert re.search(message, err)
+    assert err.count("\n") == 1
+
+
+def test_evaluate_needs_the_folder_of_a_corpus(model, capsys):
+    assert main(["evaluate", "ravdess", "--model", model]) == 2
+    assert "needs --root FOLDER" in capsys.readouterr().err
+
+
+def split_table(path, rows):
+    header = "file,start,end,subject,session,partition\n"
+    path.write_text(header + "\n".join(",".join(map(str, row)) for row in rows) + "\n")
+    return str(path)
+
+
+def test_audit_passes_a_clean_split_and_fails_a_leaking_one(tmp_path, capsys):
+    clean = split_table(
+        tmp_path / "clean.csv", [("a.wav", 0, 1, "anna", "s1", "train"), ("b.wav", 0, 1, "ben", "s2", "test")]
+    )
+    assert main(["audit", clean]) == 0
+    assert "no leak found" in capsys.readouterr().out
+    leaking = split_table(
+        tmp_path / "leak.csv", [("a.wav", 0, 1, "anna", "s1", "train"), ("b.wav", 0, 1, "anna", "s2", "test")]
+    )
+    assert main(["audit", leaking]) == 1
+    assert "[LEAK]" in capsys.readouterr().out
+    assert main(["audit", leaking, "--allow", "subject"]) == 0
+    assert main(["audit", leaking, "--json"]) == 1
+    assert '"ok": false' in capsys.readouterr().out.split("no leak")[-1]
+    assert main(["audit", leaking, "--allow", "everything"]) == 2
+    assert main(["audit", str(tmp_path / "none")]) == 2
+
+
+def test_no_model_in_this_build_is_said(voice, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("affekt.weights._FOLDER", tmp_path)
+    assert main(["predict", voice]) == 2
+    err = capsys.readouterr().err
+    assert "carries no model" in err
+    assert "--model" in err
+    assert main(["info"]) == 0
+    assert "none in this build" in capsys.readouterr().out
+
+
+def test_the_licence_of_the_shipped_model_is_printed_once(voice, model, capsys, monkeypatch, tmp_path):
+    shutil.copy(model, tmp_path / "speech-small.safetensors")
+    (tmp_path / "LICENSE").write_text("For research only.\n")
+    monkeypatch.setattr("affekt.weights._FOLDER", tmp_path)
+    monkeypatch.setattr("affekt.weights._announced", False)
+    assert main(["predict", voice]) == 0
+    assert capsys.readouterr().err.count("For research only.") == 1
+    assert main(["predict", voice]) == 0
+    assert "For research only." not in capsys.readouterr().err
+    # A model that the user names has its own licence.
+    monkeypatch.setattr("affekt.weights._announced", False)
+    assert main(["predict", voice, "--model", model]) == 0
+    assert "For research only." not in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(model, tmp_path):
+    with pytest.raises(affekt.DataError):
+        main(["predict", str(tmp_path / "none.wav"), "--model", model, "--debug"])
+    with pytest.raises(affekt.DataError):
+        main(["--debug", "predict", str(tmp_path / "none.wav"), "--model", model])
+
+
+def test_a_fault_of_ours_is_called_one(voice, model, capsys, monkeypatch):
+    def broken(*args, **options):
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(affekt, "predict", broken)
+    assert main(["predict", voice, "--model", model]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "internal error: RuntimeError: two lines" in err
+    assert "--debug" in err
+
+
+def test_an_interrupt_ends_quietly(voice, model, capsys, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(affekt, "predict", interrupted)
+    assert main(["predict", voice, "--model", model]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_error(voice, model):
+    command = [sys.executable, "-m", "affekt", "stream", voice, "--model", model]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert process.stderr.read() == b""
+    process.stderr.close()
