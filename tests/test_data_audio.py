@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from affekt.data import AudioWarning, audio_info, read_audio, stream_audio
-from affekt.errors import DataError, InputError
+from affekt.errors import DataError, InputError, MissingExtraError
 from sounds import tone
 
 soundfile = pytest.importorskip("soundfile")
@@ -292,6 +294,28 @@ def test_a_wav_written_into_a_pipe_is_no_damage(write_wav: WriteWav) -> None:
 def test_a_wrong_sample_rate_is_named(write_wav: WriteWav, rate: object) -> None:
     with pytest.raises(InputError, match="sample_rate must be a positive number"):
         read_audio(write_wav("a.wav"), rate)
+
+
+def test_reading_needs_neither_tables_nor_torch(write_wav: WriteWav) -> None:
+    code = (
+        "import sys, affekt.data; from affekt.data import read_audio\n"
+        f"print(len(read_audio({str(write_wav('a.wav', tone(1.0, 48000), 48000))!r})))\n"
+        "print([m for m in ('pandas', 'torch', 'sklearn', 'scipy', 'safetensors') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split("\n")[:2] == ["16000", "[]"]
+
+
+@pytest.mark.parametrize("missing", ["soundfile", "soxr"])
+def test_a_missing_package_names_its_extra(
+    write_wav: WriteWav, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    path = write_wav("a.wav", tone(0.1, 44100), 44100)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'affekt\[audio\]'"):
+        stream_audio(path, 16000)
+    if missing == "soxr":
+        assert len(read_audio(path, None)) == 4410
 
 
 def test_real_speech_is_read(data_dir: Path) -> None:

@@ -37,7 +37,11 @@ def some(items: Sequence[Any], limit: int = 5) -> str:
 def choice(value: Any, options: Iterable[Any], name: str) -> Any:
     """`value` if it is one of `options`."""
     options = list(options)
-    if not any(value is option or (type(value) is type(option) and value == option) for option in options):
+    plain = isinstance(value, (str, numbers.Real)) or value is None
+    # True must not pass for 1.
+    if not plain or not any(
+        value == option and isinstance(value, bool) == isinstance(option, bool) for option in options
+    ):
         raise InputError(f"{name} must be one of {', '.join(map(repr, options))}; got {show(value)}")
     return value
 

@@ -202,6 +202,10 @@ class AudioStream:
         except BaseException:
             self._sound.close()
             raise
+        self._resampler = None
+        if sample_rate is not None and sample_rate != rate:
+            soxr = require("soxr", purpose="resampling audio")
+            self._resampler = soxr.ResampleStream(rate, float(sample_rate), 1, dtype="float32", quality="HQ")
         self.sample_rate = float(rate if sample_rate is None else sample_rate)
         self.block = max(1, round(block_seconds * self.sample_rate))
         self._channel = channel
@@ -249,17 +253,14 @@ class AudioStream:
             yield np.concatenate(pending)
 
     def _resampled(self) -> Iterator[np.ndarray]:
-        rate = self.info.sample_rate
-        if self.sample_rate == rate:
+        if self._resampler is None:
             yield from self._decoded()
             return
-        soxr = require("soxr", purpose="resampling audio")
-        resampler = soxr.ResampleStream(rate, self.sample_rate, 1, dtype="float32", quality="HQ")
         for piece in self._decoded():
-            out = resampler.resample_chunk(piece)
+            out = self._resampler.resample_chunk(piece)
             if len(out):
                 yield out
-        out = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        out = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
         if len(out):
             yield out
 

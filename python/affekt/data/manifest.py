@@ -291,6 +291,23 @@ def rescale(values: Any, scale: tuple[float, float], name: str, files: Any = Non
     return np.clip((2 * x - high - low) / (high - low), -1.0, 1.0)
 
 
+def read_csv(file: Path, text: Sequence[str]) -> pd.DataFrame:
+    """A CSV file: columns `text` as text, "NA" and the like kept, numbers exact to the last bit."""
+    pandas = require("pandas", purpose="manifests")
+    options: dict[str, Any] = {}
+    if tuple(int(part) for part in pandas.__version__.split(".")[:2]) < (3, 1):
+        options["float_precision"] = "round_trip"  # the default from 3.1 on
+    # Identifiers such as 001 must stay text; numbers are parsed, and complained about, by the caller.
+    return pandas.read_csv(
+        file,
+        dtype=dict.fromkeys(text, str),
+        keep_default_na=False,
+        na_values=[""],
+        encoding="utf-8-sig",
+        **options,
+    )
+
+
 def _read_table(file: Path) -> pd.DataFrame:
     pandas = require("pandas", purpose="manifests")
     if not file.is_file():
@@ -299,9 +316,7 @@ def _read_table(file: Path) -> pd.DataFrame:
         if file.suffix == ".parquet":
             require("pyarrow", purpose="reading Parquet")
             return pandas.read_parquet(file)
-        # Identifiers such as 001 must stay text; the numbers are parsed, and complained about, afterwards.
-        text = dict.fromkeys(_TEXT, str)
-        return pandas.read_csv(file, dtype=text, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
+        return read_csv(file, _TEXT)
     except (ValueError, OSError, pandas.errors.ParserError) as error:
         raise DataError(f"{file}: cannot be read as a table ({error})") from error
 

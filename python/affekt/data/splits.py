@@ -21,12 +21,11 @@ import numpy as np
 
 from affekt import _checks
 from affekt._lazy import require
+from affekt.data.manifest import Manifest, read_csv
 from affekt.errors import DataError, InputError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from affekt.data.manifest import Manifest
 
 __all__ = [
     "PARTITIONS",
@@ -43,7 +42,7 @@ PARTITIONS = ("train", "dev", "test")
 Dev: TypeAlias = "int | float | Sequence[str] | None"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """Row numbers of one fold.
 
@@ -111,14 +110,12 @@ def read_split(path: str | PathLike[str]) -> pd.DataFrame:
     ------
     DataError : no such file, not a table, a column is missing, or a partition has an unknown name.
     """
-    pandas = require("pandas", purpose="reading splits")
     file = _checks.path(path, "path")
     file = file / "split.csv" if file.is_dir() else file
     if not file.is_file():
         raise DataError(f"{file}: no such split")
     try:
-        text = dict.fromkeys(("file", "subject", "session", "partition"), str)
-        table = pandas.read_csv(file, dtype=text, keep_default_na=False, na_values=[""])
+        table = read_csv(file, ("file", "subject", "session", "partition"))
     except (ValueError, OSError) as error:
         raise DataError(f"{file}: cannot be read as a table ({error})") from error
     return check_split_table(table, str(file))
@@ -315,8 +312,6 @@ def published_folds(
 
 
 def _groups(groups: Any, column: str) -> np.ndarray:
-    from affekt.data.manifest import Manifest
-
     if isinstance(groups, Manifest):
         return groups.groups(column)
     if isinstance(groups, str) or not isinstance(groups, Iterable):

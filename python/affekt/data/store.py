@@ -50,7 +50,7 @@ def feature_key(features: Any) -> str:
     return _hash(_describe(features))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """Mean and standard deviation per feature, with the evidence of where they come from.
 
