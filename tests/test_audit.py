@@ -185,6 +185,44 @@ def test_the_same_recording_under_two_names_is_found(
     assert "copy.wav" in report.findings[0].examples[0]
 
 
+def planted(kind: str, store: FeatureStore, folder: Path) -> Path:
+    """A run that is clean but for one leak."""
+    clean = group_kfold(store.manifest, 3, dev=1)[0]
+    if kind == "shared speaker":
+        moved = clean.train[0]  # one clip of a training speaker is tested
+        leaking = Split(clean.train[1:], clean.dev, np.append(clean.test, moved))
+        return write_run(folder, store, leaking)
+    if kind == "statistics fitted on test":
+        used = np.concatenate([clean.train, clean.test])
+        return write_run(folder, store, clean, store.statistics(used))
+    run = write_run(folder, store, clean)
+    if kind == "overlapping window":
+        table = pd.read_csv(run / "split.csv").drop(columns="row")
+        window = {"file": "long.wav", "subject": "t0", "session": "t0", "partition": "train"}
+        other = {**window, "subject": "t1", "session": "t1", "partition": "test"}
+        more = pd.DataFrame([{**window, "start": 0.0, "end": 4.0}, {**other, "start": 3.0, "end": 7.0}])
+        pd.concat([table, more]).to_csv(run / "split.csv", index=False)
+        (run / "statistics.json").unlink()
+    return run
+
+
+@pytest.mark.parametrize("kind", ["", "shared speaker", "overlapping window", "statistics fitted on test"])
+def test_the_command_fails_on_a_planted_leak(
+    store: FeatureStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    cli = pytest.importorskip("affekt.cli")
+    run = planted(kind, store, tmp_path / "run")
+    status = cli.main(["audit", str(run)])
+    printed = "".join(capsys.readouterr())
+    if not kind:
+        assert status == 0
+        assert "no leak found" in printed
+        return
+    assert status != 0
+    word = {"shared speaker": "subject", "overlapping window": "window"}.get(kind, "statistics")
+    assert f"[LEAK] run: {word}" in printed
+
+
 def test_what_cannot_be_checked_is_not_passed(store: FeatureStore, tmp_path: Path) -> None:
     split = group_kfold(store.manifest, 3)[0]
     right = store.statistics(split.train)

@@ -248,20 +248,20 @@ class _Audit:
         for column in ("subject", "session"):
             self.checks.append(column)
             self._common(column, column, self.table[column])
-        files = self.table["file"].map(os.path.normpath)
         self.checks += ["file", "window"]
+        spans = self._spans()
         for a, b in self.pairs():
-            ours, theirs = (files[self.table["partition"] == part] for part in (a, b))
-            both = sorted(set(ours) & set(theirs))
-            overlapping = [text for file in both for text in self._overlaps(files, file, a, b)]
-            apart = sorted(set(both) - {text.split(" [")[0] for text in overlapping})
-            if overlapping:
+            both = sorted(set(spans[a]) & set(spans[b]))
+            overlapping = {file: _overlaps(spans[a][file], spans[b][file]) for file in both}
+            shared = [f"{file} {text}" for file in both for text in overlapping[file]]
+            apart = [file for file in both if not overlapping[file]]
+            if shared:
                 self.add(
                     "window",
-                    f"{len(overlapping)} pair(s) of overlapping parts are in {a} and {b}: "
-                    f"{_checks.some(overlapping, 3)}",
+                    f"{len(shared)} pair(s) of overlapping parts are in {a} and {b}: "
+                    f"{_checks.some(shared, 3)}",
                     (a, b),
-                    overlapping,
+                    shared,
                 )
             if apart:
                 self.add(
@@ -271,6 +271,15 @@ class _Audit:
                     apart,
                 )
 
+    def _spans(self) -> dict[str, dict[str, list[tuple[float, float]]]]:
+        """Partition -> file -> its parts, in seconds."""
+        out: dict[str, dict[str, list[tuple[float, float]]]] = {part: {} for part in PARTITIONS}
+        rows = self.table[["partition", "file", "start", "end"]].itertuples(index=False)
+        for part, file, start, end in rows:
+            span = (0.0 if np.isnan(start) else float(start), np.inf if np.isnan(end) else float(end))
+            out[part].setdefault(os.path.normpath(file), []).append(span)
+        return out
+
     def _common(self, kind: str, what: str, values: pd.Series) -> None:
         for a, b in self.pairs():
             ours, theirs = (set(values[self.table["partition"] == part].dropna()) for part in (a, b))
@@ -279,22 +288,6 @@ class _Audit:
                 self.add(
                     kind, f"{len(both)} {what}(s) are in {a} and {b}: {_checks.some(both)}", (a, b), both
                 )
-
-    def _overlaps(self, files: pd.Series, file: str, a: str, b: str) -> list[str]:
-        here = self.table[(files == file).to_numpy()]
-        out = []
-        spans = {
-            part: [
-                (0.0 if np.isnan(row.start) else row.start, np.inf if np.isnan(row.end) else row.end)
-                for row in here[here["partition"] == part].itertuples()
-            ]
-            for part in (a, b)
-        }
-        for start, end in spans[a]:
-            for other_start, other_end in spans[b]:
-                if start < other_end and other_start < end:
-                    out.append(f"{file} [{start:g}, {end:g}) s and [{other_start:g}, {other_end:g}) s")
-        return out
 
     def features(self, store: Any, statistics: Any, tolerance: float, cache: _Moments) -> None:
         """Same content under two names, and where the statistics come from."""
@@ -424,6 +417,16 @@ class _Audit:
             ("train", "test"),
             [nearest],
         )
+
+
+def _overlaps(ours: list[tuple[float, float]], theirs: list[tuple[float, float]]) -> list[str]:
+    """Pairs of parts that share samples; parts that only touch do not."""
+    return [
+        f"[{start:g}, {end:g}) s and [{other_start:g}, {other_end:g}) s"
+        for start, end in ours
+        for other_start, other_end in theirs
+        if start < other_end and other_start < end
+    ]
 
 
 def _span(start: float, end: float) -> tuple[float, float]:
