@@ -128,33 +128,49 @@ struct MelBank {
   int empty = 0;
 };
 
+/// Weight of a triangle at `x`, left < x < right.
+template <class T>
+double triangle(T left, T centre, T right, T x) {
+  return static_cast<double>(x <= centre ? (x - left) / (centre - left) : (right - x) / (right - centre));
+}
+
 MelBank make_mel_bank(const FrontEndOptions& o) {
-  const auto bins = static_cast<std::size_t>(o.n_fft / 2 + 1);
-  const double lo = hz_to_mel(o.mel_scale, o.f_min);
-  const double hi = hz_to_mel(o.mel_scale, *o.f_max);
-  const auto edge_mel = [&](int i) { return lo + (hi - lo) * i / (o.n_mels + 1); };
-  // Kaldi draws the triangles over mel and leaves out the Nyquist bin; the others draw them over frequency.
-  const bool over_mel = o.mel_scale == MelScale::kaldi;
-  std::vector<double> at(bins);
-  for (std::size_t k = 0; k < bins; ++k) {
-    const double f = static_cast<double>(k) * o.sample_rate / o.n_fft;
-    at[k] = over_mel ? hz_to_mel(o.mel_scale, f) : f;
+  // Kaldi draws the triangles over mel, leaves out the Nyquist bin, and does all of it in single precision:
+  // its weights are 1e-5 off the formula, and models trained with it expect those. The others draw them over
+  // frequency.
+  const bool kaldi = o.mel_scale == MelScale::kaldi;
+  const auto points = static_cast<std::size_t>(o.n_mels) + 2;
+  const auto bins = static_cast<std::size_t>(kaldi ? o.n_fft / 2 : o.n_fft / 2 + 1);
+  std::vector<double> edge(points), at(bins), hz(points);
+  if (kaldi) {
+    const auto mel = [](float f) { return 1127.0f * std::log(1.0f + f / 700.0f); };
+    const float low = mel(static_cast<float>(o.f_min));
+    const float step = (mel(static_cast<float>(*o.f_max)) - low) / static_cast<float>(o.n_mels + 1);
+    const float width = static_cast<float>(o.sample_rate) / static_cast<float>(o.n_fft);
+    for (std::size_t i = 0; i < points; ++i)
+      edge[i] = static_cast<double>(low + static_cast<float>(i) * step);
+    for (std::size_t k = 0; k < bins; ++k) at[k] = static_cast<double>(mel(width * static_cast<float>(k)));
+    for (std::size_t i = 0; i < points; ++i) hz[i] = mel_to_hz(o.mel_scale, edge[i]);
+  } else {
+    const double low = hz_to_mel(o.mel_scale, o.f_min), high = hz_to_mel(o.mel_scale, *o.f_max);
+    for (std::size_t i = 0; i < points; ++i) {
+      edge[i] = mel_to_hz(o.mel_scale, low + (high - low) * static_cast<double>(i) / (o.n_mels + 1));
+    }
+    for (std::size_t k = 0; k < bins; ++k) at[k] = static_cast<double>(k) * o.sample_rate / o.n_fft;
+    hz = edge;
   }
-  const std::size_t used = over_mel ? static_cast<std::size_t>(o.n_fft / 2) : bins;
   MelBank bank;
   std::size_t first = 0;  // bins below belong to no later filter
-  for (int m = 0; m < o.n_mels; ++m) {
-    const auto edge = [&](int i) { return over_mel ? edge_mel(i) : mel_to_hz(o.mel_scale, edge_mel(i)); };
-    const double left = edge(m), centre = edge(m + 1), right = edge(m + 2);
-    double norm = 1.0;
-    if (o.mel_norm == MelNorm::slaney) {
-      norm = 2.0 / (mel_to_hz(o.mel_scale, edge_mel(m + 2)) - mel_to_hz(o.mel_scale, edge_mel(m)));
-    }
-    while (first < used && at[first] <= left) ++first;
+  for (std::size_t m = 0; m + 2 < points; ++m) {
+    const double left = edge[m], centre = edge[m + 1], right = edge[m + 2];
+    const double norm = o.mel_norm == MelNorm::slaney ? 2.0 / (hz[m + 2] - hz[m]) : 1.0;
+    while (first < bins && at[first] <= left) ++first;
     MelBank::Band band{first, 0, bank.weights.size()};
-    for (std::size_t k = first; k < used && at[k] < right; ++k) {
-      const double up = (at[k] - left) / (centre - left), down = (right - at[k]) / (right - centre);
-      bank.weights.push_back(norm * std::max(0.0, std::min(up, down)));
+    for (std::size_t k = first; k < bins && at[k] < right; ++k) {
+      const double w = kaldi ? triangle(static_cast<float>(left), static_cast<float>(centre),
+                                        static_cast<float>(right), static_cast<float>(at[k]))
+                             : triangle(left, centre, right, at[k]);
+      bank.weights.push_back(norm * w);
       ++band.count;
     }
     if (band.count == 0) {
@@ -278,18 +294,10 @@ std::size_t padded_index(PadMode mode, std::int64_t i, std::int64_t n) {
   return npos;
 }
 
-template <class T>
-inline T sample(float x) {
-  return static_cast<T>(x);
-}
-template <class T>
-inline T sample(double x) {
-  return static_cast<T>(x);
-}
-template <class T>
-inline T sample(std::int16_t x) {
-  return static_cast<T>(x) * T(1.0 / 32768.0);
-}
+/// A sample at full scale 1; exact in all three cases.
+inline double sample(float x) { return x; }
+inline double sample(double x) { return x; }
+inline double sample(std::int16_t x) { return x * (1.0 / 32768.0); }
 
 }  // namespace
 
@@ -299,15 +307,14 @@ inline T sample(std::int16_t x) {
 template <class T>
 struct Kernel {
   explicit Kernel(const FrontEndOptions& o, const MelBank& bank)
-      : fft(static_cast<std::size_t>(o.n_fft)),
-        bands(bank.bands),
-        preemphasis(static_cast<T>(o.preemphasis)) {
-    for (const double w : make_window(o)) window.push_back(static_cast<T>(w * o.scale));
+      : fft(static_cast<std::size_t>(o.n_fft)), bands(bank.bands) {
+    window = make_window(o);
+    for (double& w : window) w *= o.scale;
     for (const double w : bank.weights) weights.push_back(static_cast<T>(w));
     for (const double d : make_dct(o)) dct.push_back(static_cast<T>(d));
     width = static_cast<std::size_t>(o.win_length);
     floor = static_cast<T>(*o.floor);
-    energy_scale = static_cast<T>(o.scale * o.scale);
+    energy_scale = o.scale * o.scale;
     energy_floor = static_cast<T>(o.energy_floor);
     scale = static_cast<T>(o.log_scale);
     shift = static_cast<T>(o.log_shift);
@@ -318,16 +325,28 @@ struct Kernel {
 
   template <int L>
   using V = typename Lanes<T, L>::type;
+  template <int L>
+  using D = typename Lanes<double, L>::type;
 
-  /// Entries of type V<L> that frame() needs.
-  std::size_t scratch_size() const { return width + 4 * fft.work_size() + 2 * bands.size(); }
+  template <int L>
+  static inline V<L> narrow(D<L> v) {
+    if constexpr (L == 1) {
+      return static_cast<T>(v);
+    } else {
+      return __builtin_convertvector(v, V<L>);
+    }
+  }
+
+  /// Entries of type D<L> that Scratch needs; a row may hold the energy besides the mel values.
+  std::size_t scratch_size() const { return width + 4 * fft.work_size() + 2 * bands.size() + 1; }
 
   template <int L>
   struct Scratch {
-    V<L>*frame, *re, *im, *wre, *wim, *mel, *row;
-    Scratch(const Kernel& k, V<L>* memory) : frame(memory) {
+    D<L>* frame;
+    V<L>*re, *im, *wre, *wim, *mel, *row;
+    Scratch(const Kernel& k, D<L>* memory) : frame(memory) {
       const std::size_t w = k.fft.work_size();
-      re = frame + k.width;
+      re = reinterpret_cast<V<L>*>(frame + k.width);
       im = re + w;
       wre = im + w;
       wim = wre + w;
@@ -336,50 +355,49 @@ struct Kernel {
     }
   };
 
-  /// Sum in blocks of 16, so that rounding does not grow with the length of the window.
-  template <int L, class F>
-  static V<L> sum(std::size_t n, F&& term) {
-    V<L> total{};
-    for (std::size_t i = 0; i < n;) {
-      V<L> part{};
-      for (const std::size_t end = std::min(n, i + 16); i < end; ++i) part = part + term(i);
-      total = total + part;
+  /// s.frame holds the samples -> s.re and s.im hold the windowed frame as the transform wants it; the
+  /// frame's energy in the result. In double, so that a sample is rounded to T once, whatever the steps
+  /// before.
+  template <int L>
+  V<L> prepare(const FrontEndOptions& o, const Scratch<L>& s) const {
+    D<L>* x = s.frame;
+    D<L> mean{};
+    if (o.remove_dc) {
+      for (std::size_t i = 0; i < width; ++i) mean = mean + x[i];
+      mean = mean / static_cast<double>(width);
     }
-    return total;
+    D<L> energy{};
+    if (o.energy == EnergyMode::raw) {
+      for (std::size_t i = 0; i < width; ++i) energy = energy + (x[i] - mean) * (x[i] - mean);
+      energy = energy * energy_scale;
+    }
+    const double c = o.preemphasis_mode == PreemphasisMode::frame ? o.preemphasis : 0.0;
+    if (o.remove_dc || c != 0.0) {
+      D<L> before = x[0] - mean;
+      for (std::size_t i = 0; i < width; ++i) {
+        const D<L> now = x[i] - mean;
+        x[i] = now - before * c;
+        before = now;
+      }
+    }
+    if (o.energy == EnergyMode::windowed) {
+      for (std::size_t i = 0; i < width; ++i) energy = energy + (x[i] * window[i]) * (x[i] * window[i]);
+    }
+    const std::size_t half = fft.packed_size();
+    const std::size_t stride = fft.packed() ? 2 : 1;
+    for (std::size_t j = 0; j < half; ++j) {
+      const std::size_t i = stride * j;
+      s.re[j] = i < width ? narrow<L>(x[i] * window[i]) : V<L>{};
+      s.im[j] = stride == 2 && i + 1 < width ? narrow<L>(x[i + 1] * window[i + 1]) : V<L>{};
+    }
+    return narrow<L>(energy);
   }
 
   /// s.frame holds the samples -> s.mel holds the mel values after the log (row without DCT), energy in the
   /// result.
   template <int L>
   V<L> mel(const FrontEndOptions& o, const Scratch<L>& s) const {
-    V<L>* x = s.frame;
-    V<L> energy{};
-    if (o.remove_dc) {
-      const V<L> mean = sum<L>(width, [x](std::size_t i) { return x[i]; }) / static_cast<T>(width);
-      for (std::size_t i = 0; i < width; ++i) x[i] = x[i] - mean;
-    }
-    if (o.energy == EnergyMode::raw) {
-      energy = sum<L>(width, [x](std::size_t i) { return x[i] * x[i]; }) * energy_scale;
-    }
-    if (o.preemphasis_mode == PreemphasisMode::frame && preemphasis != T(0)) {
-      for (std::size_t i = width; i-- > 1;) x[i] = x[i] - x[i - 1] * preemphasis;
-      x[0] = x[0] - x[0] * preemphasis;
-    }
-    for (std::size_t i = 0; i < width; ++i) x[i] = x[i] * window[i];
-    if (o.energy == EnergyMode::windowed) energy = sum<L>(width, [x](std::size_t i) { return x[i] * x[i]; });
-
-    const std::size_t half = fft.packed_size();
-    if (fft.packed()) {
-      for (std::size_t j = 0; j < half; ++j) {
-        s.re[j] = 2 * j < width ? x[2 * j] : V<L>{};
-        s.im[j] = 2 * j + 1 < width ? x[2 * j + 1] : V<L>{};
-      }
-    } else {
-      for (std::size_t j = 0; j < half; ++j) {
-        s.re[j] = j < width ? x[j] : V<L>{};
-        s.im[j] = V<L>{};
-      }
-    }
+    V<L> energy = prepare<L>(o, s);
     const auto [re, im] = fft.spectrum(s.re, s.im, s.wre, s.wim);
     V<L>* p = re;
     for (std::size_t k = 0; k < fft.bins(); ++k) p[k] = re[k] * re[k] + im[k] * im[k];
@@ -443,9 +461,11 @@ struct Kernel {
 
   detail::RealFft<T> fft;
   std::vector<MelBank::Band> bands;
-  std::vector<T> window, weights, dct;
+  std::vector<double> window;
+  std::vector<T> weights, dct;
   std::size_t width;
-  T preemphasis, floor, energy_scale, energy_floor, scale, shift, db, ref, power;
+  double energy_scale;
+  T floor, energy_floor, scale, shift, db, ref, power;
 };
 
 // -----------------------------------------------------------------------------------------------------------------
@@ -522,10 +542,10 @@ struct FrontEnd::Impl {
 
   template <class T, class S, class O>
   void run(const S* x, std::size_t n, O* out) const;
-  template <class T, class S>
-  void cut(const S* from, bool first, T* to, std::size_t lanes) const;
-  template <class T, class S>
-  void gather(const S* x, std::size_t n, std::size_t r, T* to, std::size_t lanes) const;
+  template <class S>
+  void cut(const S* from, bool first, double* to, std::size_t lanes) const;
+  template <class S>
+  void gather(const S* x, std::size_t n, std::size_t r, double* to, std::size_t lanes) const;
   template <class O>
   void append_deltas(O* out, std::size_t rows) const;
 
@@ -543,34 +563,34 @@ struct FrontEnd::Impl {
 };
 
 /// `width` consecutive samples, pre-emphasised if asked, into one lane; `first`: nothing comes before them.
-template <class T, class S>
-void FrontEnd::Impl::cut(const S* from, bool first, T* to, std::size_t lanes) const {
+template <class S>
+void FrontEnd::Impl::cut(const S* from, bool first, double* to, std::size_t lanes) const {
   const std::size_t width = static_cast<std::size_t>(o.win_length);
   if (!emphasis) {
-    for (std::size_t i = 0; i < width; ++i) to[i * lanes] = sample<T>(from[i]);
+    for (std::size_t i = 0; i < width; ++i) to[i * lanes] = sample(from[i]);
     return;
   }
-  const T c = static_cast<T>(o.preemphasis);
-  T before = first ? T(0) : sample<T>(from[-1]);
+  const double c = o.preemphasis;
+  double before = first ? 0.0 : sample(from[-1]);
   for (std::size_t i = 0; i < width; ++i) {
-    const T now = sample<T>(from[i]);
+    const double now = sample(from[i]);
     to[i * lanes] = now - before * c;
     before = now;
   }
 }
 
 /// The frame of row r, which may reach outside the signal, into one lane.
-template <class T, class S>
-void FrontEnd::Impl::gather(const S* x, std::size_t n, std::size_t r, T* to, std::size_t lanes) const {
+template <class S>
+void FrontEnd::Impl::gather(const S* x, std::size_t n, std::size_t r, double* to, std::size_t lanes) const {
   const std::size_t width = static_cast<std::size_t>(o.win_length);
   const std::int64_t base = origin() + static_cast<std::int64_t>(r) * o.hop_length + inset;
   if (base >= 0 && static_cast<std::size_t>(base) + width <= n) return cut(x + base, base == 0, to, lanes);
-  const T c = static_cast<T>(o.preemphasis);
+  const double c = o.preemphasis;
   for (std::size_t i = 0; i < width; ++i) {
     const std::size_t at =
         padded_index(o.pad_mode, base + static_cast<std::int64_t>(i), static_cast<std::int64_t>(n));
-    T v = at == npos ? T(0) : sample<T>(x[at]);
-    if (emphasis && at != npos && at > 0) v = v - sample<T>(x[at - 1]) * c;
+    double v = at == npos ? 0.0 : sample(x[at]);
+    if (emphasis && at != npos && at > 0) v = v - sample(x[at - 1]) * c;
     to[i * lanes] = v;
   }
 }
@@ -588,7 +608,7 @@ void FrontEnd::Impl::run(const S* x, std::size_t n, O* out) const {
                           " rows with delta_mode \"interp\", got " + std::to_string(rows) + " rows from " +
                           std::to_string(n) + " samples");
   }
-  std::vector<V> memory(k.scratch_size());
+  std::vector<typename Lanes<double, L>::type> memory(k.scratch_size());
   const typename Kernel<T>::template Scratch<L> s(k, memory.data());
   const std::size_t n_mels = k.bands.size();
 
@@ -610,7 +630,7 @@ void FrontEnd::Impl::run(const S* x, std::size_t n, O* out) const {
     const std::size_t count = std::min<std::size_t>(L, rows - row);
     // Lanes without a frame repeat the last one.
     for (std::size_t l = 0; l < L; ++l)
-      gather(x, n, row + std::min(l, count - 1), element<T>(s.frame) + l, L);
+      gather(x, n, row + std::min(l, count - 1), element<double>(s.frame) + l, L);
     const V energy = k.template mel<L>(o, s);
     if (!whole_clip) {
       store(row, count, energy);
@@ -786,11 +806,7 @@ struct FrontEndStream::Impl {
     span = static_cast<std::uint64_t>(p->span);
     limit = static_cast<std::size_t>(span) + 1 + capacity;
     buffer.resize(2 * limit);
-    if (p->in_double) {
-      wide.resize(p->wide.scratch_size());
-    } else {
-      narrow.resize(p->narrow->scratch_size());
-    }
+    scratch.resize(p->in_double ? p->wide.scratch_size() : p->narrow->scratch_size());
   }
 
   /// First sample that a row to come still needs; one more than its window for the pre-emphasis.
@@ -813,7 +829,7 @@ struct FrontEndStream::Impl {
       begin = 0;
     }
     float* to = buffer.data() + begin + stored;
-    for (std::size_t i = 0; i < more; ++i) to[i] = sample<float>(x[taken + i]);
+    for (std::size_t i = 0; i < more; ++i) to[i] = static_cast<float>(sample(x[taken + i]));
     stored += more;
     samples += more;
     return taken + more;
@@ -828,18 +844,13 @@ struct FrontEndStream::Impl {
   void rows_out(float* out, std::size_t count) {
     using V = typename Lanes<T, L>::type;
     const Kernel<T>& k = p->kernel<T>();
-    T* memory = nullptr;
-    if constexpr (std::is_same_v<T, float>) {
-      memory = element<float>(narrow.data());
-    } else {
-      memory = element<double>(wide.data());
-    }
-    const typename Kernel<T>::template Scratch<L> s(k, reinterpret_cast<V*>(memory));
+    const typename Kernel<T>::template Scratch<L> s(
+        k, reinterpret_cast<typename Lanes<double, L>::type*>(scratch.data()));
     for (std::size_t l = 0; l < L; ++l) {
       const std::uint64_t start =
           (rows + std::min(l, count - 1)) * hop + static_cast<std::uint64_t>(p->inset);
       const float* from = buffer.data() + begin + (start - (samples - stored));
-      p->cut(from, start == 0, element<T>(s.frame) + l, static_cast<std::size_t>(L));
+      p->cut(from, start == 0, element<double>(s.frame) + l, static_cast<std::size_t>(L));
     }
     const V energy = k.template mel<L>(p->o, s);
     const std::size_t width = k.template finish<L>(p->o, s, energy);
@@ -879,9 +890,7 @@ struct FrontEndStream::Impl {
   std::vector<float> buffer;  // samples [samples - stored, samples) lie at `begin`
   std::size_t begin = 0, stored = 0;
   std::uint64_t rows = 0, samples = 0;
-  // Work space; which of the two is in use depends on the plan.
-  std::vector<Lanes<float, kVectorBytes / 4>::type> narrow;
-  std::vector<Lanes<double, kVectorBytes / 8>::type> wide;
+  std::vector<Lanes<double, kVectorBytes / 4>::type> scratch;  // as wide as either kind of kernel wants
 };
 
 FrontEndStream::FrontEndStream(std::shared_ptr<const FrontEnd> plan, std::size_t capacity_samples) {
