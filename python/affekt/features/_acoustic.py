@@ -52,8 +52,8 @@ class _Acoustic:
         self._options: dict[str, Any] = json.loads(self._plan.options)
         if self._plan.empty_filters:
             warnings.warn(
-                f"n_mels={self._options['n_mels']}: {self._plan.empty_filters} of the mel filters contain "
-                f"no bin of a transform of n_fft={self._options['n_fft']} and only ever give the floor; use fewer "
+                f"n_mels={self._options['n_mels']}: {self._plan.empty_filters} of the mel filters contain no "
+                f"bin of a transform of n_fft={self._options['n_fft']} and only give the floor; use fewer "
                 "filters or a longer transform",
                 UserWarning,
                 stacklevel=3,
@@ -288,8 +288,9 @@ class LogMel(_Acoustic):
     Options differ from librosa's in two places on purpose: decibels of magnitudes (``power=1``) are those
     of ``amplitude_to_db``, and `top_db` and ``ref="max"`` look at each signal of a batch by itself.
 
-    Float32 results lie within 1e-6 of the clip's peak power of a float64 computation, and within 0.005 dB
-    above -80 dB of the peak. Lengths whose largest prime factor exceeds 31 run in float64 inside.
+    The results for float32 samples lie within 1e-6 of the clip's peak of a float64 computation, and on
+    speech within 0.0025 dB wherever that is above -80 dB of the peak. Transforms run in float32, except for
+    float64 samples, ``mel_scale="kaldi"`` and lengths with a prime factor above 31.
 
     References
     ----------
