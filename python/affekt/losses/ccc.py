@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -112,7 +114,7 @@ class CCCLoss(nn.Module):
         self, *, over: str = "time", reduction: str = "mean", eps: float = 1e-8, bias: str = "population"
     ) -> None:
         super().__init__()
-        self.options = {"over": over, "reduction": reduction, "eps": eps, "bias": bias}
+        self.options: dict[str, Any] = {"over": over, "reduction": reduction, "eps": eps, "bias": bias}
 
     def forward(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         return ccc_loss(pred, target, mask, **self.options)

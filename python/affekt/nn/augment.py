@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -62,7 +64,7 @@ class FeatureAugment(nn.Module):
         if not self.training:
             return x, mask
         batch, _, width = x.shape
-        like = {"device": x.device, "dtype": x.dtype}
+        like: dict[str, Any] = {"device": x.device, "dtype": x.dtype}
         if self.tempo or self.crop:
             x, mask = self._resample(x, mask)
         if self.shift:
@@ -83,7 +85,7 @@ class FeatureAugment(nn.Module):
         return x, mask
 
     def _resample(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        like = {"device": x.device, "dtype": x.dtype}
+        like: dict[str, Any] = {"device": x.device, "dtype": x.dtype}
         batch = x.shape[0]
         length = mask.sum(1).to(x.dtype)
         keep = 1 - torch.rand(batch, **like) * self.crop

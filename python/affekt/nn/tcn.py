@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -154,11 +154,14 @@ class TCN(nn.Module):
                     nn.init.xavier_uniform_(module.weight, gain=2**0.5)
                 else:
                     nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
+                nn.init.zeros_(cast(Tensor, module.bias))
         if weight_norm:
-            for block in self.blocks:
+            for block in self._each():
                 add_weight_norm(block.conv1)
                 add_weight_norm(block.conv2)
+
+    def _each(self) -> Iterator[_Block]:
+        return (cast(_Block, block) for block in self.blocks)
 
     @property
     def out_features(self) -> int:
@@ -179,7 +182,7 @@ class TCN(nn.Module):
         if x.dim() != 3 or x.shape[-1] != self.in_features:
             raise InputError(f"x must be (batch, time, {self.in_features}), got {tuple(x.shape)}")
         x = x.transpose(1, 2)
-        for block in self.blocks:
+        for block in self._each():
             x = block(x)
         return x.transpose(1, 2)
 
@@ -189,8 +192,8 @@ class TCN(nn.Module):
         Keys are `<name>.<block>.conv1.weight` (out, in, k), `.conv1.bias`, `.conv2.*`, `.residual.*`
         (weight (out, in)) where the width changes, and `.slope1` to `.slope3` (1,) for PReLU.
         """
-        tensors: dict[str, Tensor] = {}
-        for level, block in enumerate(self.blocks):
+        tensors: dict[str, Any] = {}
+        for level, block in enumerate(self._each()):
             for conv in ("conv1", "conv2"):
                 tensors[f"{name}.{level}.{conv}.weight"] = getattr(block, conv).weight
                 tensors[f"{name}.{level}.{conv}.bias"] = getattr(block, conv).bias
@@ -207,7 +210,7 @@ class TCN(nn.Module):
     def fold_(self) -> TCN:
         """Multiply the weight norm out for good, in place: the same outputs, plain kernels."""
         if self.weight_norm:
-            for block in self.blocks:
+            for block in self._each():
                 remove_parametrizations(block.conv1, "weight")
                 remove_parametrizations(block.conv2, "weight")
             self.weight_norm = False
@@ -220,14 +223,14 @@ class TCN(nn.Module):
         def value(key: str) -> Tensor:
             return torch.tensor(tensors[f"{name}.{key}"])
 
-        for level, block in enumerate(self.blocks):
+        for level, block in enumerate(self._each()):
             for conv in ("conv1", "conv2"):
                 module = getattr(block, conv)
                 module.weight = _like(module.weight, value(f"{level}.{conv}.weight"), not self.weight_norm)
                 module.bias.copy_(value(f"{level}.{conv}.bias"))
             if block.residual is not None:
                 block.residual.weight.copy_(value(f"{level}.residual.weight")[:, :, None])
-                block.residual.bias.copy_(value(f"{level}.residual.bias"))
+                cast(Tensor, block.residual.bias).copy_(value(f"{level}.residual.bias"))
             if self.activation == "prelu":
                 for site in (1, 2, 3):
                     getattr(block, f"act{site}").weight.copy_(value(f"{level}.slope{site}"))

@@ -99,6 +99,10 @@ class System(nn.Module):
         """Per-feature mean and standard deviation of the training part's rows."""
         raise NotImplementedError
 
+    def set_class_weights(self, head: str, weights: Any) -> None:
+        """Weights of a categorical head's classes in its loss (not stored in the model)."""
+        raise NotImplementedError
+
     def estimates(self, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Every estimate that the native core emits for one recording: times (n,) and values (n, columns)."""
         raise NotImplementedError

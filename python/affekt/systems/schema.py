@@ -84,7 +84,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
                 problems.append(error)
         raise problems[0] if len(problems) == 1 else InputError(f"{name} must be {_say(hint)}, got {value!r}")
     if dataclasses.is_dataclass(hint):
-        return build(hint, value, name)  # type: ignore[type-var]
+        return build(typing.cast(type, hint), value, name)
     if origin is list or hint is list:
         if isinstance(value, str) or not isinstance(value, list | tuple):
             raise InputError(f"{name} must be {_say(hint)}, got {value!r}")

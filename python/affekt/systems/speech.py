@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -188,7 +188,6 @@ class Speech(System):
         self.standardise.set(mean, sd)
 
     def set_class_weights(self, head: str, weights: Any) -> None:
-        """Weights of a categorical head's classes in its loss (not stored in the model)."""
         value = torch.as_tensor(weights, dtype=torch.float32)
         if head not in self.heads or value.shape != (len(self.heads[head].labels),):
             raise InputError(
@@ -312,7 +311,8 @@ class Speech(System):
             raise InputError(
                 f"labels must hold at least one of the heads {list(self.heads)}, got {list(batch['labels'])}"
             )
-        return {"loss": sum(self.heads[name].weight * part for name, part in parts.items()), **parts}
+        total = torch.stack([self.heads[name].weight * part for name, part in parts.items()]).sum()
+        return {"loss": total, **parts}
 
     def _mix(
         self, z: Tensor, labels: dict[str, Tensor], valid: dict[str, Tensor]
@@ -386,8 +386,8 @@ class Speech(System):
                 tensors["pool.score.bias"] = array(self.pool.score.bias)
         for name, head in self.heads.items():
             add(name, "linear", last, units=len(head.labels))
-            tensors[f"{name}.weight"] = array(self.linear[name].weight)
-            tensors[f"{name}.bias"] = array(self.linear[name].bias)
+            linear = cast(nn.Linear, self.linear[name])
+            tensors[f"{name}.weight"], tensors[f"{name}.bias"] = array(linear.weight), array(linear.bias)
             if head.kind == "categorical":
                 add(f"{name}_out", "activation", name, kind="softmax", temperature=1.0)
             else:
@@ -430,6 +430,7 @@ class Speech(System):
         if self.pool is not None and self.pool.score is not None:
             self.pool.score.weight.copy_(value("pool.score.weight"))
             self.pool.score.bias.copy_(value("pool.score.bias"))
-        for name, linear in self.linear.items():
+        for name in self.heads:
+            linear = cast(nn.Linear, self.linear[name])
             linear.weight.copy_(value(f"{name}.weight"))
             linear.bias.copy_(value(f"{name}.bias"))

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -278,7 +278,7 @@ class _Module(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Here and not in the callbacks, whose hook checkpoints of weights alone skip.
-        averaging = next(c for c in self.trainer.callbacks if isinstance(c, _Averaging))
+        averaging = next(c for c in cast(Any, self.trainer).callbacks if isinstance(c, _Averaging))
         checkpoint["affekt_averaged"] = averaging.average
         checkpoint["affekt_identity"] = self.identity
         config = as_dict(self.system.config)
@@ -300,7 +300,7 @@ class _Schedule(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.state = dict(state)
 
-    def on_train_batch_start(self, trainer: Any, module: _Module, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         loop = module.loop
         per_epoch = math.ceil(math.ceil(len(module.parts[0]) / loop.batch_size) / loop.accumulate)
         step, warm, total = trainer.global_step, loop.warmup * per_epoch, loop.epochs * per_epoch
@@ -354,12 +354,10 @@ class _Averaging(Callback):
                     self.average[key].copy_(value)
         self.count += 1
 
-    def on_train_start(self, trainer: Any, module: _Module) -> None:
+    def on_train_start(self, trainer: Any, module: Any) -> None:
         self.step = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: Any, module: _Module, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.config.averaging == "ema" and trainer.global_step != self.step:
             self.step = trainer.global_step
             # The first steps average over what there is, so that the random start is soon forgotten.
@@ -394,7 +392,7 @@ class _Keeper(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history = list(state["history"])
 
-    def on_train_epoch_end(self, trainer: Any, module: _Module) -> None:
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         schedule = next(c for c in trainer.callbacks if isinstance(c, _Schedule))
         averaging = next(c for c in trainer.callbacks if isinstance(c, _Averaging))
         averaging.after_epoch(module, trainer.current_epoch)
@@ -428,7 +426,7 @@ class _StopAfter(Callback):
     def __init__(self, epochs: int) -> None:
         self.left = epochs
 
-    def on_train_epoch_end(self, trainer: Any, module: _Module) -> None:
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         self.left -= 1
         if self.left <= 0:
             trainer.should_stop = True

@@ -242,7 +242,11 @@ def _source(source: SourceConfig, on_error: str) -> data.Manifest:
         return data.corpus(source.corpus, root, on_error=on_error, **source.options)
     scales = {name: (float(low), float(high)) for name, (low, high) in source.scales.items()}
     return data.read_manifest(
-        source.manifest, root=source.root, columns=source.columns, scales=scales, emotions=source.emotions
+        str(source.manifest),
+        root=source.root,
+        columns=source.columns,
+        scales=scales,
+        emotions=source.emotions,
     )
 
 
@@ -263,7 +267,9 @@ def _features(
         )
     place = {(str(store.manifest.path(i)), *store.manifest.part(i)): i for i in range(len(store))}
     rows = np.array([place.get((str(main.path(i)), *main.part(i)), -1) for i in range(len(main))])
-    noted = store.failures.to_dict("records")
+    noted: list[dict[str, Any]] = [
+        {str(name): value for name, value in row.items()} for row in store.failures.to_dict("records")
+    ]
     for manifest in (main, *extra):
         noted += [{"file": entry, "reason": "not a recording of the corpus's layout"}
                   for entry in manifest.attrs.get("skipped", [])]  # fmt: skip
@@ -289,7 +295,8 @@ def _splits(
     elif protocol.kind == "column":
         splits = [_column_split(manifest, options)]
     else:
-        everything = data.Split(np.arange(len(manifest)), [], [], "all", protocol.group)
+        none = np.empty(0, dtype=np.int64)
+        everything = data.Split(np.arange(len(manifest)), none, none, "all", protocol.group)
         splits = [_carve(everything, manifest, **options)]
     numbers = protocol.select or list(range(1, len(splits) + 1))
     if max(numbers) > len(splits):
@@ -317,7 +324,8 @@ def _column_split(manifest: data.Manifest, options: Mapping[str, Any]) -> data.S
     unknown = sorted(set(parts) - {"train", "dev", "test"})
     if unknown:
         raise DataError(f"the split column must hold train, dev and test; it has {', '.join(unknown)}")
-    split = data.Split(*(np.flatnonzero(parts == name) for name in ("train", "dev", "test")), "column", None)
+    train_rows, dev_rows, test_rows = (np.flatnonzero(parts == name) for name in ("train", "dev", "test"))
+    split = data.Split(train_rows, dev_rows, test_rows, "column")
     return split if len(split.dev) else _carve(split, manifest, **options)
 
 
@@ -369,11 +377,13 @@ def _train_one(
     statistics.save(place)
     system.set_statistics(statistics.mean, statistics.sd)
 
-    def part(rows: np.ndarray) -> Examples | None:
-        chosen = {name: value[rows] for name, value in labels.items()}
-        return Examples([store.load(int(i)) for i in rows], chosen) if len(rows) else None
+    def part(rows: np.ndarray) -> Examples:
+        return Examples(
+            [store.load(int(i)) for i in rows], {name: value[rows] for name, value in labels.items()}
+        )
 
-    train_part, dev_part = part(split.train), part(split.dev)
+    train_part = part(split.train)
+    dev_part = part(split.dev) if len(split.dev) else None
     for name, head in system.heads.items():
         known = labels[name][split.train]
         if not (known >= 0 if head.kind == "categorical" else np.isfinite(known)).any():
