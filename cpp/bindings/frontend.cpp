@@ -112,8 +112,9 @@ py::array compute(const FrontEnd& plan, const Rows& rows) {
 }
 
 py::array compute(const FrontEnd& plan, const py::array& samples) {
+  const Kind kind = kind_of(samples);
   const Rows rows(samples);
-  switch (kind_of(samples)) {
+  switch (kind) {
     case Kind::f32:
       return compute<float, float>(plan, rows);
     case Kind::f64:
@@ -130,8 +131,8 @@ class Stream {
   Stream(std::shared_ptr<const FrontEnd> plan, std::size_t capacity) : stream_(std::move(plan), capacity) {}
 
   py::array push(const py::array& samples) {
-    const Rows rows(samples);
     const Kind kind = kind_of(samples);
+    const Rows rows(samples);
     if (rows.shape().size() != 1) {
       throw InvalidArgument("samples: expected shape (time,), got " + std::to_string(rows.shape().size()) +
                             " dimensions");

@@ -237,7 +237,7 @@ FrontEndOptions resolve(FrontEndOptions o) {
            "a frequency above f_min = " + text(o.f_min) + ", at most sample_rate / 2 = " + text(nyquist),
            *o.f_max);
   }
-  if (!o.floor) o.floor = o.log == LogMode::none ? 0.0 : std::pow(1e-5, o.power);
+  if (!o.floor) o.floor = o.log == LogMode::none ? 0.0 : std::pow(10.0, -5.0 * o.power);
   if (o.log == LogMode::none) {
     check_range("floor", *o.floor, 0, std::numeric_limits<double>::max(), "a finite number, 0 or above");
   } else if (!(*o.floor > 0 && std::isfinite(*o.floor))) {

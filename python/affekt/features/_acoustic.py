@@ -581,7 +581,7 @@ _WHISPER_CLIP: dict[str, Any] = {"center": True, "pad_mode": "reflect", "drop_la
 
 def _kaldi(sample_rate: float) -> dict[str, Any]:
     rate = _plain("sample_rate", sample_rate)
-    if not 0 < rate <= 1e8:
+    if not isinstance(rate, float) or not 0 < rate <= 1e8:
         raise InputError(f"sample_rate: expected a positive number of Hz, at most 1e8, got {sample_rate!r}")
     width = max(1, int(rate * 0.025))
     return {
