@@ -377,7 +377,8 @@ Fields options_of(NodeSource& source) {
 std::unique_ptr<Node> make_standardise(NodeSource& source) {
   options_of(source).done();
   const std::size_t width = source.widths[0];
-  return std::make_unique<StandardiseNode>(source.tensor("mean", {width}), source.tensor("scale", {width}));
+  const auto mean = source.tensor("mean", {width}), scale = source.tensor("scale", {width});
+  return std::make_unique<StandardiseNode>(mean, scale);
 }
 
 std::unique_ptr<Node> make_stack(NodeSource& source) {
@@ -469,8 +470,8 @@ std::unique_ptr<Node> make_linear(NodeSource& source) {
   const auto units = static_cast<std::size_t>(options.integer("units", 1, kMaxWidth));
   options.done();
   const std::size_t in = source.widths[0];
-  return std::make_unique<LinearNode>(in, units, source.tensor("weight", {units, in}),
-                                      source.tensor("bias", {units}));
+  const auto weight = source.tensor("weight", {units, in}), bias = source.tensor("bias", {units});
+  return std::make_unique<LinearNode>(in, units, weight, bias);
 }
 
 std::unique_ptr<Node> make_activation(NodeSource& source) {

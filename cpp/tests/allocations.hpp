@@ -1,4 +1,5 @@
-// Counts heap allocations of the whole process. Include from the one source file of a test executable.
+// Counts heap allocations of the whole process. Include from the one source file of a test executable. Under a
+// sanitizer, which brings operators of its own, the count stays 0.
 #pragma once
 
 #include <atomic>
@@ -8,6 +9,13 @@
 namespace affekt::test {
 inline std::atomic<long> allocations{0};
 }
+
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define AFFEKT_TEST_SANITIZED
+#endif
+#endif
+#if !defined(AFFEKT_TEST_SANITIZED) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 
 // GCC pairs the inlined malloc and free below with the operators and mistakes them for a mismatch.
 #if defined(__GNUC__) && !defined(__clang__)
@@ -35,3 +43,5 @@ void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
 void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
 void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+
+#endif

@@ -46,11 +46,12 @@ def as_signal(samples: Any, name: str = "samples") -> np.ndarray:
         raise InputError(f"{name}: expected an array of samples, got {type(samples).__name__}") from error
     if array.ndim != 1:
         raise InputError(f"{name}: expected one dimension (time,), got shape {array.shape}")
-    if array.dtype == np.float64:
-        with np.errstate(over="ignore"):
+    kind = array.dtype.newbyteorder("=")
+    if kind in (np.float32, np.int16):
+        return np.ascontiguousarray(array, dtype=kind)
+    if kind == np.float64:
+        with np.errstate(over="ignore"):  # becomes infinity, which the core reports with its place
             return np.ascontiguousarray(array, dtype=np.float32)
-    if array.dtype in (np.float32, np.int16):
-        return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     raise InputError(f"{name}: expected float32 or float64 in [-1, 1], or int16, got dtype {array.dtype}")
 
 

@@ -71,11 +71,12 @@ class Engine:
     ) -> None:
         self.model = model if isinstance(model, Model) else load(model)
         try:
-            self._native = _core.Engine(self.model.native, float(queue_s), float(reanchor_s))
-        except TypeError as error:
+            seconds = float(queue_s), float(reanchor_s)
+        except (TypeError, ValueError) as error:
             raise InputError(
                 f"queue_s, reanchor_s: expected numbers, got {queue_s!r}, {reanchor_s!r}"
             ) from error
+        self._native = _core.Engine(self.model.native, *seconds)
         self._columns = self.model.columns
         self._probabilities = [
             (label, output["offset"] + i)

@@ -1,0 +1,374 @@
+"""Model files: the writer's bytes, and a reader that refuses whatever is not sound, with a reason."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import random
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import affekt
+import reference_model
+from affekt import InputError, ModelFileError, _core
+from affekt._native import Model
+from affekt.modelfile import canonical_json, model_bytes, write_model
+from reference_model import Card, Tensors
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[Card, Tensors]:
+    return reference_model.utterance()
+
+
+def take_apart(content: bytes) -> tuple[dict, str, bytes]:
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    return header, header["__metadata__"]["affekt.card"], content[8 + length :]
+
+
+def put_together(header: dict, card: str, data: bytes) -> bytes:
+    digest = hashlib.sha256(card.encode("utf-8", "surrogatepass") + data).hexdigest()
+    header = {**header, "__metadata__": {"affekt.card": card, "affekt.sha256": digest}}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data
+
+
+# The writer ------------------------------------------------------------------------------------------------
+
+
+def test_bytes_follow_the_format(parts):
+    card, tensors = parts
+    content = model_bytes(card, tensors)
+    header, text, data = take_apart(content)
+    assert set(header["__metadata__"]) == {"affekt.card", "affekt.sha256"}
+    assert header["__metadata__"]["affekt.sha256"] == hashlib.sha256(text.encode() + data).hexdigest()
+    stored = json.loads(text)
+    assert text == json.dumps(stored, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert stored["schema"] == 1
+    assert {k: v for k, v in stored.items() if k not in ("schema", "tensors")} == card
+    assert (len(content) - len(data)) % 8 == 0
+    for name, tensor in tensors.items():
+        entry = header[name]
+        assert stored["tensors"][name] == {
+            "dtype": "F32",
+            "shape": list(tensor.shape),
+            "offsets": entry["data_offsets"],
+        }
+        begin, end = entry["data_offsets"]
+        np.testing.assert_array_equal(np.frombuffer(data[begin:end], "<f4").reshape(tensor.shape), tensor)
+
+
+def test_same_input_gives_same_bytes_whatever_the_order(parts):
+    card, tensors = parts
+    backwards = dict(reversed(list(tensors.items())))
+    shuffled = dict(reversed(list(card.items())))
+    assert model_bytes(card, tensors) == model_bytes(shuffled, backwards)
+    as_double = {name: np.asfortranarray(t.astype(np.float64)) for name, t in tensors.items()}
+    assert model_bytes(card, tensors) == model_bytes(card, as_double)
+
+
+def test_safetensors_reads_it_too(parts, tmp_path):
+    numpy_io = pytest.importorskip("safetensors.numpy")
+    card, tensors = parts
+    path = write_model(tmp_path / "m.safetensors", card, tensors)
+    loaded = numpy_io.load_file(path)
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(loaded[name], tensor)
+
+
+def test_round_trip_through_the_core(parts, tmp_path):
+    card, tensors = parts
+    card = {**card, "system": {"name": "speech", "config": {"é": [1, 2.5, None, 'ü\n"\\']}}}
+    path = write_model(tmp_path / "m.safetensors", card, tensors)
+    model = affekt.load(path)
+    assert model.path == path
+    assert {k: v for k, v in model.card.items() if k not in ("schema", "tensors")} == card
+    read = model.tensors()
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(read[name], tensor)
+
+
+def test_writing_over_a_file_leaves_no_rest(parts, tmp_path):
+    card, tensors = parts
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"something longer" * 10000)
+    write_model(path, card, tensors)
+    affekt.load(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+    with pytest.raises(OSError, match="no-such-folder"):
+        write_model(tmp_path / "no-such-folder" / "m.safetensors", card, tensors)
+
+
+@pytest.mark.parametrize(
+    ("card", "tensors", "message"),
+    [
+        ({"tensors": {}}, {}, "'tensors' is filled in"),
+        ({"schema": 2}, {}, "'schema' must be 1, got 2"),
+        ({"info": {"x": float("nan")}}, {}, "cannot be written as JSON"),
+        ({"info": {"x": {1, 2}}}, {}, "set"),
+        ({"info": "\ud800"}, {"a": np.ones(1, "f4")}, "not valid Unicode"),
+        ({}, {"a b": np.ones(1, "f4")}, "tensor name 'a b'"),
+        ({}, {"a": np.ones(1, "i4")}, "dtype int32"),
+        ({}, {"a": np.ones((2, 0), "f4")}, r"shape \(2, 0\)"),
+        ({}, {"a": np.float32(1)}, r"shape \(\)"),
+        ({}, {"a": np.array([1.0, np.nan])}, "finite"),
+        ({}, {"a": np.array([1e300])}, "finite"),
+    ],
+)
+def test_writer_refuses(card, tensors, message):
+    with pytest.raises(InputError, match=message):
+        model_bytes(card, tensors)
+
+
+def test_canonical_json_takes_numpy_and_paths():
+    value = {"b": np.float32(0.5), "a": np.arange(3), "p": Path("x/y")}
+    assert canonical_json(value) == '{"a":[0,1,2],"b":0.5,"p":"x/y"}'
+
+
+# The reader ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["schema1_utterance", "schema1_trace"])
+def test_golden_file_is_what_the_writer_makes(name):
+    """A changed writer or reference must show up as such, not as a changed promise."""
+    card, tensors = getattr(reference_model, name.removeprefix("schema1_"))()
+    assert model_bytes(card, tensors) == (GOLDEN / f"{name}.safetensors").read_bytes()
+
+
+def foreign() -> dict[str, bytes]:
+    safetensors = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    safetensors += b" " * (-len(safetensors) % 8)
+    return {
+        "empty": b"",
+        "text": b"time,valence,arousal\n0.0,0.1,0.2\n",
+        "wav": b"RIFF" + struct.pack("<I", 36) + b"WAVEfmt " + bytes(32),
+        "zip": b"PK\x03\x04" + bytes(100),
+        "pickle": b"\x80\x04\x95" + bytes(60),
+        "zeros": bytes(1000),
+        "huge header": struct.pack("<Q", 2**63) + b"{}" + bytes(100),
+        "header beyond the file": struct.pack("<Q", 4096) + b"{}" + bytes(100),
+        "plain safetensors": struct.pack("<Q", len(safetensors)) + safetensors + bytes(8),
+    }
+
+
+@pytest.mark.parametrize("kind", foreign())
+def test_foreign_file_is_refused_with_its_path(kind, tmp_path):
+    path = tmp_path / "some.safetensors"
+    path.write_bytes(foreign()[kind])
+    with pytest.raises(ModelFileError, match=r"some\.safetensors: ."):
+        affekt.load(path)
+
+
+def test_unreadable_paths(tmp_path):
+    with pytest.raises(ModelFileError, match="no such file"):
+        affekt.load(tmp_path / "none.safetensors")
+    with pytest.raises(ModelFileError, match="not a regular file"):
+        affekt.load(tmp_path)
+    with pytest.raises(InputError, match="path"):
+        affekt.load(3)  # type: ignore[arg-type]
+    big = tmp_path / "big.safetensors"
+    with open(big, "wb") as file:
+        file.truncate(2 << 30)  # sparse
+    with pytest.raises(ModelFileError, match="1 GiB"):
+        affekt.load(big)
+
+
+def test_newer_schema_is_called_newer(parts):
+    header, text, data = take_apart(model_bytes(*parts))
+    card = json.loads(text)
+    card["schema"], card["graph"] = 2, card.pop("nodes")
+    with pytest.raises(ModelFileError, match="schema 2 is not supported"):
+        Model.from_bytes(put_together(header, json.dumps(card), data))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"schema":1,"schema":1}', "appears twice"),
+        ('{"schema":1,"a":' + "[" * 5000 + "]" * 5000 + "}", "nested deeper"),
+        ('{"schema":1', "not valid JSON"),
+        ('{"schema":1e999}', "not valid JSON"),
+        ('{"schema":Infinity}', "not valid JSON"),
+        ('"card"', "must be a JSON object"),
+        ("{}", "'schema' is missing"),
+        ('{"schema":1}', "'tensors' is missing"),
+    ],
+)
+def test_card_that_is_not_sound_json(parts, text, message):
+    header, _, data = take_apart(model_bytes(*parts))
+    with pytest.raises(ModelFileError, match=message):
+        Model.from_bytes(put_together(header, text, data))
+
+
+def change(parts: tuple[Card, Tensors], path: str, value: object) -> bytes:
+    """The model with one value of its card replaced; ``nodes.pool.options.hop`` names it."""
+    card, tensors = copy.deepcopy(parts[0]), parts[1]
+    at: object = card
+    *route, last = path.split(".")
+    for key in route:
+        at = {item["name"]: item for item in at}[key] if isinstance(at, list) else at[key]
+    if value is ...:
+        del at[last]
+    else:
+        at[last] = value
+    return model_bytes(card, tensors)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("nodes.tcn.type", "lstm", "node 'tcn': unknown node type 'lstm'"),
+        ("nodes.tcn.options.channels", [6, 6, -9], r"node 'tcn': 'channels' .* got -9"),
+        ("nodes.tcn.options.channels", [2**63, 6, 9], "node 'tcn': 'channels'"),
+        ("nodes.tcn.options.channels", [6, 6, 10], r"tcn\.2\.conv1\.weight' must have shape \(10, 6, 3\)"),
+        ("nodes.tcn.options.kernel_size", 10**9, "node 'tcn': 'kernel_size' must be an integer in"),
+        ("nodes.tcn.options.dilations", [1, 2], "one per block"),
+        ("nodes.tcn.options.dilations", [2**24, 1, 1], "1 GiB"),
+        ("nodes.tcn.options.activation", "gelu", "'activation' must be one of relu"),
+        ("nodes.tcn.options.dropout", 0.1, "node 'tcn': 'dropout' is not a field"),
+        ("nodes.pool.options.window", 0, "node 'pool': 'window'"),
+        ("nodes.pool.options.window", 1e308, "node 'pool': 'window'"),
+        ("nodes.pool.options.half_life", -1.0, "node 'pool': 'half_life'"),
+        ("nodes.pool.options.kind", "attention", r"must have shape \(3, 9\)"),
+        ("nodes.pool.options.hop", ..., "'hop' is missing"),
+        ("nodes.stack.options.size", 65536, "more than 65536"),
+        ("nodes.vad.options.units", 2.5, "'units' must be an integer"),
+        ("nodes.affect.options.kind", "swish", "'kind' must be one of identity"),
+        ("nodes.emotion.options.temperature", 0, "'temperature'"),
+        ("nodes.mel.options.n_mels", 2**40, "n_mels"),
+        ("nodes.mel.options.n_fft", 2**22, "n_fft"),
+        ("nodes.mel.options.n_mels", 9, r"norm\.mean' must have shape \(9\)"),
+        ("nodes.mel.options.colour", 1, "colour"),
+        ("nodes.mel.options.deltas", 1, "cannot run live"),
+        ("nodes.mel.inputs", ["norm"], "cycle"),
+        ("nodes.norm.inputs", ["ghost"], "'ghost' does not exist"),
+        ("nodes.norm.inputs", [], "takes one input, got 0"),
+        ("nodes.norm.name", "tcn", "taken"),
+        ("inputs.audio.kind", "eeg", "'kind' must be one of audio"),
+        ("inputs.audio.rate", 0, "'rate'"),
+        ("inputs.audio.rate", 16000.0, "differs from the input's rate"),
+        ("inputs.audio.channels", 2, "'channels'"),
+        ("outputs.affect.node", "nobody", "'nobody' does not exist"),
+        ("outputs.affect.labels", ["valence"], "has 1 labels"),
+        ("outputs.affect.range", [1, -1], "'range'"),
+        ("outputs.emotion.node", "classes", "must be a softmax"),
+        ("outputs.affect.node", "pool", "has 3 labels"),
+        ("outputs", [], "'outputs' must list"),
+        ("nodes", [], "'nodes' must list"),
+        ("name", "", "'name' must have"),
+        ("surprise", 1, "'surprise' is not a field"),
+        ("latency", {"first_estimate_s": 9}, "'first_estimate_s' says 9"),
+    ],
+)
+def test_each_fault_is_named(parts, path, value, message):
+    with pytest.raises(ModelFileError, match=message):
+        Model.from_bytes(change(parts, path, value))
+
+
+def test_missing_extra_and_damaged_tensors(parts):
+    card, tensors = parts
+    without = {k: v for k, v in tensors.items() if k != "norm.mean"}
+    with pytest.raises(ModelFileError, match=r"norm\.mean' of shape \(8\) is missing"):
+        Model.from_bytes(model_bytes(card, without))
+    with pytest.raises(ModelFileError, match=r"'norm\.var' belongs to no node"):
+        Model.from_bytes(model_bytes(card, {**tensors, "norm.var": np.ones(8, "f4")}))
+    header, text, data = take_apart(model_bytes(card, tensors))
+    with pytest.raises(ModelFileError, match="holds NaN"):
+        Model.from_bytes(put_together(header, text, struct.pack("<f", np.nan) + data[4:]))
+    moved = copy.deepcopy(header)
+    moved["vad.bias"]["data_offsets"] = [o - 4 for o in moved["vad.bias"]["data_offsets"]]
+    with pytest.raises(ModelFileError, match="overlap"):
+        Model.from_bytes(put_together(moved, text, data))
+
+
+def test_declared_latency_must_be_the_graph_s(parts):
+    card, tensors = parts
+    timing = Model.from_bytes(model_bytes(card, tensors)).timing
+    assert Model.from_bytes(model_bytes({**card, "latency": timing}, tensors)).timing == timing
+    with pytest.raises(ModelFileError, match="'context_s' says"):
+        Model.from_bytes(
+            model_bytes({**card, "latency": {**timing, "context_s": timing["context_s"] / 2}}, tensors)
+        )
+
+
+POISON = [None, True, 0, 1, -1, 3, 0.5, 1e308, -1e308, 5e-324, 2**31, 2**63, 2**64 - 1, "", "x", "audio"]
+POISON += ["tcn", [], {}, [1, 2], [[[]]], {"a": 1}, "\ud800", "é" * 3000]
+
+
+def poison(document: object, random: random.Random) -> None:
+    """Change one random place of a JSON document."""
+    places: list[tuple[object, object]] = []
+    stack = [document]
+    while stack:
+        item = stack.pop()
+        children = item.items() if isinstance(item, dict) else enumerate(item)
+        for key, value in children:
+            places.append((item, key))
+            if isinstance(value, dict | list):
+                stack.append(value)
+    holder, key = random.choice(places)
+    match random.randrange(4):
+        case 0:
+            del holder[key]
+        case 1:
+            if isinstance(holder, list):
+                holder.append(copy.deepcopy(holder[key]))
+            else:
+                holder[random.choice(["extra", "name", "kind"])] = random.choice(POISON)
+        case _:
+            holder[key] = copy.deepcopy(random.choice(POISON))
+
+
+def outcome(content: bytes) -> bool:
+    """Whether a model loads; it then also runs. Anything but a ModelFileError is an error."""
+    try:
+        model = Model.from_bytes(content)
+    except ModelFileError:
+        return False
+    if model.native.state_bytes < 32 << 20:
+        values = _core.FullPass(model.native).feed(reference_model.Numbers(3).signal(2000))[1]
+        assert values.shape[1] == len(model.columns)
+    return True
+
+
+def test_400_mutated_files_never_crash():
+    seeded = random.Random(2024)
+    good = [path.read_bytes() for path in sorted(GOLDEN.glob("*.safetensors"))]
+    assert len(good) == 2
+    refused = ran = 0
+    for i in range(150):  # bytes
+        content = bytearray(seeded.choice(good))
+        at = seeded.randrange(len(content))
+        match i % 3:
+            case 0:
+                content[at] ^= 1 << seeded.randrange(8)
+            case 1:
+                del content[at:]
+            case 2:
+                content[at:at] = seeded.randbytes(seeded.randrange(1, 20))
+        refused += not outcome(bytes(content))
+    assert refused >= 145  # a flipped bit of the header's padding may be harmless
+    refused = 0
+    for _ in range(250):  # meaning: what the hash does not catch because it is right
+        header, text, data = take_apart(seeded.choice(good))
+        card = json.loads(text)
+        for _ in range(seeded.randrange(1, 3)):
+            poison(header if seeded.random() < 0.15 else card, seeded)
+        if not isinstance(header, dict):
+            continue
+        if outcome(put_together(header, json.dumps(card), data)):
+            ran += 1
+        else:
+            refused += 1
+    assert refused > 150
+    assert ran > 0
