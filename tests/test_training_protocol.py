@@ -271,7 +271,8 @@ def test_broken_recordings_are_counted_or_raise(voices, tmp_path):
     assert result.skipped["reason"].str.len().min() > 10
 
 
-def test_corpora_with_different_labels_train_one_model_and_extra_sources_only_train(voices, tmp_path):
+@pytest.mark.parametrize("partition", [False, True])
+def test_corpora_with_different_labels_train_one_model(voices, tmp_path, partition):
     table = pandas.read_csv(voices)
     table["file"] = [str(voices.parent / f) for f in table["file"]]
     one, two = table[table["subject"] < "s3"], table[table["subject"] >= "s3"]
@@ -279,9 +280,21 @@ def test_corpora_with_different_labels_train_one_model_and_extra_sources_only_tr
     two.drop(columns="emotion").to_csv(tmp_path / "two.csv", index=False)
     config = load_config(
         configuration(tmp_path / "one.csv", tmp_path / "run", "training.epochs=2", "protocol.select=[1]"),
-        {"data": {"extra": [{"manifest": str(tmp_path / "two.csv")}], "cache": str(tmp_path / "f")}},
+        {
+            "data": {
+                "extra": [{"manifest": str(tmp_path / "two.csv"), "partition": partition}],
+                "cache": str(tmp_path / "f"),
+            },
+            # Three folds of the first corpus hold two of its speakers out; of both, more.
+            "protocol": {"select": [1, 2, 3]},
+        },
     )
     result = run_protocol(config)
+    if partition:
+        tested = [data.read_split(run.folder).query("partition == 'test'") for run in result.runs]
+        assert sorted(set(pandas.concat(tested)["subject"])) == sorted(set(table["subject"]))
+        assert {"uar", "ccc_arousal"} <= set(result.summary["metric"])
+        return
     split = data.read_split(result.runs[0].folder)
     for part in ("dev", "test"):
         assert set(split["subject"][split["partition"] == part]) < {"s0", "s1", "s2"}

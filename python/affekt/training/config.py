@@ -14,6 +14,7 @@ from affekt.systems.schema import as_dict, build, nearest
 
 __all__ = [
     "DataConfig",
+    "ExtraConfig",
     "LoopConfig",
     "ProtocolConfig",
     "RunConfig",
@@ -46,18 +47,27 @@ class SourceConfig:
 
 
 @dataclass
+class ExtraConfig(SourceConfig):
+    """A further source. Its recordings only ever train; with `partition` they take part in the folds as well,
+    so that every fold tests and develops on both. Without a `root` of its own it uses that of the run's data.
+    """
+
+    partition: bool = False
+
+
+@dataclass
 class DataConfig(SourceConfig):
     """The recordings of the run.
 
     `cache` is the folder of the cached features (default: `features` in the output folder). `on_error` says
     what a broken recording does: ``"raise"`` or ``"skip"`` (it is then named and counted in the tables).
-    `extra` are further sources whose recordings only ever train: labels that they lack are masked.
+    `extra` are further sources; labels that one of them lacks are masked.
     """
 
     cache: str | None = None
     on_error: str = "raise"
     workers: int = 1
-    extra: list[SourceConfig] = field(default_factory=list)
+    extra: list[ExtraConfig] = field(default_factory=list)
 
 
 @dataclass

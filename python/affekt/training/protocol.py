@@ -253,11 +253,16 @@ def _source(source: SourceConfig, on_error: str) -> data.Manifest:
 def _features(
     config: RunConfig, system: System, folder: Path, say: Say
 ) -> tuple[data.FeatureStore, np.ndarray, data.Manifest, list[dict[str, Any]]]:
-    """Prepared features of all sources; the store's row of each row of the main manifest (-1: left out); the
-    main manifest; what was left out so far."""
-    main = _source(config.data, config.data.on_error)
-    extra = [_source(source, config.data.on_error) for source in config.data.extra]
-    everything = data.Manifest.concat([main, *extra]) if extra else main
+    """Prepared features of all sources; the store's row of each row of the manifest that the folds
+    part (-1: left out); that manifest; what was left out so far."""
+    sources = [config.data, *(replace(e, root=e.root or config.data.root) for e in config.data.extra)]
+    manifests = [_source(source, config.data.on_error) for source in sources]
+    everything = data.Manifest.concat(manifests) if len(manifests) > 1 else manifests[0]
+    parted = [
+        manifests[0],
+        *(m for m, e in zip(manifests[1:], config.data.extra, strict=True) if e.partition),
+    ]
+    main = data.Manifest.concat(parted) if len(parted) > 1 else parted[0]
     cache = Path(config.data.cache) if config.data.cache else folder / "features"
     say(f"features of {len(everything)} recordings in {cache}")
     with warnings.catch_warnings():
@@ -270,7 +275,7 @@ def _features(
     noted: list[dict[str, Any]] = [
         {str(name): value for name, value in row.items()} for row in store.failures.to_dict("records")
     ]
-    for manifest in (main, *extra):
+    for manifest in manifests:
         noted += [{"file": entry, "reason": "not a recording of the corpus's layout"}
                   for entry in manifest.attrs.get("skipped", [])]  # fmt: skip
     return store, rows, main, noted
@@ -279,8 +284,8 @@ def _features(
 def _splits(
     config: RunConfig, manifest: data.Manifest, store: data.FeatureStore, rows: np.ndarray
 ) -> list[tuple[int, data.Split]]:
-    """Selected folds as rows of the store. Folds are made on the whole main manifest, so that a recording
-    that cannot be used does not move the others; rows of extra sources train."""
+    """Selected folds as rows of the store. Folds are made on the whole manifest, so that a recording that
+    cannot be used does not move the others; rows of sources that take no part in the folds train."""
     protocol = config.protocol
     options: dict[str, Any] = {"seed": protocol.seed, "column": protocol.group, "dev": protocol.dev or None}
     if protocol.kind == "group_kfold":
