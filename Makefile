@@ -148,6 +148,7 @@ check-clang: $(VENV)/.stamp-dev
 # signals. The interpreter itself is not instrumented, so the runtime is preloaded and leaks are not counted;
 # -S keeps the editable install of .venv out of the way.
 ASAN_PYTHON := $(ROOT)/build/check-asan/python
+ASAN_TESTS := $(wildcard $(addprefix tests/test_,model_*.py engine_*.py frontend_*.py live_*.py bad_audio_*.py))
 check-asan: $(VENV)/.stamp-dev
 	@$(call need,g++,g++)
 	$(CMAKE_DEV) -S . -B build/check-asan -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=RelWithDebInfo \
@@ -160,11 +161,11 @@ check-asan: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=1 LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	  PYTHONPATH="$(ASAN_PYTHON):$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-	  $(BIN)/python -S -m pytest -q -p no:xdist -p no:cacheprovider $(wildcard tests/test_model_*.py tests/test_engine_*.py)
+	  $(BIN)/python -S -m pytest -q -p no:xdist -p no:cacheprovider $(ASAN_TESTS)
 
 check-tsan: $(VENV)/.stamp-dev
-	@$(call need,clang++-14,clang-14 libclang-rt-14-dev)
-	$(CMAKE_DEV) -S . -B build/check-tsan -DCMAKE_CXX_COMPILER=clang++-14 -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	@$(call need,g++,g++)
+	$(CMAKE_DEV) -S . -B build/check-tsan -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DAFFEKT_PYTHON=OFF -DAFFEKT_SANITIZE=thread
 	$(BIN)/cmake --build build/check-tsan
 	TSAN_OPTIONS=halt_on_error=1 $(BIN)/ctest --test-dir build/check-tsan --output-on-failure --parallel $(JOBS)

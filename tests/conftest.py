@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +31,23 @@ def data_dir() -> Path:
     named = os.environ.get("AFFEKT_DATA")
     folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip(f"no real data at {folder} (set AFFEKT_DATA)")
+        lacking = pytest.fail if os.environ.get("AFFEKT_REQUIRE_DATA") else pytest.skip
+        lacking(f"no real data at {folder} (set AFFEKT_DATA)")
     return folder
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Where AFFEKT_REQUIRE_DATA is set, a test on real data that skips is a failure."""
+    outcome = yield
+    report = outcome.get_result()
+    if (
+        report.skipped
+        and os.environ.get("AFFEKT_REQUIRE_DATA")
+        and "data_dir" in getattr(item, "fixturenames", ())
+    ):
+        report.outcome = "failed"
+        report.longrepr = f"AFFEKT_REQUIRE_DATA is set, but the test skipped: {report.longrepr}"
 
 
 @pytest.fixture
