@@ -329,7 +329,7 @@ struct Kernel {
   using D = typename Lanes<double, L>::type;
 
   template <int L>
-  static inline V<L> narrow(D<L> v) {
+  static inline V<L> narrow(const D<L>& v) {
     if constexpr (L == 1) {
       return static_cast<T>(v);
     } else {

@@ -2,53 +2,23 @@
 // options.
 #include "affekt/frontend.hpp"
 
-#include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <numbers>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "allocations.hpp"
 #include "check.hpp"
 #include "fft.hpp"
-
-namespace {
-std::atomic<std::size_t> allocations{0};
-
-void* counted(std::size_t size, std::size_t align) {
-  ++allocations;
-  void* p = align > alignof(std::max_align_t) ? std::aligned_alloc(align, (size + align - 1) / align * align)
-                                              : std::malloc(size == 0 ? 1 : size);
-  if (!p) throw std::bad_alloc();
-  return p;
-}
-}  // namespace
-
-void* operator new(std::size_t size) { return counted(size, 0); }
-void* operator new[](std::size_t size) { return counted(size, 0); }
-void* operator new(std::size_t size, std::align_val_t a) {
-  return counted(size, static_cast<std::size_t>(a));
-}
-void* operator new[](std::size_t size, std::align_val_t a) {
-  return counted(size, static_cast<std::size_t>(a));
-}
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
 namespace {
 
 using affekt::FrontEnd;
 using affekt::FrontEndOptions;
 using affekt::FrontEndStream;
+using affekt::test::allocations;
 
 std::vector<float> noise(std::size_t n, unsigned seed) {
   std::mt19937 random(seed);
@@ -102,13 +72,12 @@ void transform_matches_its_definition() {
 
 // Pushes pieces of random sizes, takes rows singly or in blocks, and counts the allocations on the way.
 template <class S>
-std::vector<float> streamed(FrontEndStream& stream, const std::vector<S>& x, unsigned seed,
-                            std::size_t& allocated) {
+std::vector<float> streamed(FrontEndStream& stream, const std::vector<S>& x, unsigned seed, long& allocated) {
   const std::size_t width = stream.plan().features();
   std::vector<float> out(stream.plan().frames(x.size()) * width);
   std::mt19937 random(seed);
   std::size_t at = 0, row = 0;
-  const std::size_t before = allocations;
+  const long before = allocations;
   while (at < x.size()) {
     const std::size_t want = std::min<std::size_t>(x.size() - at, random() % 700);
     at += stream.push(x.data() + at, want);
@@ -168,7 +137,7 @@ void stream_has_the_bits_of_offline_and_never_allocates() {
     scaled.push_back(static_cast<float>(pcm.back()) / 32768.0f);
   }
   for (const FrontEndOptions& o : all) {
-    const std::size_t before = allocations;
+    const long before = allocations;
     const auto plan = std::make_shared<const FrontEnd>(o);
     CHECK(allocations > before + 10);  // the counter sees into the library
     const std::size_t size = plan->frames(x.size()) * plan->features();
@@ -180,14 +149,14 @@ void stream_has_the_bits_of_offline_and_never_allocates() {
     for (const std::size_t capacity : {0, 1, 333, 16000}) {
       FrontEndStream stream(plan, capacity);
       for (unsigned seed = 0; seed < 3; ++seed) {
-        std::size_t allocated = 0;
+        long allocated = 0;
         const std::vector<float> live = streamed(stream, x, seed, allocated);
         CHECK(std::memcmp(live.data(), offline.data(), size * sizeof(float)) == 0);
-        CHECK_EQ(allocated, std::size_t{0});
+        CHECK_EQ(allocated, 0L);
         stream.reset();
         const std::vector<float> live_pcm = streamed(stream, pcm, seed, allocated);
         CHECK(std::memcmp(live_pcm.data(), offline_pcm.data(), size * sizeof(float)) == 0);
-        CHECK_EQ(allocated, std::size_t{0});
+        CHECK_EQ(allocated, 0L);
         stream.reset();
       }
     }

@@ -178,7 +178,7 @@ class _Acoustic:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._options == other._options  # type: ignore[attr-defined]
+        return type(self) is type(other) and self._options == other._options
 
     def __hash__(self) -> int:
         return hash((type(self), json.dumps(self._options, sort_keys=True)))
