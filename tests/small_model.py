@@ -12,7 +12,15 @@ EMOTIONS = ["neutral", "happy", "sad", "angry"]
 COLUMNS = ["valence", "arousal", "dominance", *(f"p_{name}" for name in EMOTIONS)]
 
 
-def small_model(path: Path, *, pool: bool = True, seed: int = 0, mels: int = 20, window: int = 40) -> Path:
+def small_model(
+    path: Path,
+    *,
+    pool: bool = True,
+    seed: int = 0,
+    mels: int = 20,
+    window: int = 40,
+    data: list[str] | None = None,
+) -> Path:
     """Write a model file: log-mel, a causal TCN, pooling over the last rows (or none), two heads.
 
     One estimate per 0.2 s with pooling, per 0.04 s without.
@@ -93,6 +101,6 @@ def small_model(path: Path, *, pool: bool = True, seed: int = 0, mels: int = 20,
             "hop_s": 0.04 * every,
             "context_s": 0.025 + 0.01 * (4 * memory - 1),
         },
-        "info": {"licence": "none, random weights"},
+        "info": {"licence": "none, random weights", "data": data or []},
     }
     return write_model(path, card, tensors)

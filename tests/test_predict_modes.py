@@ -317,6 +317,14 @@ def test_evaluate_reports_what_the_metrics_say(model, tmp_path):
     assert "concatenated" in text
 
 
+def test_evaluate_says_when_the_model_was_trained_on_that_corpus(tmp_path):
+    own = affekt.load(small_model(tmp_path / "own.safetensors", data=["mine", "other"]))
+    soundfile.write(tmp_path / "a.wav", babble(1.0), 16000)
+    table = pd.DataFrame({"file": [str(tmp_path / "a.wav")], "corpus": "mine", "valence": [0.5]})
+    assert "names mine as its training data" in str(affekt.evaluate(own, table))
+    assert "training data" not in str(affekt.evaluate(own, table.assign(corpus="foreign")))
+
+
 def test_evaluate_counts_what_it_skips(model, tmp_path):
     for number in range(3):
         soundfile.write(tmp_path / f"{number}.wav", babble(1.0, seed=number), 16000)

@@ -165,6 +165,13 @@ def test_training_curves_have_a_panel_per_figure():
     np.testing.assert_allclose(thick.get_ydata(), [4.0, 3.0])
 
 
+def test_a_panel_that_repeats_another_is_left_out():
+    log = pd.DataFrame({"epoch": [0, 1], "train_loss": [3.0, 2.0], "train_emotion": [3.0, 2.0]})
+    log = log.assign(uar=[0.2, 0.3], score=[0.2, 0.3], ccc=[0.2, 0.3001])
+    titles = [axis.get_title(loc="left") for axis in training_figure(log).axes]
+    assert titles == ["loss", "uar", "ccc"]
+
+
 def test_a_confusion_matrix_shows_counts_and_shares():
     figure = confusion_figure([[3, 1], [0, 0]], ["calm", "angry"])
     texts = {text.get_text() for text in figure.axes[0].texts}

@@ -267,6 +267,14 @@ def evaluate(
             f"{len(failures)} of {len(manifest)} recordings could not be used and are not in these figures"
         )
     sessions = truth["session"].to_numpy() if "session" in truth else None
+    trained = native.card.get("info", {}).get("data", [])
+    seen = set(truth["corpus"].dropna()) if "corpus" in truth else {manifest.attrs.get("corpus")}
+    seen = seen & ({trained} if isinstance(trained, str) else {*trained})
+    if seen:
+        notes.append(
+            f"the model's card names {', '.join(sorted(seen))} as its training data: "
+            "these are not figures on unseen recordings"
+        )
     if reduction == "per_session" and sessions is None:
         raise DataError("reduction='per_session' needs a column 'session' in the manifest")
     for name in dimensions:

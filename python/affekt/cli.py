@@ -797,8 +797,17 @@ def _print_card(model: Any) -> None:
     count = sum(math.prod(entry["shape"]) for entry in card["tensors"].values())
     print(f"weights  {count} in {len(card['tensors'])} tensors")
     for key, value in card.get("info", {}).items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        print(textwrap.fill(f"{key}: {text}", 100, subsequent_indent="    "))
+        print(textwrap.fill(f"{key}: {_words(value)}", 100, subsequent_indent="    "))
+
+
+def _words(value: Any) -> str:
+    """A JSON value as people write it: ``test (uar 0.61, war 0.6), development (...)``."""
+    if isinstance(value, dict):
+        parts = ((k, f"({_words(v)})" if isinstance(v, dict) else _words(v)) for k, v in value.items())
+        return ", ".join(f"{k} {v}" for k, v in parts)
+    if isinstance(value, list):
+        return ", ".join(_words(entry) for entry in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _core_line() -> str:

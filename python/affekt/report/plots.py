@@ -150,6 +150,10 @@ def training_figure(
             if log[column].notna().any() and log[column].dtype.kind in "fiu":
                 part = "training" if column.startswith("train_") else "development"
                 panels.setdefault(column.removeprefix("train_").removeprefix("dev_"), {})[part] = column
+    for name in list(panels)[::-1]:
+        # With one head its loss is the loss and its figure the score: one panel says it all.
+        if any(_same_curves(logs, panels[name], panels[other]) for other in panels if other != name):
+            del panels[name]
     if not panels:
         raise InputError("logs: expected figures beside the epochs, found none")
     across = min(3, len(panels))
@@ -179,6 +183,15 @@ def training_figure(
         if "" not in parts:
             axis.legend(frameon=False, fontsize=9)
     return figure
+
+
+def _same_curves(logs: Sequence[pandas.DataFrame], one: dict[str, str], other: dict[str, str]) -> bool:
+    """Whether two panels would show the same: the same parts, and equal columns in every log."""
+    return one.keys() == other.keys() and all(
+        {one[part], other[part]} <= {*log} and log[one[part]].equals(log[other[part]])
+        for log in logs
+        for part in one
+    )
 
 
 def confusion_figure(matrix: Any, labels: list[str], *, title: str = "Confusion matrix") -> Figure:
@@ -343,8 +356,10 @@ def _draw_emotions(axis: Axes, scale: Axes, edges: np.ndarray, values: np.ndarra
         groups = np.array_split(np.arange(values.shape[1]), _MAX_POINTS)
         values = np.stack([values[:, group].mean(axis=1) for group in groups], axis=1)
         edges = np.concatenate([edges[:1], [edges[group[-1] + 1] for group in groups]])
+    # The scale ends at 0.5 or the next tenth above the highest: a model that is never sure stays readable.
+    top = max(0.5, math.ceil(10 * float(values.max()) - 1e-6) / 10)
     mesh = axis.pcolormesh(
-        edges, np.arange(len(names) + 1) - 0.5, values, cmap="Purples", vmin=0.0, vmax=1.0, rasterized=True
+        edges, np.arange(len(names) + 1) - 0.5, values, cmap="Purples", vmin=0.0, vmax=top, rasterized=True
     )
     best = values.argmax(axis=0)
     # A line along the likeliest emotion, broken where it changes.
@@ -365,7 +380,7 @@ def _draw_emotions(axis: Axes, scale: Axes, edges: np.ndarray, values: np.ndarra
         axis.axhline(line - 0.5, color="white", linewidth=1.2)
     axis.set_title("Emotion", loc="left", fontsize=11, color=_INK)
     axis.legend(loc="lower right", bbox_to_anchor=(1.0, 0.99), frameon=False, fontsize=9, borderaxespad=0)
-    bar = axis.figure.colorbar(mesh, cax=scale, ticks=[0, 0.5, 1])
+    bar = axis.figure.colorbar(mesh, cax=scale, ticks=[0, top / 2, top])
     bar.outline.set_visible(False)
     bar.set_label("probability", color=_INK, fontsize=9)
     bar.ax.tick_params(labelsize=8, length=0)
