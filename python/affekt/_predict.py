@@ -109,14 +109,12 @@ def predict(
         raise InputError(f"summary: expected None, 'last' or 'mean', got {summary!r}")
     check_on_error(on_error)
     native = open_model(model)
-    options = {"mode": mode, "window": window, "hop": hop, "chunk": chunk, "mono": mono}
-
     frames, failures, converted = [], [], {}
     for done, file in enumerate(files):
         if progress is not None:
             progress(done, len(files), file)
         try:
-            result = recording(file, native, **options)
+            result = recording(file, native, mode=mode, window=window, hop=hop, chunk=chunk, mono=mono)
         except DataError as error:
             if on_error == "raise":
                 raise
@@ -283,7 +281,9 @@ def evaluate(
         if not known.all():
             notes.append(f"{int((~known).sum())} recordings have no {name} label")
         estimated, true = table[name].to_numpy(dtype=float)[known], table[f"true_{name}"].to_numpy()[known]
-        by = {} if reduction == "concatenated" else {"reduction": "per_session", "sessions": sessions[known]}
+        by: dict[str, Any] = {}
+        if sessions is not None and reduction == "per_session":
+            by = {"reduction": "per_session", "sessions": sessions[known]}
         for metric, value, how in (
             ("CCC", metrics.ccc(estimated, true, **by), reduction),
             ("PCC", metrics.pcc(estimated, true, **by), reduction),

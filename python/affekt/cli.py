@@ -341,7 +341,7 @@ def _manifest(args: argparse.Namespace) -> Any:
         if args.root is None:
             raise InputError(f"the corpus {args.manifest!r} needs --root FOLDER, the folder of your copy")
         return data.corpus(args.manifest, args.root, on_error=args.on_error)
-    pairs = {}
+    pairs: dict[str, dict[str, str]] = {}
     for option in ("column", "scale", "emotion"):
         pairs[option] = {}
         for item in getattr(args, option) or ():

@@ -141,9 +141,9 @@ def training_figure(
     InputError
         A log has no epochs or nothing to draw.
     """
-    logs = [logs] if hasattr(logs, "columns") else list(logs)
+    runs: list[Any] = [logs] if hasattr(logs, "columns") else list(logs)
     panels: dict[str, dict[str, str]] = {}  # name -> part -> column
-    for log in logs:
+    for log in runs:
         if "epoch" not in log:
             raise InputError(f"logs: expected a column 'epoch', got {', '.join(log.columns) or 'none'}")
         for column in log.columns.difference(["epoch", "step", "seconds"], sort=False):
@@ -152,10 +152,11 @@ def training_figure(
                 panels.setdefault(column.removeprefix("train_").removeprefix("dev_"), {})[part] = column
     for name in list(panels)[::-1]:
         # With one head its loss is the loss and its figure the score: one panel says it all.
-        if any(_same_curves(logs, panels[name], panels[other]) for other in panels if other != name):
+        if any(_same_curves(runs, panels[name], panels[other]) for other in panels if other != name):
             del panels[name]
     if not panels:
         raise InputError("logs: expected figures beside the epochs, found none")
+    ticker = require("matplotlib.ticker", purpose="plots")
     across = min(3, len(panels))
     down = math.ceil(len(panels) / across)
     figure = _figure(4.2 * across, 2.9 * down + 0.5)
@@ -168,7 +169,7 @@ def training_figure(
         if name == "lr":  # a setting, of neither part
             parts = {"": parts["development"]}
         for part, column in parts.items():
-            curves = [log.set_index("epoch")[column].dropna() for log in logs if column in log]
+            curves = [log.set_index("epoch")[column].dropna() for log in runs if column in log]
             colour = colours.get(part, _INK)
             if len(curves) > 1:
                 for curve in curves:
@@ -178,7 +179,7 @@ def training_figure(
             axis.plot(mean.index, mean, color=colour, label=part, linewidth=1.8, marker=mark)
         axis.set_title("learning rate" if name == "lr" else name.replace("_", " "), loc="left", fontsize=11)
         axis.set_xlabel("epoch", color=_INK)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(ticker.MaxNLocator("auto", integer=True))
         axis.grid(axis="y", color="#e5e5e5", linewidth=0.8)
         if "" not in parts:
             axis.legend(frameon=False, fontsize=9)
