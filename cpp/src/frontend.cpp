@@ -217,10 +217,10 @@ void check_range(const char* name, double v, double lo, double hi, const std::st
 
 FrontEndOptions resolve(FrontEndOptions o) {
   constexpr double huge = 1e12;
-  constexpr int longest = 1 << 22;
+  constexpr int longest = 1 << 20;
   if (!(o.sample_rate > 0 && o.sample_rate <= huge))
     refuse("sample_rate", "a positive number of Hz", o.sample_rate);
-  check_range("n_fft", o.n_fft, 1, longest, "an integer from 1 to 4194304");
+  check_range("n_fft", o.n_fft, 1, longest, "an integer from 1 to 1048576");
   check_range("win_length", o.win_length, 1, o.n_fft,
               "an integer from 1 to n_fft = " + std::to_string(o.n_fft));
   check_range("hop_length", o.hop_length, 1, 1 << 30, "an integer from 1 to 1073741824");

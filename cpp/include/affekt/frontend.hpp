@@ -35,7 +35,7 @@ enum class DeltaMode { interp, regression };
 /// -> [DCT, lifter] -> [energy] -> [deltas].
 struct AFFEKT_API FrontEndOptions {
   double sample_rate = 16000;  ///< Hz
-  int n_fft = 512;             ///< transform length, any integer >= 1
+  int n_fft = 512;             ///< transform length, any integer from 1 to 2^20
   int win_length = 400;        ///< samples under the window, <= n_fft
   int hop_length = 160;        ///< samples between rows
   Window window = Window::hann;

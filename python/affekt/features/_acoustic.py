@@ -232,7 +232,7 @@ class LogMel(_Acoustic):
     Parameters
     ----------
     sample_rate : Hz.
-    n_fft : transform length in samples, 1 to 4194304; primes are fine.
+    n_fft : transform length in samples, 1 to 1048576; primes are fine.
     win_length : samples under the window, at most `n_fft`; None: `n_fft`.
     hop_length : samples between rows; None: ``win_length // 4``.
     n_mels : number of mel filters.
