@@ -374,3 +374,9 @@ def test_a_closed_pipe_is_no_error(voice, model):
     assert process.wait(60) == 0
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+def test_stream_can_print_the_table_alone(voice, model, capsys):
+    assert main(["stream", voice, "--model", model, "--out", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert len(pd.read_csv(io.StringIO(out))) == len(err.splitlines())

@@ -193,9 +193,20 @@ def test_evaluate_reads_a_table_in_other_words(run, here, tmp_path, capsys):
         assert f"{wrong[0]}: expected" in capsys.readouterr().err
 
 
+def test_missing_fold_files_are_said_before_any_work(here, capsys):
+    words = ["protocol.kind=published", "protocol.files=folds", "--out", "runs/published"]
+    assert main(["train", "tiny.yaml", *words]) == 2
+    err = capsys.readouterr().err
+    assert "protocol.files: no folder folds with the published folds" in err
+    assert "protocol.kind=group_kfold" in err
+    assert err.count("\n") == 1
+
+
 def test_list_and_dry_run_train_nothing(here, capsys):
     assert main(["train", "--list"]) == 0
-    assert "ravdess" in capsys.readouterr().out.split()
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("ravdess ") and "8 acted emotions" in line for line in lines)
+    assert max(map(len, lines)) < 150
     words = ["tiny.yaml", "--dry-run", "training.epochs=7", "--out", "runs/dry", "protocol.seeds=[3,4]"]
     assert main(["train", *words]) == 0
     text = capsys.readouterr().out

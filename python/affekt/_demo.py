@@ -48,11 +48,11 @@ def _run(audio: str | None, model: str | None, out: Path) -> int:
     from affekt._predict import describe_model, open_model
     from affekt.report import save_traces
 
+    native = open_model(model)
     if audio:
         path, origin = Path(audio), ""
     else:
         path, origin = sample_recording(), f" (five sentences read for LibriVox, from Debian's {_PACKAGE})"
-    native = open_model(model)
     print(f"recording  {path}{origin}")
     print(f"model      {describe_model(native)}: {', '.join(native.columns)}")
 

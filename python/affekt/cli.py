@@ -163,7 +163,7 @@ def _stream(args: argparse.Namespace) -> int:
         speed = 1.0 if args.realtime else None
         source = FileSource(args.file, sample_rate=rate, chunk=chunk, speed=speed, modality=modality)
     until = math.inf if args.seconds is None else args.seconds
-    show = _Live(sys.stdout)
+    show = _Live(sys.stderr if args.out == "-" else sys.stdout)
     found = []
     try:
         with source:
@@ -240,7 +240,7 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.list:
         for name in training.list_presets():
-            print(name)
+            print(f"{name:<10}{training.about_preset(name)}")
         return 0
     config = _config(args)
     if args.dry_run:
@@ -372,7 +372,7 @@ first steps:
   affekt info                                   what is installed here
   affekt predict talk.wav --plot talk.png       estimates along a recording, as a picture
   affekt stream talk.wav --realtime             the same, live
-  affekt train ravdess data.root=/data/RAVDESS  a model of your own
+  affekt train --help                           a model of your own
 """
 
 _MODEL = "a model file (.safetensors); by default the small one that ships with affekt"
@@ -448,12 +448,15 @@ def _parser() -> argparse.ArgumentParser:
 
         examples:
           affekt train --list
-          affekt train ravdess data.root=/data/RAVDESS
+          affekt train ravdess data.root=/data/RAVDESS protocol.kind=group_kfold
+          affekt train ravdess data.root=/data/RAVDESS protocol.files=/data/ravdess_folds
           affekt train ravdess data.root=/data/RAVDESS 'protocol.select=[1]' training.epochs=20
           affekt train my.yaml data.manifest=mine.csv --out runs/mine
           affekt train my.yaml --dry-run
 
-        (quote values with brackets: the shell gives them a meaning of its own)
+        protocol.files names the folder of the published folds, which comparisons with papers need;
+        without it, protocol.kind=group_kfold makes speaker-disjoint folds of its own. Quote values
+        with brackets: the shell gives them a meaning of its own.
         """,
     )
     _add_config(sub)
@@ -570,7 +573,9 @@ def _parser() -> argparse.ArgumentParser:
         "--chunk-ms", type=float, default=100.0, metavar="MS", help="length of a push (default: %(default)g)"
     )
     sub.add_argument("--model", metavar="MODEL", help=_MODEL)
-    sub.add_argument("--out", metavar="TABLE", help="write the table at the end (.csv, .parquet)")
+    sub.add_argument(
+        "--out", metavar="TABLE", help="write the table at the end (.csv, .parquet, - prints CSV)"
+    )
 
     sub = verb(
         "audit",

@@ -11,7 +11,14 @@ from affekt._lazy import require
 for _name in ("torch", "pytorch_lightning", "omegaconf"):
     require(_name, purpose="affekt.training")
 
-from affekt.training.config import RunConfig, config_text, list_presets, load_config, save_config
+from affekt.training.config import (
+    RunConfig,
+    about_preset,
+    config_text,
+    list_presets,
+    load_config,
+    save_config,
+)
 from affekt.training.examples import Examples
 from affekt.training.loop import LoopResult, export_checkpoint, train
 from affekt.training.protocol import ProtocolResult, RunResult, fit, prepare, run_protocol
@@ -22,6 +29,7 @@ __all__ = [
     "ProtocolResult",
     "RunConfig",
     "RunResult",
+    "about_preset",
     "config_text",
     "export_checkpoint",
     "fit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = [
     "ProtocolConfig",
     "RunConfig",
     "SourceConfig",
+    "about_preset",
     "config_text",
     "list_presets",
     "load_config",
@@ -166,6 +168,13 @@ class RunConfig:
 def list_presets() -> list[str]:
     """Names of the shipped configurations."""
     return sorted(p.stem for p in PRESETS.glob("*.yaml"))
+
+
+def about_preset(name: str) -> str:
+    """What a shipped configuration is, in a sentence: the first of the comment that it begins with."""
+    lines = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    comment = itertools.takewhile(lambda line: line.startswith("# "), lines)
+    return " ".join(line.lstrip("# ") for line in comment).partition(". ")[0].rstrip(".")
 
 
 def load_config(

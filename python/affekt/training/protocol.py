@@ -140,6 +140,8 @@ def run_protocol(
     folder = Path(config.out)
     _claim(folder, config)
     system = _new_system(config, seed=0)
+    if config.protocol.kind == "published":
+        _fold_files(config)  # said before the features are computed, which takes minutes
     store, main_rows, manifest, noted = _features(config, system, folder, say)
     splits = _splits(config, manifest, store, main_rows)
     labels, unknown = labels_from_table(store.manifest.table, system.heads)
@@ -293,10 +295,9 @@ def _splits(
     elif protocol.kind == "leave_one_group_out":
         splits = data.leave_one_group_out(manifest, **options)
     elif protocol.kind == "published":
-        files = Path(protocol.files or "").expanduser()
-        if not files.is_absolute() and not files.is_dir() and config.data.root:
-            files = Path(config.data.root) / files  # relative to the data, as presets name it
-        splits = data.published_folds(files, manifest, on_missing=config.data.on_error, **options)
+        splits = data.published_folds(
+            _fold_files(config), manifest, on_missing=config.data.on_error, **options
+        )
     elif protocol.kind == "column":
         splits = [_column_split(manifest, options)]
     else:
@@ -322,6 +323,21 @@ def _splits(
             raise DataError(f"fold {number} has no usable training recording")
         out.append((number, split))
     return out
+
+
+def _fold_files(config: RunConfig) -> Path:
+    """The folder of the published folds; a relative one is looked for here and in the folder of the data."""
+    files = Path(config.protocol.files or "").expanduser()
+    places = (
+        [files] if files.is_absolute() or not config.data.root else [files, Path(config.data.root) / files]
+    )
+    found = [place for place in places if place.is_dir()]
+    if not found:
+        raise DataError(
+            f"protocol.files: no folder {' or '.join(map(str, places))} with the published folds; name it with "
+            "protocol.files=FOLDER, or make folds of your own with protocol.kind=group_kfold"
+        )
+    return found[0]
 
 
 def _column_split(manifest: data.Manifest, options: Mapping[str, Any]) -> data.Split:
