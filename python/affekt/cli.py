@@ -240,7 +240,8 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.list:
         for name in training.list_presets():
-            print(f"{name:<10}{training.about_preset(name)}")
+            line = f"{name:<10}{training.about_preset(name)}"
+            print(textwrap.fill(line, 100, subsequent_indent=" " * 10))
         return 0
     config = _config(args)
     if args.dry_run:
@@ -574,7 +575,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--model", metavar="MODEL", help=_MODEL)
     sub.add_argument(
-        "--out", metavar="TABLE", help="write the table at the end (.csv, .parquet, - prints CSV)"
+        "--out", metavar="TABLE", help="write the table at the end (.csv, .parquet; - prints it)"
     )
 
     sub = verb(

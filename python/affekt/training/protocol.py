@@ -140,7 +140,7 @@ def run_protocol(
     folder = Path(config.out)
     _claim(folder, config)
     system = _new_system(config, seed=0)
-    if config.protocol.kind == "published":
+    if config.protocol.kind == "published" and (config.data.root or config.data.manifest):
         _fold_files(config)  # said before the features are computed, which takes minutes
     store, main_rows, manifest, noted = _features(config, system, folder, say)
     splits = _splits(config, manifest, store, main_rows)
@@ -328,14 +328,14 @@ def _splits(
 def _fold_files(config: RunConfig) -> Path:
     """The folder of the published folds; a relative one is looked for here and in the folder of the data."""
     files = Path(config.protocol.files or "").expanduser()
-    places = (
-        [files] if files.is_absolute() or not config.data.root else [files, Path(config.data.root) / files]
-    )
+    places = [files]
+    if config.data.root and not files.is_absolute():
+        places.append(Path(config.data.root).expanduser() / files)
     found = [place for place in places if place.is_dir()]
     if not found:
         raise DataError(
-            f"protocol.files: no folder {' or '.join(map(str, places))} with the published folds; name it with "
-            "protocol.files=FOLDER, or make folds of your own with protocol.kind=group_kfold"
+            f"protocol.files: no folder {' or '.join(map(str, places))} with the published folds; name it "
+            "with protocol.files=FOLDER, or make folds of your own with protocol.kind=group_kfold"
         )
     return found[0]
 
