@@ -70,6 +70,7 @@ def test_registry():
         ({"tcn": {"dropout": "much"}}, "must be a number"),
         ({"tcn": {"channels": [3, 2.5]}}, r"channels\[1\] must be an integer"),
         ({"task": "word"}, "utterance or trace"),
+        ({"task": "trace", "augment": {"tempo": 0.1}}, "move a trace"),
         ({"heads": {"emotion": {"labels": ["a", "a"]}}}, "distinct"),
         ({"heads": {"emotion": {"labels": ["a"]}}}, "at least two"),
         ({"heads": {"tcn": {"labels": AFFECT}}}, "got 'tcn'"),

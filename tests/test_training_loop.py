@@ -13,13 +13,15 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_lightning")
 
-from affekt import nn
+from affekt import metrics, nn
 from affekt.errors import AffektError, InputError
 from affekt.losses import ccc_loss
-from affekt.systems import Head, System
+from affekt.systems import Head, System, create
 from affekt.training import Examples, train
 from affekt.training.config import LoopConfig
 from affekt.training.examples import batch_order
+from affekt.training.loop import predict_examples
+from affekt.training.scoring import figures
 
 
 @dataclasses.dataclass
@@ -184,8 +186,6 @@ def test_the_kept_weights_are_those_of_the_best_epoch(tmp_path, averaging):
 
 
 def outputs(system):
-    from affekt.training.loop import predict_examples
-
     out = predict_examples(system, toy_examples(14, 1))
     return out["emotion"], out["affect"]
 
@@ -263,3 +263,41 @@ def test_examples_pad_mask_and_measure():
     rows = np.concatenate(part.features).astype(np.float64)
     np.testing.assert_allclose(mean, rows.mean(0))
     np.testing.assert_allclose(sd, rows.std(0))
+
+
+def test_traces_train_on_labels_per_step(tmp_path):
+    """The target is the smoothed first feature; a system that answers per step finds it."""
+    rng = np.random.default_rng(0)
+
+    def part(n):
+        features, labels = [], []
+        for _ in range(n):
+            x = rng.normal(size=(rng.integers(60, 120), 4)).astype(np.float32)
+            steps = len(x) // 2
+            y = np.tanh(np.convolve(x[: 2 * steps, 0], np.ones(6) / 2)[: 2 * steps][1::2])[:, None]
+            y[: steps // 8] = np.nan  # nobody rated the beginning
+            features.append(x)
+            labels.append(y.astype(np.float32))
+        return Examples(features, {"affect": labels})
+
+    torch.manual_seed(0)
+    system = create(
+        "speech",
+        front_end={"n_mels": 4, "n_fft": 512},
+        stack={"size": 2, "stride": 2},
+        tcn={"channels": [16], "dropout": 0.0},
+        task="trace",
+        heads={"affect": {"labels": ["arousal"]}},
+    )
+    train_part, dev_part = part(24), part(7)
+    config = LoopConfig(epochs=12, batch_size=4, lr=1e-2, tensorboard=False, progress=False)
+    result = train(
+        system, train_part, dev_part, config, tmp_path,
+        score=lambda out, labels: figures(out, labels, system.heads),
+    )  # fmt: skip
+    assert result.best["ccc_arousal"] > 0.9
+    values = predict_examples(system, dev_part)["affect"]
+    assert [len(v) for v in values] == [len(f) // 2 for f in dev_part.features]
+    known = np.isfinite(np.concatenate(dev_part.labels["affect"]))
+    ccc = metrics.ccc(np.concatenate(values)[known], np.concatenate(dev_part.labels["affect"])[known])
+    assert ccc == pytest.approx(result.best["ccc_arousal"], abs=1e-6)

@@ -87,6 +87,10 @@ class System(nn.Module):
         """Feature rows that a recording needs for an estimate."""
         return 1
 
+    def out_rows(self, rows: int) -> int:
+        """Output steps of a recording of `rows` feature rows, for a system that answers per step."""
+        return rows
+
     def front_end(self) -> Any:
         """The feature extractor: called on a signal, gives the rows that the system takes."""
         raise NotImplementedError

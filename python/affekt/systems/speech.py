@@ -134,6 +134,10 @@ class Speech(System):
         for name, value in (("dropout", config.dropout), ("channel_dropout", config.channel_dropout)):
             if not 0 <= value < 1:
                 raise InputError(f"{name} must lie in [0, 1), got {value}")
+        if config.task == "trace" and (config.augment.tempo or config.augment.crop or config.mixup):
+            raise InputError(
+                "augment.tempo, augment.crop and mixup would move a trace against its labels; set them to 0"
+            )
         if config.mixup < 0:
             raise InputError(f"mixup must not be negative, got {config.mixup}")
         self._front_end = self._make_front_end(config.front_end)
@@ -149,6 +153,9 @@ class Speech(System):
         self.linear = nn.ModuleDict(
             {name: nn.Linear(width, len(h.labels)) for name, h in config.heads.items()}
         )
+        for linear in self.linear.values():  # the first predictions say nothing, instead of something random
+            nn.init.normal_(cast(nn.Linear, linear).weight, std=0.01)
+            nn.init.zeros_(cast(nn.Linear, linear).bias)
         self._class_weights: dict[str, Tensor] = {}
 
     # -- what it is -----------------------------------------------------------------------------------------
@@ -175,6 +182,9 @@ class Speech(System):
     @property
     def min_rows(self) -> int:
         return self.stack.size
+
+    def out_rows(self, rows: int) -> int:
+        return max(0, (rows - self.stack.size) // self.stack.stride + 1)
 
     def front_end(self) -> Any:
         return self._front_end

@@ -21,12 +21,18 @@ class Examples:
     ----------
     features : per recording float32 (time, features).
     labels : head -> (n, labels) float for a continuous head (NaN where unknown) or (n,) class index (-1 where
-        unknown).
+        unknown). For a system that answers per step, a list of n arrays instead: (steps, labels) or (steps,),
+        one row per output step of the recording.
     """
 
-    def __init__(self, features: Sequence[np.ndarray], labels: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, features: Sequence[np.ndarray], labels: Mapping[str, np.ndarray | Sequence[np.ndarray]]
+    ) -> None:
         self.features = [np.ascontiguousarray(f, dtype=np.float32) for f in features]
-        self.labels = {name: np.asarray(value) for name, value in labels.items()}
+        self.labels: dict[str, Any] = {
+            name: [np.asarray(v) for v in value] if isinstance(value, list | tuple) else np.asarray(value)
+            for name, value in labels.items()
+        }
         for name, value in self.labels.items():
             if len(value) != len(self.features):
                 raise InputError(f"labels of {name!r} must be {len(self.features)} rows, got {len(value)}")
@@ -58,7 +64,7 @@ class Examples:
             mask[row, : lengths[row]] = True
         labels, label_mask = {}, {}
         for name, value in self.labels.items():
-            value = value[list(index)]
+            value = _padded([value[i] for i in index]) if isinstance(value, list) else value[list(index)]
             valid = np.isfinite(value) if value.dtype.kind == "f" else value >= 0
             labels[name] = torch.from_numpy(np.where(valid, value, 0).astype(value.dtype))
             label_mask[name] = torch.from_numpy(valid)
@@ -69,6 +75,15 @@ class Examples:
             "label_mask": label_mask,
             "index": torch.as_tensor(list(index)),
         }
+
+
+def _padded(parts: list[np.ndarray]) -> np.ndarray:
+    """Label arrays of different lengths as one, filled up with "unknown"."""
+    unknown = np.nan if parts[0].dtype.kind == "f" else -1
+    out = np.full((len(parts), max(map(len, parts)), *parts[0].shape[1:]), unknown, parts[0].dtype)
+    for row, part in enumerate(parts):
+        out[row, : len(part)] = part
+    return out
 
 
 def batch_order(

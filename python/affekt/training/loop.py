@@ -193,16 +193,25 @@ def _load_weights(system: System, state: Mapping[str, Any]) -> None:
 
 
 @torch.no_grad()
-def predict_examples(system: System, part: Examples, batch_size: int = 64) -> dict[str, np.ndarray]:
-    """Outputs of every head for all recordings in order: probabilities or values, (n, labels)."""
+def predict_examples(system: System, part: Examples, batch_size: int = 64) -> dict[str, Any]:
+    """Outputs of every head for all recordings in order: probabilities or values.
+
+    (n, labels), or a list of n arrays (steps, labels) from a system that answers per step.
+    """
     was = system.training
     system.eval()
-    out: dict[str, np.ndarray] = {}
+    out: dict[str, Any] = {}
     for index in batch_order(part.lengths, batch_size, seed=0, epoch=0, shuffle=False):
         batch = part.batch(index)
         for name, value in system(batch["features"], batch["mask"]).items():
             value = value.softmax(-1) if system.heads[name].kind == "categorical" else value
-            out.setdefault(name, np.zeros((len(part), value.shape[-1]), np.float32))[index] = value.numpy()
+            if value.dim() == 3:
+                for i, rows in zip(index, value.numpy(), strict=True):
+                    steps = system.out_rows(len(part.features[i]))
+                    out.setdefault(name, [None] * len(part))[i] = rows[:steps]
+            else:
+                empty = np.zeros((len(part), value.shape[-1]), np.float32)
+                out.setdefault(name, empty)[index] = value.numpy()
     system.train(was)
     return out
 
@@ -459,7 +468,8 @@ def _identity(
         if part is not None:
             digest.update(part.lengths.tobytes())
             for name in sorted(part.labels):
-                digest.update(np.ascontiguousarray(part.labels[name]).tobytes())
+                for value in part.labels[name]:
+                    digest.update(np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()
 
 

@@ -575,6 +575,7 @@ def _tables(
 
         groups = scoring.group_table(predictions, system.heads, labels)
         summary = scoring.summary_table(predictions, groups, system.heads, labels)
+        summary.insert(2, "mode", "full")
         _write_csv(folder / "predictions.csv", predictions.drop(columns="group"))
         _write_csv(folder / "groups.csv", groups)
         _write_csv(folder / "summary.csv", summary)

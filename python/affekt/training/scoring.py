@@ -30,7 +30,9 @@ def _series(
     for name, head in heads.items():
         if name not in given or name not in labels:
             continue
-        values, target = np.asarray(given[name]), np.asarray(labels[name])
+        values, target = (
+            np.concatenate(v) if isinstance(v, list) else np.asarray(v) for v in (given[name], labels[name])
+        )
         if head.kind == "categorical":
             yield (f"_{name}" if several else ""), "classes", values.argmax(1), target, target >= 0
         else:
@@ -52,7 +54,7 @@ def figures(
 
     Parameters
     ----------
-    given : head -> (n, labels), values or class probabilities.
+    given : head -> (n, labels), values or class probabilities; lists of per-step arrays are concatenated.
     labels : head -> (n,) class index, -1 unknown, or (n, labels), NaN unknown.
     """
     out: dict[str, float] = {}
