@@ -380,3 +380,17 @@ def test_stream_can_print_the_table_alone(voice, model, capsys):
     assert main(["stream", voice, "--model", model, "--out", "-"]) == 0
     out, err = capsys.readouterr()
     assert len(pd.read_csv(io.StringIO(out))) == len(err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [("pyarrow", ["predict", "a.wav", "--out", "t.parquet"]), ("sklearn", ["evaluate", "labels.csv"])],
+)
+def test_a_missing_package_is_said_before_the_work(package, words, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "labels.csv").write_text("file,emotion\na.wav,happy\n")  # and there is no a.wav
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main([*words, "--model", model]) == 2
+    assert "pip install 'affekt[train]'" in capsys.readouterr().err

@@ -234,6 +234,9 @@ def evaluate(
             f"the model gives {', '.join(native.columns)}: nothing to compare"
         )
 
+    if emotions and "emotion" in manifest.labels:
+        require("sklearn.metrics", purpose="classification metrics")  # missing now rather than at the end
+
     rows, used, failures = [], [], []
     for index in range(len(manifest)):
         file = manifest.path(index)

@@ -744,6 +744,10 @@ def _check_table_path(path: str | None) -> None:
         raise InputError(
             f"--out: expected a name that ends in .csv or .parquet, or - for the terminal, got {path!r}"
         )
+    if Path(path).suffix.lower() == ".parquet":
+        from affekt._lazy import require
+
+        require("pyarrow", purpose="writing Parquet files")
     if not Path(path).resolve().parent.is_dir():
         raise InputError(f"--out: the folder {Path(path).resolve().parent} does not exist")
 
@@ -755,9 +759,6 @@ def _write_table(table: Any, path: str | None) -> None:
         table.to_csv(sys.stdout, index=False)
         return
     if Path(path).suffix.lower() == ".parquet":
-        from affekt._lazy import require
-
-        require("pyarrow", purpose="writing Parquet files")
         table.to_parquet(path, index=False)
     else:
         table.to_csv(path, index=False)
