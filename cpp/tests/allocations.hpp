@@ -6,16 +6,24 @@
 #include <cstdlib>
 #include <new>
 
-namespace affekt::test {
-inline std::atomic<long> allocations{0};
-}
-
-#if defined(__has_feature)
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define AFFEKT_TEST_SANITIZED
+#elif defined(__has_feature)
 #if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
 #define AFFEKT_TEST_SANITIZED
 #endif
 #endif
-#if !defined(AFFEKT_TEST_SANITIZED) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+
+namespace affekt::test {
+inline std::atomic<long> allocations{0};
+#if defined(AFFEKT_TEST_SANITIZED)
+inline constexpr bool counts_allocations = false;
+#else
+inline constexpr bool counts_allocations = true;
+#endif
+}  // namespace affekt::test
+
+#if !defined(AFFEKT_TEST_SANITIZED)
 
 // GCC pairs the inlined malloc and free below with the operators and mistakes them for a mismatch.
 #if defined(__GNUC__) && !defined(__clang__)

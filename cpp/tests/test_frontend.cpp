@@ -139,7 +139,8 @@ void stream_has_the_bits_of_offline_and_never_allocates() {
   for (const FrontEndOptions& o : all) {
     const long before = allocations;
     const auto plan = std::make_shared<const FrontEnd>(o);
-    CHECK(allocations > before + 10);  // the counter sees into the library
+    // The counter sees into the library.
+    if (affekt::test::counts_allocations) CHECK(allocations > before + 10);
     const std::size_t size = plan->frames(x.size()) * plan->features();
     std::vector<float> offline(size), offline_pcm(size), offline_scaled(size);
     plan->compute(x.data(), x.size(), offline.data());
