@@ -1,5 +1,5 @@
-// Counts heap allocations of the whole process. Include from the one source file of a test executable. Under a
-// sanitizer, which brings operators of its own, the count stays 0.
+// Counts heap allocations of the whole process. Include from the one source file of a test executable. Under
+// a sanitizer, which brings operators of its own, the count stays 0.
 #pragma once
 
 #include <atomic>
