@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import random
 import struct
 from pathlib import Path
@@ -176,6 +177,13 @@ def test_unreadable_paths(tmp_path):
         affekt.load(tmp_path)
     with pytest.raises(InputError, match="path"):
         affekt.load(3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="null character"):
+        affekt.load("a\0b")
+    with pytest.raises(ModelFileError, match=r"\\xff.*: no such file"):
+        affekt.load(tmp_path / os.fsdecode(b"\xff.safetensors"))
+    strange = tmp_path / os.fsdecode(b"\xfe \xc3\xa4.safetensors")
+    strange.write_bytes((GOLDEN / "schema1_trace.safetensors").read_bytes())
+    assert affekt.load(strange).path == strange
     big = tmp_path / "big.safetensors"
     with open(big, "wb") as file:
         file.truncate(2 << 30)  # sparse

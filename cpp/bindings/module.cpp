@@ -1,6 +1,7 @@
 // affekt._core: converts, checks and releases the GIL; no logic of its own.
 #include <pybind11/pybind11.h>
 
+#include <cstring>
 #include <exception>
 
 #include "affekt/error.hpp"
@@ -14,7 +15,10 @@ namespace {
 void translate(std::exception_ptr p) {
   const auto raise = [](const char* name, const char* what) {
     const py::object type = py::module_::import("affekt.errors").attr(name);
-    PyErr_SetString(type.ptr(), what);
+    // A message may quote a path, and a path need not be UTF-8.
+    const auto text = py::reinterpret_steal<py::object>(
+        PyUnicode_DecodeUTF8(what, static_cast<py::ssize_t>(std::strlen(what)), "backslashreplace"));
+    PyErr_SetObject(type.ptr(), text.ptr());
   };
   try {
     if (p) std::rethrow_exception(p);

@@ -77,7 +77,9 @@ class Model:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, str | os.PathLike):
             raise InputError(f"path: expected a path, got {type(path).__name__}")
-        self._init(_core.Model.load(os.fspath(path)), Path(path))
+        if "\0" in os.fspath(path):
+            raise InputError(f"path: expected no null character, got {path!r}")
+        self._init(_core.Model.load(os.fsencode(path)), Path(path))
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Model:
