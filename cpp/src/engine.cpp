@@ -99,13 +99,15 @@ struct Channel {
     const double expected = started ? clock.at(head, input.rate) : 0.0;
     if (time && !std::isfinite(*time)) return reject(Status::not_finite);
     if (time && started && *time < last_time) return reject(Status::time_backwards);
-    if (const Status status = check_samples(x, n); status != Status::ok) return reject(status);
     if (n == 0) return Status::ok;
 
     const double now = time ? *time : expected;
     const bool move = !started || std::abs(now - expected) > reanchor_s;
     std::size_t m = std::min(n, samples.free());
     if (move && anchors.free() == 0) m = 0;
+    // Only what fits is looked at, so that the time of a push is bounded by the queue and not by the caller's
+    // array.
+    if (const Status status = check_samples(x, m); status != Status::ok) return reject(status);
     refused.store(refused.load(std::memory_order_relaxed) + (n - m), std::memory_order_relaxed);
     if (m == 0) return Status::queue_full;
     if (move) {

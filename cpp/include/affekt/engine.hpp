@@ -71,7 +71,8 @@ class AFFEKT_API Engine {
   Engine(Engine&&) noexcept;
   Engine& operator=(Engine&&) noexcept;
 
-  /// Queues `n` samples of `modality`, the first of them at `time`; `taken` says how many fitted.
+  /// Queues `n` samples of `modality`, the first of them at `time`; `taken` says how many fitted. Samples
+  /// beyond those are not looked at.
   Status push(std::string_view modality, const float* samples, std::size_t n, double time,
               std::size_t* taken = nullptr) noexcept;
   /// 16-bit PCM, taken as x / 32768.
