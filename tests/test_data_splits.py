@@ -17,6 +17,7 @@ from affekt.data import (
     corpus,
     group_kfold,
     leave_one_group_out,
+    listed_folds,
     published_folds,
     random_split,
     read_split,
@@ -251,3 +252,39 @@ def test_real_published_folds(data_dir: Path) -> None:
         tested.update({groups[i] for i in fold.test})
     assert len(tested) == 24
     assert set(tested.values()) == {1}
+
+
+def test_listed_folds() -> None:
+    groups = list("abcabcddee")
+    folds = listed_folds(groups, [["a", "d"], ["b"]], dev=1, seed=2)
+    assert [f.name for f in folds] == ["fold_1", "fold_2"]
+    assert [{groups[i] for i in f.test} for f in folds] == [{"a", "d"}, {"b"}]
+    for fold in folds:
+        assert_apart(fold, groups)
+        assert len(fold.train) + len(fold.dev) + len(fold.test) == len(groups)
+        assert len({groups[i] for i in fold.dev}) == 1
+
+
+@pytest.mark.parametrize(
+    ("tests", "error", "words"),
+    [
+        ([["a"], ["x"]], DataError, "x, of whom there is no recording"),
+        ([["a"], ["a", "b"]], InputError, "a more than once"),
+        ([["a"], []], InputError, "at least one group per fold"),
+        ([], InputError, "at least one group per fold"),
+    ],
+)
+def test_listed_folds_that_do_not_fit(tests: list[list[str]], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        listed_folds(list("abcd"), tests)
+
+
+def test_the_shipped_ravdess_folds_are_the_published_ones(data_dir: Path) -> None:
+    training = pytest.importorskip("affekt.training")
+    manifest = corpus("ravdess", data_dir / "ravdess")
+    published = published_folds(data_dir / "ravdess_folds", manifest)
+    listed = listed_folds(manifest, training.load_config("ravdess").protocol.tests)
+    assert len(listed) == len(published) == 6
+    for ours, theirs in zip(listed, published, strict=True):
+        np.testing.assert_array_equal(ours.test, theirs.test)
+        np.testing.assert_array_equal(ours.train, theirs.train)

@@ -449,14 +449,12 @@ def _parser() -> argparse.ArgumentParser:
 
         examples:
           affekt train --list
-          affekt train ravdess data.root=/data/RAVDESS protocol.kind=group_kfold
-          affekt train ravdess data.root=/data/RAVDESS protocol.files=/data/ravdess_folds
+          affekt train ravdess data.root=/data/RAVDESS
           affekt train ravdess data.root=/data/RAVDESS 'protocol.select=[1]' training.epochs=20
           affekt train my.yaml data.manifest=mine.csv --out runs/mine
           affekt train my.yaml --dry-run
 
-        protocol.files names the folder of the published folds, which comparisons with papers need;
-        without it, protocol.kind=group_kfold makes speaker-disjoint folds of its own. Quote values
+        Quote values
         with brackets: the shell gives them a meaning of its own.
         """,
     )

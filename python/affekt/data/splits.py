@@ -32,6 +32,7 @@ __all__ = [
     "Split",
     "group_kfold",
     "leave_one_group_out",
+    "listed_folds",
     "published_folds",
     "random_split",
     "read_split",
@@ -217,6 +218,55 @@ def leave_one_group_out(
     return [
         _grouped(code, unique, np.array([i]), _safe(name), dev, (seed, i), column)
         for i, name in enumerate(unique)
+    ]
+
+
+def listed_folds(
+    groups: Manifest | Sequence[Hashable] | np.ndarray,
+    tests: Sequence[Sequence[str]],
+    *,
+    seed: int = 0,
+    dev: Dev = None,
+    column: str = "subject",
+) -> list[Split]:
+    """One fold per list of test groups, named ``fold_1, fold_2, ...``: published speaker folds, for one.
+
+    Parameters
+    ----------
+    tests : names of the groups that each fold tests; all other groups train.
+    groups, dev, seed, column : as for `group_kfold`.
+
+    Raises
+    ------
+    DataError : a list names a group that is not there.
+    InputError : no list, an empty one, or a group in two of them.
+    """
+    unique, code = _encode(_groups(groups, column))
+    seed = _checks.integer(seed, "seed", low=0)
+    place = {str(name): i for i, name in enumerate(unique)}
+    named = [str(name) for test in tests for name in test]
+    if not named or not all(len(test) for test in tests):
+        raise InputError(f"tests must hold at least one group per fold; got {_checks.show(tests)}")
+    twice = sorted({name for name in named if named.count(name) > 1})
+    if twice:
+        raise InputError(f"tests must name each group once; got {_checks.some(twice)} more than once")
+    absent = [name for name in named if name not in place]
+    if absent:
+        raise DataError(
+            f"the folds test {column} {_checks.some(absent)}, of whom there is no recording; "
+            f"there are {_checks.some(sorted(place))}"
+        )
+    return [
+        _grouped(
+            code,
+            unique,
+            np.array(sorted(place[str(n)] for n in test)),
+            f"fold_{i + 1}",
+            dev,
+            (seed, i),
+            column,
+        )
+        for i, test in enumerate(tests)
     ]
 
 

@@ -76,9 +76,9 @@ class DataConfig(SourceConfig):
 class ProtocolConfig:
     """How recordings are parted into training, development and test.
 
-    kind : ``"group_kfold"`` (`folds` parts), ``"leave_one_group_out"``, ``"published"`` (fold files in the
-        folder `files`), ``"column"`` (the manifest's own split column) or ``"all"`` (no test part: train on
-        everything).
+    kind : ``"group_kfold"`` (`folds` parts), ``"leave_one_group_out"``, ``"listed"`` (`tests` names the groups
+        each fold tests), ``"published"`` (fold files in the folder `files`), ``"column"`` (the
+        manifest's own split column) or ``"all"`` (no test part: train on everything).
     group : manifest column whose values stay together.
     select : numbers of the folds to run, from 1; all when null.
     dev : development groups carved out of each fold's training part, for early stopping and model selection:
@@ -92,6 +92,7 @@ class ProtocolConfig:
     kind: str = "group_kfold"
     folds: int = 5
     files: str | None = None
+    tests: list[list[str]] = field(default_factory=list)
     group: str = "subject"
     select: list[int] | None = None
     dev: int | float | list[str] = 0.15
@@ -279,9 +280,8 @@ def _check(config: RunConfig) -> None:
     choice("training.schedule", loop.schedule, ("cosine", "constant", "plateau"))
     choice("training.averaging", loop.averaging, ("none", "ema", "swa"))
     choice("data.on_error", config.data.on_error, ("raise", "skip"))
-    choice(
-        "protocol.kind", protocol.kind, ("group_kfold", "leave_one_group_out", "published", "column", "all")
-    )
+    kinds = ("group_kfold", "leave_one_group_out", "listed", "published", "column", "all")
+    choice("protocol.kind", protocol.kind, kinds)
     choice("monitor", config.monitor, (None, "uar", "ccc"))
     for name in ("epochs", "batch_size", "accumulate", "patience", "plateau", "threads"):
         least(f"training.{name}", getattr(loop, name), 1)
@@ -300,5 +300,7 @@ def _check(config: RunConfig) -> None:
         raise InputError(f"protocol.dev must not be negative, got {protocol.dev}")
     if protocol.kind == "published" and not protocol.files:
         raise InputError("protocol.files must name the folder of the published fold files")
+    if protocol.kind == "listed" and not protocol.tests:
+        raise InputError("protocol.tests must list the groups that each fold tests, got none")
     if protocol.kind == "group_kfold":
         least("protocol.folds", protocol.folds, 2)

@@ -294,6 +294,8 @@ def _splits(
         splits = data.group_kfold(manifest, protocol.folds, **options)
     elif protocol.kind == "leave_one_group_out":
         splits = data.leave_one_group_out(manifest, **options)
+    elif protocol.kind == "listed":
+        splits = data.listed_folds(manifest, protocol.tests, **options)
     elif protocol.kind == "published":
         splits = data.published_folds(
             _fold_files(config), manifest, on_missing=config.data.on_error, **options
