@@ -76,7 +76,7 @@ class DataConfig(SourceConfig):
 class ProtocolConfig:
     """How recordings are parted into training, development and test.
 
-    kind : ``"group_kfold"`` (`folds` parts), ``"leave_one_group_out"``, ``"listed"`` (`tests` names the groups
+    kind : ``"group_kfold"`` (`folds` parts), ``"leave_one_group_out"``, ``"listed"`` (`tests` names the ones
         each fold tests), ``"published"`` (fold files in the folder `files`), ``"column"`` (the
         manifest's own split column) or ``"all"`` (no test part: train on everything).
     group : manifest column whose values stay together.
