@@ -151,7 +151,7 @@ ASAN_PYTHON := $(ROOT)/build/check-asan/python
 ASAN_TESTS := $(wildcard $(addprefix tests/test_,model_*.py engine_*.py frontend_*.py live_*.py bad_audio_*.py))
 check-asan: $(VENV)/.stamp-dev
 	@$(call need,g++,g++)
-	$(CMAKE_DEV) -S . -B build/check-asan -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	$(CMAKE_DEV) -S . -B build/check-asan -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g1" \
 	  -DAFFEKT_SANITIZE=address,undefined
 	$(BIN)/cmake --build build/check-asan
 	UBSAN_OPTIONS=print_stacktrace=1 \
@@ -165,7 +165,7 @@ check-asan: $(VENV)/.stamp-dev
 
 check-tsan: $(VENV)/.stamp-dev
 	@$(call need,g++,g++)
-	$(CMAKE_DEV) -S . -B build/check-tsan -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	$(CMAKE_DEV) -S . -B build/check-tsan -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g1" \
 	  -DAFFEKT_PYTHON=OFF -DAFFEKT_SANITIZE=thread
 	$(BIN)/cmake --build build/check-tsan
 	TSAN_OPTIONS=halt_on_error=1 $(BIN)/ctest --test-dir build/check-tsan --output-on-failure --parallel $(JOBS)
