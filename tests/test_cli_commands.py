@@ -261,6 +261,9 @@ def test_evaluate_prints_and_writes(model, tmp_path, capsys):
     assert "confusion" in text
     figures = pd.read_csv(tmp_path / "figures.csv")
     assert set(figures["metric"]) == {"CCC", "PCC", "RMSE", "UAR", "WAR", "macro-F1"}
+    assert set(figures["mode"]) == {"full"}
+    assert set(figures["estimate"]) == {"last"}
+    assert "could choose any of its 4 emotions" in figures["notes"][0]
     assert len(pd.read_csv(tmp_path / "rows.csv")) == 4
     assert (tmp_path / "c.png").stat().st_size > 5000
 
@@ -282,6 +285,37 @@ def test_evaluate_refuses_a_bad_manifest_in_one_line(model, tmp_path, content, m
     err = capsys.readouterr().err
     assert re.search(message, err)
     assert err.count("\n") == 1
+
+
+def test_evaluate_names_what_it_skips(model, voice, tmp_path, capsys, monkeypatch):
+    (tmp_path / "broken.wav").write_text("no sound")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,arousal\ntalk.wav,0.5\nbroken.wav,0.1\n")
+    assert main(["evaluate", str(labels), "--model", model, "--on-error", "skip"]) == 0
+    err = capsys.readouterr().err
+    assert re.search(r"affekt evaluate: skipped: .*broken\.wav", err)
+    assert "1 of 2 recordings skipped" in err
+
+    from affekt.data import Manifest
+
+    corpus = Manifest(
+        pd.DataFrame({"file": [voice], "arousal": [0.5]}), attrs={"skipped": ["x.wav: not a clip"]}
+    )
+    monkeypatch.setattr("affekt.data.corpus", lambda *args, **options: corpus)
+    assert main(["evaluate", "ravdess", "--root", ".", "--model", model, "--on-error", "skip"]) == 0
+    out, err = capsys.readouterr()
+    assert "affekt evaluate: skipped: x.wav: not a clip" in err
+    assert "1 more were left out when the corpus was read" in out
+
+
+@pytest.mark.parametrize(("words", "count"), [([], "any of its 4"), (["--only-present"], "only among the 2")])
+def test_evaluate_says_what_the_model_could_choose(model, tmp_path, capsys, words, count):
+    for number in range(2):
+        sound = np.random.default_rng(number).uniform(-0.3, 0.3, 16000)
+        soundfile.write(tmp_path / f"{number}.wav", sound, 16000)
+    (tmp_path / "labels.csv").write_text("file,emotion\n0.wav,happy\n1.wav,sad\n")
+    assert main(["evaluate", str(tmp_path / "labels.csv"), "--model", model, *words]) == 0
+    assert f"note: the model could choose {count} emotions" in capsys.readouterr().out
 
 
 def test_evaluate_needs_the_folder_of_a_corpus(model, capsys):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import affekt
 from affekt._predict import _cut, _pieces
 from affekt.errors import DataError, InputError
-from small_model import COLUMNS, small_model
+from small_model import COLUMNS, EMOTIONS, small_model
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -308,13 +308,29 @@ def test_evaluate_reports_what_the_metrics_say(model, tmp_path):
     truth = np.array([row["arousal"] for row in rows])
     assert figures["arousal", "CCC"] == pytest.approx(metrics.ccc(table["arousal"].to_numpy(), truth))
     assert figures["arousal", "RMSE"] == pytest.approx(np.sqrt(np.mean((table["arousal"] - truth) ** 2)))
-    assert result.classes == ["happy", "sad"]
+    columns = [f"p_{name}" for name in EMOTIONS]
+    chosen = table[columns].idxmax(axis=1).str.removeprefix("p_")[[0, 1, 3, 4]]
+    true = np.array(["happy", "sad", "happy", "sad"])
+    assert result.classes == [name for name in EMOTIONS if name in {*true, *chosen}]
+    assert set(chosen) - {"happy", "sad"}, "the case is meant to have estimates outside the labels"
     assert result.confusion.sum() == 4
+    recalls = [(chosen[true == name] == name).mean() for name in ("happy", "sad")]
+    assert figures["emotion", "UAR"] == pytest.approx(np.mean(recalls))
     assert result.confusion.trace() / 4 == pytest.approx(figures["emotion", "WAR"])
     text = str(result)
     assert "the model does not know bored: 1 recordings left out" in text
+    assert "could choose any of its 4 emotions" in text
     assert "neutral, angry" in text
     assert "concatenated" in text
+    assert set(result.metrics["mode"]) == {"full"}
+    assert set(result.metrics["estimate"]) == {"last"}
+    assert set(result.metrics["notes"]) == {"; ".join(result.notes)}
+
+    restricted = affekt.evaluate(model, tmp_path / "labels.csv", restrict=True)
+    best = table[["p_happy", "p_sad"]].idxmax(axis=1).str.removeprefix("p_")[[0, 1, 3, 4]]
+    assert restricted.classes == ["happy", "sad"]
+    assert restricted.metrics.set_index("metric")["value"]["WAR"] == pytest.approx((best == true).mean())
+    assert "could choose only among the 2 emotions" in str(restricted)
 
 
 def test_evaluate_says_when_the_model_was_trained_on_that_corpus(tmp_path):
@@ -349,6 +365,19 @@ def test_evaluate_uses_the_part_that_a_row_names(model, tmp_path):
     np.testing.assert_allclose(found[["start", "end"]], [[1.0, 2.5], [0.0, 1.0]])
     alone = affekt.predict(tmp_path / "part.wav", model, summary="last")
     np.testing.assert_array_equal(found[COLUMNS].iloc[0], alone[COLUMNS].iloc[0])
+
+
+def test_evaluate_leaves_out_a_label_without_values(model, voice):
+    table = pd.DataFrame({"file": [str(voice)], "valence": [np.nan], "arousal": [0.5], "emotion": [None]})
+    result = affekt.evaluate(model, table)
+    assert set(result.metrics["label"]) == {"arousal"}
+    assert result.confusion is None
+    assert "no recording has a valence label: left out" in result.notes
+    assert "no recording has an emotion label: left out" in result.notes
+    with pytest.raises(DataError, match="no row of the manifest has a value of valence, emotion"):
+        affekt.evaluate(model, table.drop(columns="arousal"))
+    with pytest.raises(DataError, match=r"nothing to compare: .* at least two are needed"):
+        affekt.evaluate(model, table.assign(arousal=np.nan, emotion="happy"))
 
 
 def test_evaluate_without_common_labels_is_refused(model, voice):

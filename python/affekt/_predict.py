@@ -148,13 +148,15 @@ class Evaluation:
     """What `evaluate` found; printing it gives a report."""
 
     metrics: pandas.DataFrame
-    """Columns ``label, metric, value, recordings, aggregation``."""
+    """Columns ``label, metric, value, recordings, aggregation, mode, estimate, notes``, so that a row says by
+    itself how it came about."""
     predictions: pandas.DataFrame
     """Estimates beside the truth, a row per recording: ``file, start, end, ..., true_<label>``."""
     confusion: np.ndarray | None
     """(classes, classes) counts, true down and estimated across; None without emotions."""
     classes: list[str]
-    """Emotions that took part, in the order of the model."""
+    """Rows and columns of `confusion`: emotions that occur in the labels or were chosen, in the order of the
+    model."""
     notes: list[str] = field(default_factory=list)
     """What was left out or restricted, and why."""
     failures: list[dict[str, str]] = field(default_factory=list)
@@ -184,6 +186,7 @@ def evaluate(
     *,
     estimate: Summary = "last",
     reduction: Literal["concatenated", "per_session"] = "concatenated",
+    restrict: bool = False,
     window: float | None = None,
     hop: float | None = None,
     on_error: OnError = "raise",
@@ -201,15 +204,18 @@ def evaluate(
         the one over the whole recording as far as its memory reaches), or the ``"mean"`` over all.
     reduction : of CCC and PCC: over all recordings at once (``"concatenated"``), or within each session and
         then averaged (``"per_session"``).
-    on_error : ``"raise"``, or ``"skip"`` recordings that cannot be used; they are counted in ``.failures``.
+    restrict : let the model choose only among the emotions that occur in the labels. That uses knowledge of
+        the labels and raises the figures; by default it may choose any that it knows.
+    on_error : ``"raise"``, or ``"skip"`` recordings that cannot be used; they are listed in ``.failures``.
     progress : as for `predict`.
 
     Returns
     -------
     Evaluation
         For continuous labels CCC, PCC and RMSE; for emotions UAR, WAR and macro-F1 (definitions:
-        `affekt.metrics`). Emotions that the model does not know are left out, and of those that it knows it
-        may only choose the ones that occur in the manifest; both are stated in ``.notes``.
+        `affekt.metrics`). UAR is the mean over the emotions that occur in the labels, macro-F1 over those
+        that occur in the labels or were chosen. Recordings of emotions that the model does not know are left
+        out, and so are labels without a value; ``.notes`` states that, and what the model could choose from.
 
     Raises
     ------
@@ -233,6 +239,9 @@ def evaluate(
             f"the manifest has the labels {', '.join(manifest.labels) or '(none)'}, "
             f"the model gives {', '.join(native.columns)}: nothing to compare"
         )
+    compared = [*dimensions, *(["emotion"] if emotions and "emotion" in manifest.labels else [])]
+    if not manifest.table[compared].notna().to_numpy().any():
+        raise DataError(f"no row of the manifest has a value of {', '.join(compared)}: nothing to compare")
 
     if emotions and "emotion" in manifest.labels:
         require("sklearn.metrics", purpose="classification metrics")  # missing now rather than at the end
@@ -267,6 +276,9 @@ def evaluate(
         notes.append(
             f"{len(failures)} of {len(manifest)} recordings could not be used and are not in these figures"
         )
+    skipped = manifest.attrs.get("skipped")
+    if skipped:
+        notes.append(f"{len(skipped)} more were left out when the corpus was read")
     sessions = truth["session"].to_numpy() if "session" in truth else None
     trained = native.card.get("info", {}).get("data", [])
     seen = set(truth["corpus"].dropna()) if "corpus" in truth else {manifest.attrs.get("corpus")}
@@ -281,6 +293,9 @@ def evaluate(
     for name in dimensions:
         table[f"true_{name}"] = truth[name].to_numpy(dtype=float)
         known = np.isfinite(table[f"true_{name}"].to_numpy())
+        if not known.any():
+            notes.append(f"no recording has a {name} label: left out")
+            continue
         if not known.all():
             notes.append(f"{int((~known).sum())} recordings have no {name} label")
         estimated, true = table[name].to_numpy(dtype=float)[known], table[f"true_{name}"].to_numpy()[known]
@@ -297,32 +312,53 @@ def evaluate(
     if emotions and "emotion" in truth:
         table["true_emotion"] = truth["emotion"].to_numpy()
         there = truth["emotion"].dropna().unique()
-        classes = [name for name in emotions if name in there]
+        present = [name for name in emotions if name in there]
         strangers = sorted(set(there) - set(emotions))
-        kept = truth["emotion"].isin(classes).to_numpy()
+        kept = truth["emotion"].isin(present).to_numpy()
         if strangers:
             count = int(truth["emotion"].isin(strangers).sum())
             notes.append(f"the model does not know {', '.join(strangers)}: {count} recordings left out")
-        if len(classes) < len(emotions):
-            left = [name for name in emotions if name not in classes]
-            notes.append(f"not in the manifest and so not to be chosen: {', '.join(left)}")
-        if len(classes) < 2:
-            raise DataError(
-                f"the manifest and the model share the emotions {classes}; at least two are needed"
-            )
-        chances = table[[f"p_{name}" for name in classes]].to_numpy(dtype=float)
-        best = np.array(classes, dtype=object)[chances.argmax(axis=1)]
-        table["estimated_emotion"] = best
-        true, best = truth["emotion"].to_numpy(dtype=object)[kept], best[kept]
-        confusion = metrics.confusion_matrix(best, true, labels=classes)
-        for metric, function in (("UAR", metrics.uar), ("WAR", metrics.war), ("macro-F1", metrics.macro_f1)):
-            value = float(function(best, true, labels=classes))
-            figures.append(("emotion", metric, value, int(kept.sum()), "concatenated"))
+        if not len(there):
+            notes.append("no recording has an emotion label: left out")
+        elif len(present) < 2:
+            shared = ", ".join(present) or "no emotion"
+            notes.append(f"labels and model share {shared}, at least two are needed: emotion left out")
+        else:
+            choice = present if restrict else emotions
+            absent = [name for name in emotions if name not in present]
+            if absent and restrict:
+                notes.append(
+                    f"the model could choose only among the {len(present)} emotions in the labels, which "
+                    f"raises the figures; ruled out: {', '.join(absent)}"
+                )
+            elif absent:
+                notes.append(
+                    f"the model could choose any of its {len(emotions)} emotions, UAR is over the "
+                    f"{len(present)} in the labels; not in the labels: {', '.join(absent)}"
+                )
+            chances = table[[f"p_{name}" for name in choice]].to_numpy(dtype=float)
+            best = np.array(choice, dtype=object)[chances.argmax(axis=1)]
+            table["estimated_emotion"] = best
+            true, best = truth["emotion"].to_numpy(dtype=object)[kept], best[kept]
+            classes = [name for name in emotions if name in present or name in best]
+            confusion = metrics.confusion_matrix(best, true, labels=classes)
+            for metric, function in (
+                ("UAR", metrics.uar),
+                ("WAR", metrics.war),
+                ("macro-F1", metrics.macro_f1),
+            ):
+                value = float(function(best, true, labels=classes))
+                figures.append(("emotion", metric, value, int(kept.sum()), "concatenated"))
+    if not figures:
+        raise DataError(f"nothing to compare: {'; '.join(notes)}")
     table.attrs = {
         "title": f"{describe_model(native)}, {mode} mode, {estimate} estimate of {len(table)} recordings"
     }
     names = ["label", "metric", "value", "recordings", "aggregation"]
-    return Evaluation(pandas.DataFrame(figures, columns=names), table, confusion, classes, notes, failures)
+    scores = pandas.DataFrame(figures, columns=names).assign(
+        mode=mode, estimate=estimate, notes="; ".join(notes)
+    )
+    return Evaluation(scores, table, confusion, classes, notes, failures)
 
 
 class Recording(NamedTuple):

@@ -125,7 +125,7 @@ def _predict(args: argparse.Namespace) -> int:
         on_error=args.on_error,
         progress=_progress("affekt predict") if len(args.files) > 1 else None,
     )
-    failures = _report_failures("affekt predict", table, len(args.files))
+    failures = _report_failures("affekt predict", table.attrs["failures"], len(args.files))
     for file, what in table.attrs["converted"].items():
         print(f"affekt predict: {file}: {what}", file=sys.stderr)
     if len(table):
@@ -189,15 +189,20 @@ def _evaluate(args: argparse.Namespace) -> int:
     from affekt._predict import evaluate
 
     _check_table_path(args.out)
+    manifest = _manifest(args)
+    for problem in manifest.attrs.get("skipped", ()):
+        print(f"affekt evaluate: skipped: {problem}", file=sys.stderr)
     result = evaluate(
         args.model,
-        _manifest(args),
+        manifest,
         args.mode,
         estimate=args.estimate,
         reduction=args.reduction,
+        restrict=args.only_present,
         on_error=args.on_error,
         progress=_progress("affekt evaluate"),
     )
+    _report_failures("affekt evaluate", result.failures, len(manifest))
     print(result)
     if args.out is not None:
         _write_table(result.metrics, args.out)
@@ -493,6 +498,12 @@ def _parser() -> argparse.ArgumentParser:
         default="concatenated",
         help="CCC and PCC over all recordings at once, or per session and averaged (default: %(default)s)",
     )
+    sub.add_argument(
+        "--only-present",
+        action="store_true",
+        help="let the model choose only among the emotions in the labels, which raises the figures "
+        "(default: any that it knows)",
+    )
     sub.add_argument("--out", metavar="TABLE", help="write the figures to a .csv or .parquet file")
     sub.add_argument("--predictions", metavar="TABLE", help="write estimates beside labels to such a file")
     sub.add_argument("--plot", metavar="PICTURE", help="draw the confusion matrix (.png, .pdf, .svg)")
@@ -763,8 +774,7 @@ def _write_table(table: Any, path: str | None) -> None:
     print(f"table  {path} ({len(table)} rows)", file=sys.stderr)
 
 
-def _report_failures(name: str, table: Any, total: int) -> int:
-    failures = table.attrs["failures"]
+def _report_failures(name: str, failures: Sequence[dict[str, str]], total: int) -> int:
     for failure in failures:
         print(f"{name}: skipped: {failure['reason']}", file=sys.stderr)
     if failures:
