@@ -340,3 +340,58 @@ def test_fit_on_everything(voices, tmp_path):
 def test_what_cannot_be_run_says_why(voices, tmp_path, override, words):
     with pytest.raises((DataError, InputError), match=words):
         run_protocol(configuration(voices, tmp_path, override))
+
+
+def copied(voices, target, change=None):
+    """The manifest of the voices with absolute paths at `target`, after `change` of its table."""
+    table = pandas.read_csv(voices)
+    table["file"] = [str(voices.parent / f) for f in table["file"]]
+    table = table if change is None else change(table)
+    table.to_csv(target, index=False)
+    return target
+
+
+def test_another_partition_may_not_use_the_folder(voices, tmp_path):
+    manifest = copied(voices, tmp_path / "m.csv")
+    cache = f"data.cache={tmp_path / 'f'}"
+    options = (cache, "training.epochs=1", "protocol.select=[1]")
+    run_protocol(configuration(manifest, tmp_path / "run", *options))
+    copied(voices, manifest, lambda t: t.assign(subject=t["subject"].map(lambda s: f"s{5 - int(s[1])}")))
+    with pytest.raises(InputError, match=r"out: .*fold_1.seed_0 was trained on other partitions"):
+        run_protocol(configuration(manifest, tmp_path / "run", *options))
+
+
+def test_later_calls_keep_the_folds_and_seeds_before_them(voices, tmp_path):
+    options = ("training.epochs=1", "training.lr=0.001")
+    run_protocol(configuration(voices, tmp_path / "run", *options, "protocol.select=[2]"))
+    lines = []
+    later = configuration(voices, tmp_path / "run", *options, "protocol.select=[1]", "protocol.seeds=[1]")
+    result = run_protocol(later, say=lines.append)
+    assert [run.row["fold"] for run in result.runs] == [1]
+    assert list(zip(result.results["fold"], result.results["seed"], strict=True)) == [(1, 1), (2, 0)]
+    table = pandas.read_csv(tmp_path / "run" / "predictions.csv")
+    assert set(zip(table["fold"], table["seed"], strict=True)) == {(1, 1), (2, 0)}
+    assert set(result.groups["fold"]) == {1, 2}
+    pooled = result.summary.set_index(["metric", "over"])
+    assert np.isfinite(pooled.loc[("uar", "pooled"), ["mean", "low", "high"]].astype(float)).all()
+    # A fold of other partitions is named, not mixed in.
+    split = tmp_path / "run" / "fold_2" / "seed_0" / "split.csv"
+    split.write_text(split.read_text().replace(",dev,", ",train,"))
+    result = run_protocol(later, say=lines.append)
+    assert result.results["fold"].tolist() == [1]
+    assert any("fold_2" in line and "other partitions" in line for line in lines)
+
+
+def test_copies_under_another_name_stop_the_run_before_training(voices, tmp_path, monkeypatch):
+    (tmp_path / "copy.wav").write_bytes((voices.parent / "s0_0_calm.wav").read_bytes())
+
+    def doubled(table):
+        more = {"file": str(tmp_path / "copy.wav"), "subject": "s9", "session": "s9", "emotion": "calm"}
+        return pandas.concat([table, pandas.DataFrame([more])])
+
+    manifest = copied(voices, tmp_path / "m.csv", doubled)
+    monkeypatch.setattr("affekt.training.protocol.train", None)
+    tests = "protocol.tests=[[s0], [s9]]"
+    options = ("protocol.kind=listed", tests, "protocol.dev=0", f"data.cache={tmp_path / 'f'}")
+    with pytest.raises(DataError, match=r"leaks.*\n.*content"):
+        run_protocol(configuration(manifest, tmp_path / "run", *options))

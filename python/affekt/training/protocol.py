@@ -11,7 +11,8 @@ Layout of a run's folder::
                        log.csv, best.ckpt, config.yaml, environment.json and, written last, done.json
 
 A fold and seed with ``done.json`` is never trained again; one that was interrupted goes on from its last
-epoch.
+epoch. Neither is done when the recordings of its partitions are no longer those of its ``split.csv``. The
+tables hold every finished fold and seed of the folder, whichever of them a call asked for.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class RunResult:
 class ProtocolResult:
     """A finished protocol: its folder, the tables (pandas) and the audit report.
 
-    `summary` is empty where the protocol has no test part.
+    `runs` are the folds and seeds asked for; the tables hold all finished ones of the folder. `summary` is
+    empty where the protocol has no test part.
     """
 
     folder: Path
@@ -73,7 +75,7 @@ class ProtocolResult:
     audit: Any
 
     def __str__(self) -> str:
-        lines = [f"{self.folder}: {len(self.runs)} training(s), {len(self.skipped)} recording(s) left out"]
+        lines = [f"{self.folder}: {len(self.results)} training(s), {len(self.skipped)} recording(s) left out"]
         for row in self.summary[self.summary["over"] == "pooled"].itertuples():
             if not row.metric.startswith(("uar", "war", "ccc_")):
                 continue
@@ -132,7 +134,7 @@ def run_protocol(
 
     Raises
     ------
-    InputError : the output folder holds a run of another configuration.
+    InputError : the output folder holds a run of another configuration or of other partitions.
     DataError : recordings or labels cannot be used, a selected fold does not exist, or the split leaks.
     """
     config = load_config(config)
@@ -143,7 +145,8 @@ def run_protocol(
     if config.protocol.kind == "published" and (config.data.root or config.data.manifest):
         _fold_files(config)  # said before the features are computed, which takes minutes
     store, main_rows, manifest, noted = _features(config, system, folder, say)
-    splits = _splits(config, manifest, store, main_rows)
+    splits, unused = _splits(config, manifest, store, main_rows)
+    noted += unused
     labels, unknown = labels_from_table(store.manifest.table, system.heads)
     short = np.flatnonzero(store.lengths < system.min_rows)
     for i in short:
@@ -153,17 +156,33 @@ def run_protocol(
     for name, count in unknown.items():
         if count:
             say(f"{count} of {len(store)} recordings have no label for head {name!r} and do not train it")
-    runs = []
-    for number, split in splits:
-        usable = _without(split, short)
-        leaks = data.audit(usable.table(store.manifest), allow=_allowed(config))
+    parted = {number: _without(split, short) for number, split in splits}
+    numbers = config.protocol.select or list(parted)
+    for number in numbers:  # every fold is checked before the first one trains
+        usable = parted[number]
+        if not len(usable.train):
+            raise DataError(f"fold {number} has no usable training recording")
+        leaks = data.audit(usable.table(store.manifest), store=store, allow=_allowed(config))
         if not leaks.ok:
             raise DataError(f"the split of fold {number} leaks: {leaks}")
         for seed in config.protocol.seeds:
-            place = folder / f"fold_{number}" / f"seed_{seed}"
+            place = _place(folder, number, seed)
+            if (_finished(place) is not None or (place / "last.ckpt").is_file()) and not _same_split(
+                place, usable, store
+            ):
+                raise InputError(
+                    f"out: {place} was trained on other partitions than the recordings now give (its "
+                    "split.csv differs: the manifest or the usable recordings changed); choose another "
+                    "folder or remove that one"
+                )
+    runs = []
+    for number in numbers:
+        usable = parted[number]
+        for seed in config.protocol.seeds:
+            place = _place(folder, number, seed)
             done = _finished(place)
             if done is None:
-                say(f"fold {number} ({split.name}), seed {seed}: {usable}")
+                say(f"fold {number} ({usable.name}), seed {seed}: {usable}")
                 done = _train_one(config, store, labels, usable, number, seed, place, say)
                 runs.append(RunResult(place, place / "model.safetensors", done))
             else:
@@ -172,7 +191,8 @@ def run_protocol(
                 f"fold {number}, seed {seed}: {_shown(done)}"
                 + (" (there already)" if runs[-1].reused else "")
             )
-    return _tables(config, folder, system, store, runs, noted)
+    others = _others(folder, parted, store, {run.folder for run in runs}, say)
+    return _tables(config, folder, system, store, runs, others, noted)
 
 
 # ---- pieces of a run
@@ -283,11 +303,58 @@ def _features(
     return store, rows, main, noted
 
 
+def _place(folder: Path, number: int, seed: int) -> Path:
+    return folder / f"fold_{number}" / f"seed_{seed}"
+
+
+def _same_split(place: Path, split: data.Split, store: data.FeatureStore) -> bool:
+    """Whether the stored split of a training names the same parts of the same files as `split`."""
+
+    def keys(table: Any) -> list[tuple[str, float, float, str]]:
+        rows = table[["file", "start", "end", "partition"]].itertuples(index=False)
+        return sorted(
+            (
+                os.path.normpath(file),
+                0.0 if np.isnan(start) else round(float(start), 6),
+                -1.0 if np.isnan(end) else round(float(end), 6),
+                part,
+            )
+            for file, start, end, part in rows
+        )
+
+    try:
+        stored = data.read_split(place)
+    except DataError:
+        return False
+    return keys(stored) == keys(split.table(store.manifest))
+
+
+def _others(
+    folder: Path, splits: Mapping[int, data.Split], store: data.FeatureStore, known: set[Path], say: Say
+) -> list[RunResult]:
+    """Finished trainings of the folder that this call did not ask for; those of other partitions are named
+    and left out."""
+    out = []
+    for place in folder.glob("fold_*/seed_*"):
+        number, seed = (part.partition("_")[2] for part in (place.parent.name, place.name))
+        if place in known or not (number.isdecimal() and seed.isdecimal()):
+            continue
+        row = _finished(place)
+        if row is None:
+            continue
+        if int(number) not in splits or not _same_split(place, splits[int(number)], store):
+            say(f"{place} was trained on other partitions and is not in the tables")
+            continue
+        out.append(RunResult(place, place / "model.safetensors", row, reused=True))
+    return out
+
+
 def _splits(
     config: RunConfig, manifest: data.Manifest, store: data.FeatureStore, rows: np.ndarray
-) -> list[tuple[int, data.Split]]:
-    """Selected folds as rows of the store. Folds are made on the whole manifest, so that a recording that
-    cannot be used does not move the others; rows of sources that take no part in the folds train."""
+) -> tuple[list[tuple[int, data.Split]], list[dict[str, Any]]]:
+    """All folds as rows of the store, and what published folds leave out. Folds are made on the whole
+    manifest, so that a recording that cannot be used does not move the others; rows of sources that take no
+    part in the folds train."""
     protocol = config.protocol
     options: dict[str, Any] = {"seed": protocol.seed, "column": protocol.group, "dev": protocol.dev or None}
     if protocol.kind == "group_kfold":
@@ -306,9 +373,10 @@ def _splits(
         none = np.empty(0, dtype=np.int64)
         everything = data.Split(np.arange(len(manifest)), none, none, "all", protocol.group)
         splits = [_carve(everything, manifest, **options)]
-    numbers = protocol.select or list(range(1, len(splits) + 1))
-    if max(numbers) > len(splits):
-        raise DataError(f"protocol.select asks for fold {max(numbers)}; the protocol has {len(splits)}")
+    if protocol.select and max(protocol.select) > len(splits):
+        raise DataError(
+            f"protocol.select asks for fold {max(protocol.select)}; the protocol has {len(splits)}"
+        )
     own = set(rows[rows >= 0].tolist())
     extra = np.array([i for i in range(len(store)) if i not in own], dtype=np.int64)
 
@@ -317,14 +385,10 @@ def _splits(
         return found[found >= 0]
 
     out = []
-    for number in numbers:
-        s = splits[number - 1]
+    for number, s in enumerate(splits, 1):
         train_rows = np.concatenate([mapped(s.train), extra])
-        split = data.Split(train_rows, mapped(s.dev), mapped(s.test), s.name, s.grouped_by)
-        if not len(split.train):
-            raise DataError(f"fold {number} has no usable training recording")
-        out.append((number, split))
-    return out
+        out.append((number, data.Split(train_rows, mapped(s.dev), mapped(s.test), s.name, s.grouped_by)))
+    return out, []
 
 
 def _fold_files(config: RunConfig) -> Path:
@@ -548,17 +612,21 @@ def _tables(
     system: System,
     store: data.FeatureStore,
     runs: list[RunResult],
+    others: list[RunResult],
     noted: list[dict[str, Any]],
 ) -> ProtocolResult:
-    """Collect what the trainings left into the tables of the run."""
+    """Collect what the trainings of the folder left into the tables of the run."""
     pandas = require("pandas", purpose="result tables")
-    results = pandas.DataFrame([run.row for run in runs])
-    noted = noted + [f for run in runs for f in json.loads((run.folder / "done.json").read_text())["failed"]]
+    finished = sorted([*runs, *others], key=lambda run: (run.row["fold"], run.row["seed"]))
+    results = pandas.DataFrame([run.row for run in finished])
+    noted = noted + [
+        f for run in finished for f in json.loads((run.folder / "done.json").read_text())["failed"]
+    ]
     skipped = pandas.DataFrame(noted, columns=["file", "start", "end", "reason"])
     skipped = skipped.drop_duplicates(["file", "start", "end"])
     results.insert(min(8, len(results.columns)), "n_skipped", len(skipped))
     parts = []
-    for run in runs:
+    for run in finished:
         part = pandas.read_csv(run.folder / "predictions.csv", dtype={"subject": str, "session": str})
         if not len(part):
             continue

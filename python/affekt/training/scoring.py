@@ -144,12 +144,13 @@ def summary_table(
 
     for name in names:
         drawn = bootstrap.get(name)
-        row = {"metric": name, "over": "pooled", "mean": np.mean([row[name] for row in per_seed.values()])}
+        seeds = [row[name] for row in per_seed.values() if name in row]
+        row = {"metric": name, "over": "pooled", "mean": np.mean(seeds)}
         if drawn is not None:
             row |= {"sd": drawn.sd, "low": drawn.low, "high": drawn.high}
         rows.append(row | {"n": len(people), "definition": words[name]})
         add(name, "folds", folds[name])
-        add(name, "seeds", [row[name] for row in per_seed.values()])
+        add(name, "seeds", seeds)
         if name in people:
             add(name, "groups", people[name])
     columns = ["metric", "over", "mean", "sd", "low", "high", "n", "min", "max", "definition"]
@@ -190,13 +191,13 @@ def _bootstrap(
             sums.setdefault(suffix, (kind, []))[1].append(total)
     for suffix, (kind, per_seed) in sums.items():
         stacked = np.stack(per_seed, axis=1)  # (groups, seeds, sums)
-        stacked = stacked[stacked[:, 0].sum(1) > 0]
+        stacked = stacked[stacked.any(axis=(1, 2))]
         if len(stacked) < 2 or any(len(p) != len(per_seed[0]) for p in per_seed):
             continue
         for metric in _CLASSES if kind == "classes" else _VALUES:
 
             def drawn(rows: np.ndarray, _: np.ndarray, metric: str = metric) -> float:
-                return float(np.mean([_FROM_SUMS[metric](total) for total in rows.sum(0)]))
+                return float(np.mean([_FROM_SUMS[metric](total) for total in rows.sum(0) if total.any()]))
 
             intervals[metric + suffix] = metrics.bootstrap_interval(
                 drawn, stacked, np.zeros(len(stacked)), np.arange(len(stacked))
