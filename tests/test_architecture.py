@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "ops": _CORE_USERS,
     "features": {"ops", *_CORE_USERS},
     "live": {"data", *_LIVE},
-    "data": _BLOCKS,
+    "data": {"_native", *_BLOCKS},
     "nn": _BLOCKS,
     "losses": _BLOCKS,
     "systems": _SYSTEMS,

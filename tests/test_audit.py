@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import affekt
 from affekt.data import FeatureStore, Manifest, Split, Statistics, audit, group_kfold, prepare
 from affekt.errors import DataError, InputError
+from affekt.modelfile import write_model
+from small_model import small_model
 from sounds import tone
 
 pd = pytest.importorskip("pandas")
@@ -169,6 +172,53 @@ def test_statistics_rounded_to_float32_still_pass(store: FeatureStore, tmp_path:
     confessed = replace(right, fitted_on="train+test")
     report = audit(write_run(tmp_path / "c", store, split, confessed))
     assert "fitted on 'train+test'" in report.findings[0].message
+
+
+def write_fitted(run: Path, statistics: Statistics) -> Path:
+    """A model beside the split whose standardise node holds `statistics`."""
+    source = affekt.load(small_model(run / "model.safetensors", mels=len(statistics.mean)))
+    card = {key: value for key, value in source.card.items() if key not in ("schema", "tensors")}
+    fitted = {"norm.mean": statistics.mean, "norm.scale": 1 / np.maximum(statistics.sd, 1e-3)}
+    return write_model(run / "model.safetensors", card, {**source.tensors(), **fitted})
+
+
+def test_the_model_must_use_the_statistics_of_train(store: FeatureStore, tmp_path: Path) -> None:
+    split = group_kfold(store.manifest, 3, dev=1)[0]
+    right = store.statistics(split.train)
+    run = write_run(tmp_path / "run", store, split)
+    write_fitted(run, right)
+    report = audit(run)
+    assert report.ok, str(report)
+    assert report.checked[0]["checks"][-2:] == ["statistics", "model"]
+
+    everything = store.statistics(np.arange(len(store)))
+    for wrong in (everything, replace(right, mean=everything.mean), replace(right, sd=everything.sd)):
+        write_fitted(run, wrong)
+        report = audit(run)
+        assert [finding.kind for finding in report.findings] == ["statistics"]
+        assert "in the model (node norm)" in report.findings[0].message
+
+
+def test_a_model_that_cannot_be_checked_is_said(store: FeatureStore, tmp_path: Path) -> None:
+    split = group_kfold(store.manifest, 3, dev=1)[0]
+    run = write_run(tmp_path / "run", store, split)
+    write_fitted(run, replace(store.statistics(split.train), mean=np.zeros(12), sd=np.ones(12)))
+    report = audit(run)
+    assert [finding.kind for finding in report.findings] == ["unverified"]
+    assert "has 12 means" in report.findings[0].message
+    (run / "model.safetensors").write_bytes(b"no model")
+    report = audit(run)
+    assert [finding.kind for finding in report.findings] == ["unverified"]
+    assert "cannot be read" in report.findings[0].message
+
+    write_fitted(run, store.statistics(split.train))
+    (run / "statistics.json").unlink()
+    for given_store in (None, store):
+        report = audit(run, store=given_store)
+        assert [finding.kind for finding in report.findings] == ["unverified"]
+        assert "without the statistics.json" in report.findings[0].message
+    write_fitted(run, store.statistics(np.arange(len(store))))
+    assert [finding.kind for finding in audit(run, store=store).findings] == ["unverified", "statistics"]
 
 
 def test_the_same_recording_under_two_names_is_found(

@@ -123,6 +123,9 @@ def test_numbers_with_gaps_do_not_become_floats_in_names() -> None:
             r"2 rows repeat the same \(file, start, end\): rows 1, 2",
         ),
         (table(file=["a", "a", "b"], start=[np.nan] * 3), "2 rows repeat"),
+        (table(file=["a", "a", "b"], start=[np.nan, 0, 0]), r"2 rows repeat .* rows 0, 1"),
+        (table(file=["a", "a", "b"], end=[np.nan, np.inf, 1]), r"2 rows repeat .* rows 0, 1"),
+        (table(file=["x/a", "b", "./x//y/../a"]), r"2 rows repeat .* rows 0, 2"),
         (
             table(valence=[0, 3, 0]),
             r"valence must lie in \[-1, 1\]; 1 of 3 .* row 1 \(b.wav\) with 3.*scales=",

@@ -1,8 +1,8 @@
 """Proof that a run did not leak: nothing shared between its partitions, statistics from training data only.
 
 A run folder holds ``split.csv`` (see `affekt.data.splits`) and, if features were standardised,
-``statistics.json`` (see `affekt.data.Statistics`). A protocol of several folds has one such folder per fold
-and seed; `audit` finds them all below the folder it is given.
+``statistics.json`` (see `affekt.data.Statistics`) and the ``model.safetensors`` that uses them. A protocol of
+several folds has one such folder per fold and seed; `audit` finds them all below the folder it is given.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from affekt import _checks
+from affekt import _checks, _native
 from affekt._lazy import require
 from affekt.data.splits import PARTITIONS, check_split_table, read_split
 from affekt.data.store import FeatureStore, Moments, Statistics
-from affekt.errors import DataError, InputError
+from affekt.errors import AffektError, DataError, InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,9 +38,13 @@ KINDS = {
     "content": "two files in two partitions have the same bytes",
     "unknown_subject": "rows have no subject, so that nothing can be proved about them",
     "partition": "the split has no training or no test part",
-    "statistics": "stored mean and sd are not those of the training part",
+    "statistics": "mean and sd, as stored or in the model, are not those of the training part",
     "unverified": "something could not be checked",
 }
+
+
+_SD_FLOOR = 1e-3  # of affekt.nn.Standardise: a smaller sd counts as this much
+_FLOAT32 = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -117,9 +122,11 @@ def audit(
     """Check one split, or every split of a run, for leaks.
 
     Checked between each pair of train, dev and test: shared subjects, sessions and files, overlapping parts
-    of a file, and, given a store, different files with the same bytes or the same sound. If statistics are
-    stored, mean and sd are computed anew from the training rows and must agree; if they do not, they are
-    compared with those of the other partitions and their unions, to say what they were fitted on.
+    of a file, and, given a store, different files with the same bytes (a copy with one sample changed, or in
+    another format, is not found). If statistics are stored, mean and sd are computed anew from the training
+    rows and must agree; if they do not, they are compared with those of the other partitions and their
+    unions, to say what they were fitted on. If ``model.safetensors`` lies beside the split, mean and scale of
+    its standardise nodes must agree with the training rows too.
 
     Parameters
     ----------
@@ -147,12 +154,12 @@ def audit(
         _checks.choice(kind, KINDS, "allow")
     _checks.number(tolerance, "tolerance", positive=True)
     pandas = require("pandas", purpose="auditing")
-    splits: list[tuple[str, pd.DataFrame, Any]] = []
+    splits: list[tuple[str, pd.DataFrame, Any, Path | None]] = []
     if isinstance(target, pandas.DataFrame):
         table = target.copy()
         if "partition" not in table and "split" in table:
             table = table.rename(columns={"split": "partition"})
-        splits.append(("table", check_split_table(table, "the table"), statistics))
+        splits.append(("table", check_split_table(table, "the table"), statistics, None))
     else:
         place = _checks.path(target, "target")
         if not place.exists():
@@ -165,15 +172,17 @@ def audit(
         for file in files:
             beside = file.with_name("statistics.json")
             found = statistics if statistics is not None else beside if beside.is_file() else None
+            model = file.with_name("model.safetensors")
             where = str(file.parent.relative_to(place)) if place.is_dir() else file.name
-            splits.append((where if where != "." else place.name, read_split(file), found))
+            name = where if where != "." else place.name
+            splits.append((name, read_split(file), found, model if model.is_file() else None))
     findings: list[Finding] = []
     checked: list[dict[str, Any]] = []
     cache = _Moments()
-    for where, table, found in splits:
+    for where, table, found, model_file in splits:
         audit_one = _Audit(where, table, frozenset(allow))
         audit_one.shared()
-        audit_one.features(store, found, tolerance, cache)
+        audit_one.features(store, found, model_file, tolerance, cache)
         findings += audit_one.findings
         checked.append(audit_one.summary())
     return AuditReport(tuple(findings), tuple(checked))
@@ -289,8 +298,14 @@ class _Audit:
                     kind, f"{len(both)} {what}(s) are in {a} and {b}: {_checks.some(both)}", (a, b), both
                 )
 
-    def features(self, store: Any, statistics: Any, tolerance: float, cache: _Moments) -> None:
+    def features(
+        self, store: Any, statistics: Any, model: Path | None, tolerance: float, cache: _Moments
+    ) -> None:
         """Same content under two names, and where the statistics come from."""
+        if model is not None and statistics is None:
+            self.add(
+                "unverified", f"{model.name} lies here without the statistics.json that it was made with"
+            )
         stored: Statistics | None = None
         if statistics is not None:
             stored = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
@@ -307,13 +322,50 @@ class _Audit:
             return
         self.checks.append("content")
         self._same_content(opened.manifest.table["object"].to_numpy()[rows])
-        if stored is None:
+        if stored is not None:
+            self.checks.append("statistics")
+            if stored.key and stored.key != opened.key:
+                self.add(
+                    "unverified", "the statistics belong to other feature options than the store holds now"
+                )
+                return
+            self._statistics(stored, opened, rows, tolerance, cache)
+        if model is not None:
+            self.checks.append("model")
+            train = rows[(self.table["partition"] == "train").to_numpy()]
+            if len(train):
+                self._model(model, cache.of(opened, train), tolerance)
+
+    def _model(self, file: Path, train: Moments, tolerance: float) -> None:
+        """Mean and scale that the model uses, against those of the training rows."""
+        try:
+            model = _native.load(file)
+        except AffektError as error:
+            self.add("unverified", f"the model cannot be read: {error}")
             return
-        self.checks.append("statistics")
-        if stored.key and stored.key != opened.key:
-            self.add("unverified", "the statistics belong to other feature options than the store holds now")
-            return
-        self._statistics(stored, opened, rows, tolerance, cache)
+        tensors = model.tensors()
+        names = [node["name"] for node in model.card["nodes"] if node["type"] == "standardise"]
+        unit = np.maximum(train.sd, _SD_FLOOR)
+        for name in names:
+            mean, scale = (tensors[f"{name}.{part}"].astype(np.float64) for part in ("mean", "scale"))
+            if mean.shape != train.mean.shape:
+                self.add(
+                    "unverified",
+                    f"node {name} of the model has {len(mean)} means, the features of the store have "
+                    f"{len(train.mean)}",
+                )
+                continue
+            # What float32 cannot hold is no difference.
+            off_mean = np.maximum(np.abs(mean - train.mean) - 2 * _FLOAT32 * np.abs(train.mean), 0) / unit
+            gap = float(max(np.max(off_mean), np.max(np.abs(scale * unit - 1))))
+            if not gap <= tolerance:
+                self.add(
+                    "statistics",
+                    f"the mean and scale in the model (node {name}) are not those of the training part "
+                    f"(largest difference {gap:.3g} sd)",
+                    ("train", "test"),
+                    [name],
+                )
 
     def _same_content(self, objects: np.ndarray) -> None:
         # Rows of one file are the business of `shared`; here the names differ and the bytes do not.

@@ -18,6 +18,7 @@ Any further column is carried along.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -354,7 +355,15 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
                 f"({table['file'][row]}) with end = {table['end'][row]}"
             )
     key = [name for name in ("file", "start", "end") if name in table]
-    repeated = table.duplicated(key, keep=False).to_numpy()
+    # Another spelling of the same place, and an absent limit written out, are the same part of a recording.
+    part = require("pandas", purpose="manifests").DataFrame(
+        {
+            "file": [os.path.normpath(file) for file in table["file"]],
+            "start": start,
+            "end": table["end"].fillna(np.inf) if "end" in table else np.inf,
+        }
+    )
+    repeated = part.duplicated(keep=False).to_numpy()
     if repeated.any():
         rows = np.flatnonzero(repeated).tolist()
         raise DataError(
