@@ -176,6 +176,10 @@ check-wheel: $(VENV)/.stamp-dev
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m build --sdist --outdir build/wheel . >build/wheel/sdist.log
 	AFFEKT_TORCH=ON $(BIN)/python -m pip wheel -qq --no-deps --wheel-dir build/wheel build/wheel/affekt-*.tar.gz
+	PATH="$(ROOT)/$(BIN):$$PATH" AFFEKT_WEIGHTS=OFF $(BIN)/python -m pip wheel -qq --no-deps --no-build-isolation \
+	  --wheel-dir build/wheel/bare build/wheel/affekt-*.tar.gz
+	$(BIN)/python scripts/check_wheel.py build/wheel/affekt-*.whl --ops --weights
+	$(BIN)/python scripts/check_wheel.py build/wheel/bare/affekt-*.whl
 	PATH="$(ROOT)/$(BIN):$$PATH" $(BIN)/auditwheel show build/wheel/affekt-*.whl
 	PATH="$(ROOT)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' \
 	  --wheel-dir build/wheel/repaired build/wheel/affekt-*.whl
