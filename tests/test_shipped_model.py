@@ -1,0 +1,66 @@
+"""The model that ships: small, complete, honest about its licence, and usable with no model named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import affekt
+from affekt import weights
+from sounds import tone
+
+soundfile = pytest.importorskip("soundfile")
+pytest.importorskip("pandas")
+
+pytestmark = pytest.mark.skipif(
+    not weights.list_models(), reason="this build carries no weights (AFFEKT_WEIGHTS=OFF)"
+)
+
+EMOTIONS = ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"]
+COLUMNS = ["valence", "arousal", "dominance", *(f"p_{name}" for name in EMOTIONS)]
+
+
+def test_it_is_small_and_gives_every_column():
+    path = weights.default_model()
+    assert path.stat().st_size <= 2_000_000
+    model = affekt.load(path)
+    assert sorted(model.columns) == sorted(COLUMNS)
+
+
+def test_its_card_says_what_it_may_be_used_for():
+    info = affekt.load(weights.default_model()).card["info"]
+    for key in ("licence", "data", "intended_use"):
+        assert info.get(key), f"the card lacks {key}"
+    assert "ravdess" in info["data"]
+    assert "CC BY-NC-SA" in info["licence"]
+
+
+def test_its_licence_names_the_corpus_and_the_limits():
+    text = weights.licence()
+    assert "RAVDESS" in text
+    assert "non-commercial" in text
+
+
+def test_prediction_without_a_model_prints_the_licence_once_per_process(tmp_path):
+    soundfile.write(tmp_path / "voice.wav", tone(2.0), 16000)
+    code = (
+        "import sys, affekt\n"
+        "first = affekt.predict(sys.argv[1])\n"
+        "second = affekt.predict(sys.argv[1], mode='stream')\n"
+        "assert len(first) and first.equals(second)\n"
+        "assert first.notna().all().all()\n"
+        "print(*first.columns)\n"
+    )
+    for _ in range(2):  # every process says it anew
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "voice.wav")],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count(weights.licence()) == 1
+        assert weights.licence() not in done.stdout
+        assert done.stdout.split() == ["file", "start", "end", *COLUMNS]
