@@ -395,3 +395,53 @@ def test_copies_under_another_name_stop_the_run_before_training(voices, tmp_path
     options = ("protocol.kind=listed", tests, "protocol.dev=0", f"data.cache={tmp_path / 'f'}")
     with pytest.raises(DataError, match=r"leaks.*\n.*content"):
         run_protocol(configuration(manifest, tmp_path / "run", *options))
+
+
+def test_names_stay_names_and_other_columns_are_scored(voices, tmp_path):
+    """Classes 0 and 1, a subject NA, a class None, and heads on columns of their own with numbers."""
+
+    def renamed(table):
+        table["style"] = table["emotion"].map({"calm": 2, "angry": 3})
+        table["mood"] = table["emotion"].map({"calm": "None", "angry": "NA"})
+        table["emotion"] = table["style"] - 2
+        table["subject"] = table["session"] = table["subject"].replace("s0", "NA")
+        table["effort"] = table["arousal"]
+        table.loc[table["subject"] == "s1", "style"] = None  # as floats in the file: 2.0 and 3.0
+        return table
+
+    config = configuration(
+        copied(voices, tmp_path / "m.csv", renamed), tmp_path / "run", "training.epochs=1",
+        "protocol.folds=2", "protocol.select=[1, 2]", f"data.cache={tmp_path / 'f'}",
+        "system.heads.emotion.labels=['0', '1']", "system.heads.affect=null",
+        "system.heads.style={labels: ['2', '3'], kind: categorical}",
+        "system.heads.mood={labels: ['None', 'NA'], kind: categorical}",
+        "system.heads.load={labels: [effort], kind: continuous}",
+    )  # fmt: skip
+    result = run_protocol(config)
+    expected = {"uar_emotion", "uar_style", "uar_mood", "ccc_effort"}
+    assert expected <= set(result.summary["metric"])
+    assert set(result.groups["group"]) == {"NA", "s1", "s2", "s3", "s4", "s5"}
+    pooled = result.summary[result.summary["over"] == "pooled"].set_index("metric")["n"]
+    assert pooled["uar_emotion"] == SPEAKERS
+    assert pooled["uar_style"] == SPEAKERS - 1  # one speaker has no such label
+
+
+def test_groups_without_a_name_are_counted(voices, tmp_path):
+    def anonymous(table):
+        return table.drop(columns=["subject", "session"]).assign(split=["train", "test"] * (len(table) // 2))
+
+    def partly(table):
+        table["split"] = ["test" if i % 4 > 1 else "train" for i in range(len(table))]
+        return table.drop(columns="session").assign(
+            subject=table["subject"].replace({"s0": None, "s1": None})
+        )
+
+    options = ("protocol.kind=column", "protocol.dev=0", "training.epochs=1", f"data.cache={tmp_path / 'f'}",
+               "protocol.allow=[unknown_subject, subject]", "system.heads.emotion=null")  # fmt: skip
+    manifest = copied(voices, tmp_path / "a.csv", anonymous)
+    result = run_protocol(configuration(manifest, tmp_path / "a", *options))
+    assert result.groups["group"].tolist() == ["all"]
+    manifest = copied(voices, tmp_path / "b.csv", partly)
+    result = run_protocol(configuration(manifest, tmp_path / "b", *options))
+    assert set(result.groups["group"]) == {"unknown", "s2", "s3", "s4", "s5"}
+    assert result.groups["n"].sum() == result.results["n_test"].iloc[0]

@@ -263,6 +263,7 @@ def _run_plots(folder: Path) -> list[Path]:
     """Curves over the epochs and, with emotions, the confusion matrix of all test recordings."""
     from affekt import report
     from affekt._lazy import available, require
+    from affekt.data.manifest import read_csv
 
     if not available("matplotlib"):
         print("affekt train: no plots without matplotlib: pip install 'affekt[report]'", file=sys.stderr)
@@ -272,7 +273,7 @@ def _run_plots(folder: Path) -> list[Path]:
     paths = [report.save_figure(report.training_figure(logs, title=folder.name), folder / "curves.png")]
     table = folder / "predictions.csv"
     if table.is_file():
-        found = pandas.read_csv(table)
+        found: Any = read_csv(table, ("file", "subject", "session", "true_emotion"))
         columns = [name for name in found if name.startswith("p_")]
         if columns and "true_emotion" in found:
             from affekt import metrics

@@ -120,7 +120,7 @@ class Manifest:
             raise DataError(
                 f"the manifest has no column {column!r}; it has {', '.join(map(str, self.table.columns))}"
             )
-        values = _as_text(self.table[column])
+        values = as_text(self.table[column])
         missing = values.isna().to_numpy()
         if missing.any():
             raise DataError(
@@ -271,7 +271,7 @@ def read_manifest(
     if emotions:
         if "emotion" not in table:
             raise DataError(f"{origin}: no column 'emotion' for the names given; it has {_columns(table)}")
-        table["emotion"] = _as_text(table["emotion"]).map(lambda name: emotions.get(name, name))
+        table["emotion"] = as_text(table["emotion"]).map(lambda name: emotions.get(name, name))
     return Manifest(table, root=root, attrs=attrs)
 
 
@@ -333,7 +333,7 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
         raise DataError(f"the manifest has column(s) {', '.join(twice)} more than once")
     for name in _TEXT:
         if name in table:
-            table[name] = _as_text(table[name])
+            table[name] = as_text(table[name])
     absent = table["file"].isna().to_numpy()
     if absent.any():
         raise DataError(
@@ -390,7 +390,7 @@ def _in_range(values: np.ndarray, low: float, high: float, name: str, files: Any
         )
 
 
-def _as_text(column: pd.Series) -> pd.Series:
+def as_text(column: pd.Series) -> pd.Series:
     """Text, with None for missing or blank; a whole float (an integer column with gaps) loses its '.0'."""
 
     def text(value: Any) -> str | None:
@@ -408,7 +408,7 @@ def _as_text(column: pd.Series) -> pd.Series:
 def _as_number(column: pd.Series, name: str) -> pd.Series:
     pandas = require("pandas", purpose="manifests")
     numbers = pandas.to_numeric(column, errors="coerce").astype(np.float64)
-    bad = (numbers.isna() & _as_text(column).notna()).to_numpy()
+    bad = (numbers.isna() & as_text(column).notna()).to_numpy()
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise DataError(

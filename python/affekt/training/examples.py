@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from affekt.data.manifest import as_text
 from affekt.errors import DataError, InputError
 from affekt.systems.base import Head
 
@@ -126,7 +127,7 @@ def labels_from_table(
         if head.kind == "categorical":
             column = name if name in table else "emotion"
             place = {label: i for i, label in enumerate(head.labels)}
-            values: Any = table[column] if column in table else [None] * len(table)
+            values: Any = as_text(table[column]) if column in table else [None] * len(table)
             labels[name] = np.array([place.get(v, -1) for v in values], dtype=np.int64)
             unknown[name] = int((labels[name] < 0).sum())
         else:

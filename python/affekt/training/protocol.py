@@ -32,6 +32,7 @@ import torch
 
 from affekt import __version__, data
 from affekt._lazy import require
+from affekt.data.manifest import as_text, read_csv
 from affekt.errors import DataError, InputError
 from affekt.systems.base import System, create, export
 from affekt.systems.schema import as_dict
@@ -455,6 +456,7 @@ def _train_one(
 ) -> dict[str, Any]:
     """One fold with one seed, from statistics to predictions; returns its row of the results."""
     begun = time.perf_counter()
+    group = config.protocol.group
     place.mkdir(parents=True, exist_ok=True)
     split.save(place, store.manifest)
     save_config(config, place / "config.yaml")
@@ -491,14 +493,14 @@ def _train_one(
     path = place / "model.safetensors"
     info = _info(config, store, split, number, seed)
     export(system, path, info, name=config.name)
-    table, failed = _native_predictions(path, store, split.test)
+    table, failed = _native_predictions(path, store, split.test, system, group)
     table.to_csv(place / "predictions.csv", index=False)
     shown: dict[str, float] = {}
     if len(table):
         shown = scoring.figures(scoring.outputs(table, system.heads), _truth(table, system), system.heads)
     if dev_part is not None:
         dev_outputs = predict_examples(system, dev_part)
-        dev_table = _labelled(store, split.dev)
+        dev_table = _labelled(store, split.dev, system, group)
         for name, head in system.heads.items():
             dev_table[head.columns] = dev_outputs[name]
         dev_table.to_csv(place / "predictions_dev.csv", index=False)
@@ -511,7 +513,6 @@ def _train_one(
     export(system, path, info, name=config.name)
 
     manifest = store.manifest.table
-    group = config.protocol.group
     row: dict[str, Any] = {
         "fold": number,
         "seed": seed,
@@ -521,10 +522,8 @@ def _train_one(
         "n_dev": len(split.dev),
         "n_test": len(table),
         "n_test_failed": len(failed),
-        "dev_groups": " ".join(sorted(manifest[group].iloc[split.dev].unique())) if group in manifest else "",
-        "test_groups": " ".join(sorted(manifest[group].iloc[split.test].unique()))
-        if group in manifest
-        else "",
+        "dev_groups": _present(manifest, group, split.dev),
+        "test_groups": _present(manifest, group, split.test),
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
         **shown,
@@ -557,18 +556,52 @@ def _info(
     return {**info, **config.info}
 
 
-def _labelled(store: data.FeatureStore, rows: np.ndarray) -> Any:
-    """Identity and labels of some rows, the labels as ``true_<label>``."""
-    table = store.manifest.table.iloc[rows].reset_index(drop=True)
-    keep = [c for c in ("file", "start", "end", "subject", "session") if c in table]
-    out = table[keep].copy()
-    for name in store.manifest.labels:
-        out[f"true_{name}"] = table[name]
+def _label_columns(table: Any, system: System) -> dict[str, bool]:
+    """Columns of `table` that the heads learn from, and whether each holds class names."""
+    out: dict[str, bool] = {}
+    for name, head in system.heads.items():
+        classes = head.kind == "categorical"
+        for column in [name if name in table else "emotion"] if classes else head.labels:
+            if column in table:
+                out[column] = classes
     return out
 
 
+def _labelled(store: data.FeatureStore, rows: np.ndarray, system: System, group: str) -> Any:
+    """Identity and labels of some rows, the labels as ``true_<label>``."""
+    table = store.manifest.table.iloc[rows].reset_index(drop=True)
+    identity = dict.fromkeys(("file", "start", "end", "subject", "session", group))
+    out = table[[c for c in identity if c in table]].copy()
+    if group in out:
+        out[group] = as_text(out[group])
+    learned = _label_columns(table, system)
+    for name in dict.fromkeys((*store.manifest.labels, *learned)):
+        out[f"true_{name}"] = as_text(table[name]) if learned.get(name) else table[name]
+    return out
+
+
+def _read_predictions(path: Path, system: System, group: str) -> Any:
+    """The predictions of one training; names stay text, whatever they look like."""
+    classes = [f"true_{name}" for name, head in system.heads.items() if head.kind == "categorical"]
+    return read_csv(path, ("file", "subject", "session", group, "true_emotion", *classes))
+
+
+def _group_names(table: Any, group: str) -> Any:
+    """Group of each row: the protocol's column or else the subject; "unknown" where that is empty, "all"
+    where there is neither."""
+    for column in (group, "subject"):
+        if column in table:
+            return table[column].astype(object).where(table[column].notna(), "unknown")
+    return "all"
+
+
+def _present(table: Any, group: str, rows: np.ndarray) -> str:
+    """Names of the groups of some rows, for people."""
+    return " ".join(sorted(set(as_text(table[group].iloc[rows]).dropna()))) if group in table else ""
+
+
 def _native_predictions(
-    path: Path, store: data.FeatureStore, rows: np.ndarray
+    path: Path, store: data.FeatureStore, rows: np.ndarray, system: System, group: str
 ) -> tuple[Any, list[dict[str, Any]]]:
     """What the model file says at the end of each recording, run by the native core in full mode."""
     from affekt._native import load
@@ -590,7 +623,7 @@ def _native_predictions(
             continue
         values.append(estimates[-1])
         kept.append(int(i))
-    table = _labelled(store, np.array(kept, dtype=np.int64))
+    table = _labelled(store, np.array(kept, dtype=np.int64), system, group)
     estimates = pandas.DataFrame(np.reshape(values, (-1, len(model.columns))), columns=model.columns)
     return pandas.concat([table, estimates], axis=1), failed
 
@@ -627,12 +660,12 @@ def _tables(
     results.insert(min(8, len(results.columns)), "n_skipped", len(skipped))
     parts = []
     for run in finished:
-        part = pandas.read_csv(run.folder / "predictions.csv", dtype={"subject": str, "session": str})
+        part = _read_predictions(run.folder / "predictions.csv", system, config.protocol.group)
         if not len(part):
             continue
         part.insert(0, "fold", run.row["fold"])
         part.insert(1, "seed", run.row["seed"])
-        part["group"] = part[config.protocol.group] if config.protocol.group in part else part["subject"]
+        part["group"] = _group_names(part, config.protocol.group)
         if "start" not in part:
             part["start"] = 0.0
         parts.append(part)
@@ -646,7 +679,8 @@ def _tables(
         groups = scoring.group_table(predictions, system.heads, labels)
         summary = scoring.summary_table(predictions, groups, system.heads, labels)
         summary.insert(2, "mode", "full")
-        _write_csv(folder / "predictions.csv", predictions.drop(columns="group"))
+        own = config.protocol.group == "group"  # then the column is the manifest's
+        _write_csv(folder / "predictions.csv", predictions if own else predictions.drop(columns="group"))
         _write_csv(folder / "groups.csv", groups)
         _write_csv(folder / "summary.csv", summary)
     _write_csv(folder / "results.csv", results)

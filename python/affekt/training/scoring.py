@@ -108,7 +108,8 @@ def summary_table(
     DataFrame ``metric, over, mean, sd, low, high, n, min, max, definition``:
 
     - ``over = "pooled"``: predictions of all folds concatenated, the figure taken once per seed and averaged
-      over seeds; interval by bootstrap over groups (2000 draws), n groups; sd that of the draws.
+      over seeds; interval by bootstrap over groups (2000 draws), n groups with that label; sd
+      that of the draws.
     - ``over = "folds"``: the figure per fold, averaged over seeds; mean, sd (ddof 1), t interval over folds.
     - ``over = "seeds"``: the pooled figure per seed; mean, sd and t interval over the n seeds.
     - ``over = "groups"``: the figure per group (speaker), averaged over seeds; mean, sd, t interval, min and
@@ -148,7 +149,9 @@ def summary_table(
         row = {"metric": name, "over": "pooled", "mean": np.mean(seeds)}
         if drawn is not None:
             row |= {"sd": drawn.sd, "low": drawn.low, "high": drawn.high}
-        rows.append(row | {"n": len(people), "definition": words[name]})
+        # A group without that label has no part in the figure.
+        count = int(people[name].notna().sum()) if name in people else 0
+        rows.append(row | {"n": count, "definition": words[name]})
         add(name, "folds", folds[name])
         add(name, "seeds", seeds)
         if name in people:
