@@ -273,3 +273,48 @@ def test_augment_gain_is_one_constant_per_recording():
     assert delta[:, 0, 0].std() > 0.1
     with pytest.raises(InputError, match="tempo"):
         nn.FeatureAugment(tempo=1.0)
+
+
+@pytest.mark.parametrize("options", [{"crop": 0.9}, {"tempo": 0.6}, {"crop": 0.9, "tempo": 0.6}])
+def test_augment_leaves_the_least_rows_of_a_recording(options) -> None:
+    torch.manual_seed(0)
+    augment = nn.FeatureAugment(**options, least=12).train()
+    lengths = torch.tensor([5, 12, 13, 30, 200])
+    x = torch.arange(200.0)[None, :, None].expand(5, -1, 2)
+    mask = nn.lengths_to_mask(lengths, 200)
+    shortest = lengths
+    for _ in range(100):
+        y, kept = augment(x, mask)
+        new = kept.sum(1)
+        shortest = torch.minimum(shortest, new)
+        assert (new >= lengths.clamp(max=12)).all()
+        for row, n, length in zip(y[..., 0], new, lengths, strict=True):
+            step = row[:n].diff()
+            assert (row[:n] <= length - 1).all()
+            assert (step > 0)[:-1].all()  # rows of the recording, not one of them over and over
+    if "crop" in options:
+        assert shortest[3] < 15
+    with pytest.raises(InputError, match="least"):
+        nn.FeatureAugment(least=0)
+
+
+def test_speech_trains_on_short_recordings_under_strong_cropping() -> None:
+    from affekt.systems import create
+
+    torch.manual_seed(0)
+    system = create(
+        "speech",
+        front_end={"n_mels": 4, "n_fft": 512},
+        stack={"size": 12, "stride": 12},
+        tcn={"channels": [4]},
+        heads={"emotion": {"labels": ["a", "b"]}},
+        augment={"crop": 0.9, "tempo": 0.3},
+    ).train()
+    lengths = torch.tensor([12, 13, 24, 40])
+    batch = {
+        "features": torch.randn(4, 40, 4),
+        "mask": nn.lengths_to_mask(lengths, 40),
+        "labels": {"emotion": torch.tensor([0, 1, 0, 1])},
+    }
+    for _ in range(50):
+        assert torch.isfinite(system.loss(batch)["loss"])

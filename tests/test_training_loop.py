@@ -142,6 +142,91 @@ def test_a_finished_run_resumes_to_itself(tmp_path):
     assert first.history == second.history
 
 
+def drop_seconds(result):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in result.history]
+
+
+def test_a_run_that_stopped_early_stays_stopped(tmp_path):
+    options = {"epochs": 40, "patience": 1, "lr": 2e-2}
+    one, first = run(tmp_path, **options)
+    two, second = run(tmp_path, **options)
+    assert first.stopped
+    assert second.stopped
+    assert first.history == second.history
+    assert (first.best_epoch, first.best) == (second.best_epoch, second.best)
+    assert same(weights(one), weights(two))
+    assert not two.training
+
+
+def scores(*values):
+    """A score that gives one of `values` after the other."""
+    rest = list(values)
+    return lambda outputs, labels: {"score": rest.pop(0)}
+
+
+def run_scored(folder, values, stop_after=None, **options):
+    torch.manual_seed(7)
+    system = Toy(ToyConfig())
+    config = LoopConfig(**{"epochs": 4, "batch_size": 5, "tensorboard": False, "progress": False, **options})
+    parts = toy_examples(12, 0), toy_examples(6, 1)
+    return system, train(system, *parts, config, folder, score=scores(*values), stop_after=stop_after)
+
+
+def test_a_score_that_is_not_finite_stops_for_good(tmp_path):
+    one, first = run_scored(tmp_path, [0.5, float("nan")], patience=3)
+    two, second = run_scored(tmp_path, [], patience=3)
+    assert first.epochs == second.epochs == 2
+    assert same(weights(one), weights(two))
+
+
+def test_a_moved_folder_goes_on_with_its_best_weights(tmp_path):
+    whole, whole_result = run_scored(tmp_path / "whole", [0.9, 0.1, 0.2, 0.3])
+    run_scored(tmp_path / "old", [0.9, 0.1], stop_after=2)
+    (tmp_path / "old").rename(tmp_path / "new")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        moved, result = run_scored(tmp_path / "new", [0.2, 0.3])
+    assert whole_result.best_epoch == result.best_epoch == 0
+    assert same(weights(whole), weights(moved))
+    assert drop_seconds(whole_result) == drop_seconds(result)
+    assert not (tmp_path / "old").exists()
+    _, better = run_scored(tmp_path / "better", [0.1, 0.2], stop_after=2)
+    (tmp_path / "better").rename(tmp_path / "best")
+    _, better = run_scored(tmp_path / "best", [0.3, 0.1])
+    assert better.best_epoch == 2
+
+
+def test_the_figures_are_those_of_the_kept_weights_among_scores_one_ulp_apart(tmp_path):
+    kept, result = run_scored(tmp_path / "a", [0.5, np.nextafter(0.5, 1), 0.4, 0.3])
+    first, _ = run_scored(tmp_path / "b", [0.5, 0.4, 0.4, 0.3])
+    assert same(weights(kept), weights(first))
+    assert result.best_epoch == 0
+    assert result.best["score"] == 0.5
+
+
+def test_an_error_in_the_score_leaves_the_live_weights(tmp_path):
+    def fail(outputs, labels):
+        raise RuntimeError("no score")
+
+    systems = []
+    for averaging in ("none", "ema"):
+        torch.manual_seed(7)
+        systems.append(Toy(ToyConfig()))
+        config = LoopConfig(epochs=1, batch_size=5, tensorboard=False, progress=False, averaging=averaging)
+        with pytest.raises(RuntimeError, match="no score"):
+            train(
+                systems[-1], toy_examples(12, 0), toy_examples(6, 1), config, tmp_path / averaging, score=fail
+            )
+    assert same(weights(systems[0]), weights(systems[1]))
+
+
+def test_the_callers_random_state_is_left_alone(tmp_path):
+    torch.manual_seed(3)
+    system, before = Toy(ToyConfig()), torch.get_rng_state()
+    train(system, toy_examples(12, 0), None, LoopConfig(epochs=1, tensorboard=False), tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_half_a_checkpoint_is_as_good_as_none(tmp_path):
     whole, _ = run(tmp_path / "whole")
     run(tmp_path / "cut", stop_after=2)
@@ -158,6 +243,15 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         run(tmp_path, seed=3)
     with pytest.raises(InputError, match="another run"):
         run(tmp_path, lr=1e-4)
+
+
+def test_a_checkpoint_of_other_features_is_refused(tmp_path):
+    config = LoopConfig(epochs=2, tensorboard=False, progress=False)
+    part = toy_examples(12, 0)
+    train(Toy(ToyConfig()), part, None, config, tmp_path, stop_after=1)
+    part.features[4][1, 2] += 1
+    with pytest.raises(InputError, match="another run"):
+        train(Toy(ToyConfig()), part, None, config, tmp_path)
 
 
 def test_it_learns_logs_and_says_nothing(tmp_path, capfd):

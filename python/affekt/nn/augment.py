@@ -29,6 +29,7 @@ class FeatureAugment(nn.Module):
     time_masks, time_width : up to this many stretches, each of up to this many rows.
     feature_masks, feature_width : up to this many bands, each of up to this many features.
     noise : sd of independent Gaussian noise per value, in the features' own unit.
+    least : rows that tempo and crop leave of a recording, or all of them where it has fewer.
 
     Source of the masks: Park et al., "SpecAugment", arXiv:1904.08779.
     """
@@ -45,6 +46,7 @@ class FeatureAugment(nn.Module):
         feature_masks: int = 0,
         feature_width: int = 0,
         noise: float = 0.0,
+        least: int = 1,
     ) -> None:
         super().__init__()
         for name, value in (("gain", gain), ("shift", shift), ("noise", noise), ("time_masks", time_masks),
@@ -55,6 +57,9 @@ class FeatureAugment(nn.Module):
         for name, value in (("tempo", tempo), ("crop", crop)):
             if not 0 <= value < 1:
                 raise InputError(f"{name} must lie in [0, 1), got {value}")
+        if least < 1:
+            raise InputError(f"least must be at least 1, got {least}")
+        self.least = int(least)
         self.gain, self.tempo, self.shift, self.crop, self.noise = gain, tempo, shift, crop, noise
         self.time_masks, self.time_width = int(time_masks), int(time_width)
         self.feature_masks, self.feature_width = int(feature_masks), int(feature_width)
@@ -89,9 +94,14 @@ class FeatureAugment(nn.Module):
         batch = x.shape[0]
         length = mask.sum(1).to(x.dtype)
         keep = 1 - torch.rand(batch, **like) * self.crop
-        start = torch.rand(batch, **like) * (1 - keep) * length
+        share = torch.rand(batch, **like)
         rate = 1 + (torch.rand(batch, **like) * 2 - 1) * self.tempo
-        new = (length * keep / rate).floor().clamp(min=1)
+        # A short recording is hastened and cropped less, so that `least` rows of its own are left.
+        least = length.clamp(1, self.least)
+        rate = torch.minimum(rate, length.clamp(min=1) / least)
+        keep = torch.maximum(keep, (least * rate / length.clamp(min=1)).clamp(max=1))
+        start = share * (1 - keep) * length
+        new = torch.maximum((length * keep / rate).floor(), least)
         place = start[:, None] + torch.arange(int(new.max()), **like) * rate[:, None]
         place = torch.minimum(place, (length - 1).clamp(min=0)[:, None])
         return _interpolate(x, place), torch.arange(place.shape[1], device=x.device) < new[:, None]

@@ -142,7 +142,7 @@ class Speech(System):
             raise InputError(f"mixup must not be negative, got {config.mixup}")
         self._front_end = self._make_front_end(config.front_end)
         self.features = int(self._front_end.num_features)
-        self.augment = FeatureAugment(**vars(config.augment))
+        self.augment = FeatureAugment(**vars(config.augment), least=config.stack.size)
         self.standardise = Standardise(self.features)
         self.stack = Stack(config.stack.size, config.stack.stride)
         self.tcn = TCN(self.features * config.stack.size, **vars(config.tcn))

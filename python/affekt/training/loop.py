@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, cast
 
 import numpy as np
@@ -98,30 +98,44 @@ def train(
     module = _Module(system, train_part, dev_part, config, seed, score, monitor)
     identity = _identity(system, train_part, dev_part, config, seed)
     last = folder / "last.ckpt"
-    start = None
     checkpoint = _read_checkpoint(last) if resume else None
-    if checkpoint is not None:
-        if checkpoint.get("affekt_identity") != identity:
-            raise InputError(f"{last} belongs to another run (seed, configuration or data differ); remove it")
-        start = last
+    if checkpoint is not None and checkpoint.get("affekt_identity") != identity:
+        raise InputError(f"{last} belongs to another run (seed, configuration or data differ); remove it")
     module.identity = identity
     keeper = _Keeper(folder / "log.csv")
     callbacks: list[Callback] = [_Schedule(), _Averaging(config), keeper]
+    over = False
     if dev_part is not None:
         if config.patience is not None:
-            callbacks.append(
-                EarlyStopping(monitor, mode="max", patience=config.patience, check_on_train_epoch_end=True)
+            stopper = EarlyStopping(
+                monitor, mode="max", patience=config.patience, check_on_train_epoch_end=True
             )
-        best = ModelCheckpoint(
+            callbacks.append(stopper)
+            over = checkpoint is not None and _stopped(checkpoint, stopper, keeper)
+        best = _Checkpoint(
             folder, "best", monitor=monitor, mode="max", save_on_train_epoch_end=True,
             enable_version_counter=False, save_weights_only=True,
         )  # fmt: skip
         callbacks.append(best)
-    callbacks.append(
-        ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    )
+    callbacks.append(_Checkpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False))
     if stop_after is not None:
         callbacks.append(_StopAfter(stop_after))
+    if checkpoint is not None and over:
+        keeper.load_state_dict(checkpoint["callbacks"][keeper.state_key])
+    else:
+        _fit(module, callbacks, folder, None if checkpoint is None else last)
+    state = torch.load(
+        last if dev_part is None else folder / "best.ckpt", map_location="cpu", weights_only=True
+    )
+    _load_weights(system, state)
+    # Lightning compares scores as float32: the checkpoint knows which epoch it holds, the log need not.
+    history, epoch = keeper.history, int(state["epoch"])
+    return LoopResult(epoch, dict(history[epoch]), len(history), history, len(history) < config.epochs)
+
+
+def _fit(module: _Module, callbacks: list[Callback], folder: Path, start: Path | None) -> None:
+    """Lightning's part of `train`; torch's threads and generator are left as they were."""
+    config = module.loop
     logger: Any = False
     if config.tensorboard and available("tensorboard"):
         from pytorch_lightning.loggers import TensorBoardLogger
@@ -132,7 +146,7 @@ def train(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     try:
-        with _quiet():
+        with torch.random.fork_rng(devices=[]), _quiet():
             trainer = lightning.Trainer(
                 accelerator="cpu",
                 devices=1,
@@ -150,14 +164,14 @@ def train(
             trainer.fit(module, ckpt_path=None if start is None else str(start), weights_only=True)
     finally:
         torch.set_num_threads(threads)
-    history = keeper.history
-    if dev_part is None:
-        kept, epoch = last, len(history) - 1
-    else:
-        kept = folder / "best.ckpt"
-        epoch = max(range(len(history)), key=lambda i: (history[i][monitor], -i))
-    _load_weights(system, torch.load(kept, map_location="cpu", weights_only=True))
-    return LoopResult(epoch, dict(history[epoch]), len(history), history, len(history) < config.epochs)
+
+
+def _stopped(checkpoint: Mapping[str, Any], stopper: EarlyStopping, keeper: _Keeper) -> bool:
+    """Whether the run had stopped early at this checkpoint, which Lightning does not say."""
+    states = checkpoint["callbacks"]
+    waited = states[stopper.state_key]["wait_count"]
+    score = states[keeper.state_key]["history"][-1][stopper.monitor]
+    return waited >= max(1, stopper.patience) or not math.isfinite(score)
 
 
 def export_checkpoint(
@@ -274,7 +288,8 @@ class _Module(lightning.LightningModule):
         self.started = time.perf_counter()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        torch.manual_seed(derive_seed(self.seed, self.current_epoch, batch_idx))
+        # The processor's generator alone: it is the one that `train` restores for its caller.
+        torch.default_generator.manual_seed(derive_seed(self.seed, self.current_epoch, batch_idx))
         parts = self.system.loss(batch)
         if not bool(torch.isfinite(parts["loss"])):
             raise AffektError(
@@ -384,8 +399,10 @@ class _Averaging(Callback):
             return
         live = {key: value.clone() for key, value in module.system.state_dict().items()}
         module.system.load_state_dict(self.average)
-        yield
-        module.system.load_state_dict(live)
+        try:
+            yield
+        finally:
+            module.system.load_state_dict(live)
 
 
 class _Keeper(Callback):
@@ -431,6 +448,20 @@ class _Keeper(Callback):
         os.replace(temporary, self.path)
 
 
+class _Checkpoint(ModelCheckpoint):
+    """Goes on in a folder that was moved; Lightning's own would forget the best score and overwrite it."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:  # of either kind of path
+            return str(Path(cast(str, self.dirpath)) / PureWindowsPath(path).name) if path else path
+
+        state = {**state_dict, "dirpath": self.dirpath}
+        for key in ("best_model_path", "last_model_path", "kth_best_model_path"):
+            state[key] = here(state[key])
+        state["best_k_models"] = {here(path): value for path, value in state["best_k_models"].items()}
+        super().load_state_dict(state)
+
+
 class _StopAfter(Callback):
     def __init__(self, epochs: int) -> None:
         self.left = epochs
@@ -467,6 +498,9 @@ def _identity(
     for part in (train_part, dev_part):
         if part is not None:
             digest.update(part.lengths.tobytes())
+            for rows in part.features:
+                digest.update(repr((rows.shape, rows.dtype.str)).encode())
+                digest.update(np.ascontiguousarray(rows).data)
             for name in sorted(part.labels):
                 for value in part.labels[name]:
                     digest.update(np.ascontiguousarray(value).tobytes())
@@ -493,7 +527,6 @@ def _quiet() -> Iterator[None]:
                 ".*isinstance.treespec, LeafSpec.*",
                 ".*No `val_dataloader`.*|.*defined a `validation_step`.*",
                 ".*Trying to infer the `batch_size`.*",
-                ".*The dirpath has changed.*",
             ):
                 warnings.filterwarnings("ignore", message=text)
             yield
