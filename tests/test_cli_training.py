@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -118,17 +116,6 @@ def test_a_corrected_mistake_may_use_the_folder_again(here, capsys):
     assert main(["train", "tiny.yaml", "data.manifest=labls.csv", *words]) == 2
     assert "labls.csv: no such manifest" in capsys.readouterr().err
     assert main(["train", "tiny.yaml", *words]) == 0
-
-
-def test_no_progress_bar_without_a_terminal(run, here):
-    words = ["--out", "runs/quiet", "training.epochs=1", "protocol.select=[1]"]
-    done = subprocess.run(
-        [sys.executable, "-m", "affekt", "train", "tiny.yaml", *words], capture_output=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    assert b"\r" not in done.stdout + done.stderr
-    assert b"\x1b" not in done.stdout + done.stderr
-    assert b"it/s" not in done.stderr
 
 
 def test_the_run_passes_its_audit(run, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import sys
 import warnings
 
 import numpy as np
@@ -395,3 +396,21 @@ def test_traces_train_on_labels_per_step(tmp_path):
     known = np.isfinite(np.concatenate(dev_part.labels["affect"]))
     ccc = metrics.ccc(np.concatenate(values)[known], np.concatenate(dev_part.labels["affect"])[known])
     assert ccc == pytest.approx(result.best["ccc_arousal"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("progress", "terminal", "shown"),
+    [(None, False, False), (None, True, True), (True, False, True), (False, True, False)],
+)
+def test_the_progress_bar_needs_a_terminal_or_a_word(tmp_path, monkeypatch, progress, terminal, shown):
+    class Asked(Exception):
+        pass
+
+    def trainer(**options):
+        raise Asked(options["enable_progress_bar"])
+
+    monkeypatch.setattr("pytorch_lightning.Trainer", trainer)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    with pytest.raises(Asked) as asked:
+        run(tmp_path, epochs=1, progress=progress)
+    assert asked.value.args == (shown,)
