@@ -222,7 +222,9 @@ def test_published_folds_that_do_not_fit(tmp_path: Path) -> None:
     folder = folds_on_disk(tmp_path / "f", [([*names[2:], "03-01-08-01-01-01-09"], names[:2])])
     with pytest.raises(DataError, match=r"fold_1: the manifest lacks 1 clip.*03-01-08-01-01-01-09"):
         published_folds(folder, m)
-    assert len(published_folds(folder, m, on_missing="skip")[0].train) == 4
+    fold = published_folds(folder, m, dev=1, on_missing="skip")[0]
+    assert len(fold.train) + len(fold.dev) == 4
+    assert fold.missing == ("03-01-08-01-01-01-09",)
     shared = published_folds(folds_on_disk(tmp_path / "g", [(names[1:], names[:1])]), m)
     assert shared[0].grouped_by is None  # as published; the audit reports the shared speaker
     with pytest.raises(DataError, match="more than one partition"):

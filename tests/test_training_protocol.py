@@ -17,7 +17,7 @@ pytest.importorskip("pytorch_lightning")
 import affekt
 from affekt import data, metrics, systems
 from affekt.errors import DataError, InputError
-from affekt.training import export_checkpoint, fit, load_config, loop, run_protocol, scoring
+from affekt.training import export_checkpoint, fit, load_config, loop, prepare, run_protocol, scoring
 
 RATE = 16000
 SPEAKERS, TAKES = 6, 4
@@ -109,6 +109,7 @@ def test_tables(finished):
     assert len(groups) == SPEAKERS * 2
     assert (groups["n"] == 8).all()
     assert "uar" in str(result)
+    assert "mode full, estimate at the end of each recording; UAR, WAR, CCC over all test" in str(result)
     assert any("fold 2" in line for line in lines)
     assert json.loads((folder / "environment.json").read_text())["packages"]["torch"] == torch.__version__
 
@@ -441,7 +442,50 @@ def test_groups_without_a_name_are_counted(voices, tmp_path):
     manifest = copied(voices, tmp_path / "a.csv", anonymous)
     result = run_protocol(configuration(manifest, tmp_path / "a", *options))
     assert result.groups["group"].tolist() == ["all"]
+    assert "no interval: the test recordings are of one group" in str(result)
     manifest = copied(voices, tmp_path / "b.csv", partly)
     result = run_protocol(configuration(manifest, tmp_path / "b", *options))
     assert set(result.groups["group"]) == {"unknown", "s2", "s3", "s4", "s5"}
     assert result.groups["n"].sum() == result.results["n_test"].iloc[0]
+
+
+def test_published_folds_count_what_they_lose(voices, tmp_path):
+    names = [Path(name).stem for name in pandas.read_csv(voices)["file"]]
+    train, test = names[8:-1], [*names[:8], "s9_0_calm"]  # one clip is not there, one recording is not named
+    (tmp_path / "folds").mkdir()
+    for part, clips in (("train", train), ("test", test)):
+        lines = [json.dumps({"key": f"mine-{clip}", "dataset": "mine"}) for clip in clips]
+        (tmp_path / "folds" / f"mine_{part}_fold_1.jsonl").write_text("\n".join(lines))
+    options = ("protocol.kind=published", f"protocol.files={tmp_path / 'folds'}", "training.epochs=1",
+               "data.on_error=skip")  # fmt: skip
+    result = run_protocol(configuration(voices, tmp_path / "run", *options))
+    assert result.results["n_skipped"].tolist() == [2]
+    reasons = {Path(row.file).stem: row.reason for row in result.skipped.itertuples()}
+    assert reasons == {
+        "s9_0_calm": "a published fold names it, the data lack it",
+        names[-1]: "no published fold names it",
+    }
+
+
+def test_silent_recordings_are_refused_and_cut_off_ones_named(voices, tmp_path):
+    soundfile.write(tmp_path / "zero.wav", np.zeros(RATE), RATE)
+    whole = (voices.parent / "s0_0_calm.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[:-2000])
+
+    def with_both(table):
+        more = [
+            {"file": str(tmp_path / name), "subject": "s0", "session": "s0", "emotion": "calm"}
+            for name in ("zero.wav", "cut.wav")
+        ]
+        return pandas.concat([table, pandas.DataFrame(more)])
+
+    manifest = copied(voices, tmp_path / "m.csv", with_both)
+    options = ("training.epochs=1", "protocol.select=[1]", f"data.cache={tmp_path / 'f'}")
+    with pytest.raises(DataError, match=r"zero.wav: every sample is zero"):
+        prepare(configuration(manifest, tmp_path / "a", *options))
+    lines = []
+    _, skipped = prepare(
+        configuration(manifest, tmp_path / "b", *options, "data.on_error=skip"), say=lines.append
+    )
+    assert [Path(entry["file"]).name for entry in skipped] == ["zero.wav"]
+    assert any("cut.wav: cut off" in line for line in lines)

@@ -53,6 +53,7 @@ class Split:
     name : for folders and tables, e.g. ``"fold_1"``.
     grouped_by : column whose values the partitions do not share, or None for a split that does not keep
         groups apart.
+    missing : clips that the source of the split names and the manifest lacks (`published_folds`).
     """
 
     train: np.ndarray
@@ -60,6 +61,7 @@ class Split:
     test: np.ndarray
     name: str = "split"
     grouped_by: str | None = field(default=None)
+    missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in PARTITIONS:
@@ -313,7 +315,8 @@ def published_folds(
     manifest : the recordings; rows that no fold names take no part.
     seed, dev, column : development groups carved out of the training part, as for `group_kfold`; the
         published test part is never touched.
-    on_missing : what to do about clips of the files that the manifest lacks: ``"raise"`` or ``"skip"``.
+    on_missing : what to do about clips of the files that the manifest lacks: ``"raise"``, or ``"skip"`` and
+        list them in the split's `missing`.
 
     Returns
     -------
@@ -351,7 +354,7 @@ def published_folds(
             raise DataError(
                 f"{name}: no clip of {train_file if not len(parts[0]) else test_file} is in the manifest"
             )
-        split = Split(parts[0], np.array([], np.int64), parts[1], name)
+        split = Split(parts[0], np.array([], np.int64), parts[1], name, missing=tuple(missing))
         if has_groups:
             groups = manifest.groups(column)
             if not set(groups[split.train]) & set(groups[split.test]):

@@ -30,7 +30,7 @@ import numpy as np
 
 from affekt import __version__, _checks
 from affekt._lazy import require
-from affekt.data.audio import read_audio
+from affekt.data.audio import audio_info, read_audio
 from affekt.data.manifest import Manifest, read_manifest
 from affekt.errors import DataError, InputError
 
@@ -290,9 +290,9 @@ def prepare(
     features : callable on float32 ``(time,)`` that gives ``(frames, features)``, with an ``options`` mapping
         whose ``sample_rate`` says at which rate it wants its samples; the objects of `affekt.features` do.
     out_dir : folder of the store; made if needed.
-    on_error : recordings that are missing, broken or too short for one frame: ``"raise"`` goes through all
-        and then raises one error that names them; ``"skip"`` leaves them out, warns, and lists them in
-        ``failures``.
+    on_error : recordings that are missing, broken, silent throughout or too short for one frame: ``"raise"``
+        goes through all and then raises one error that names them; ``"skip"`` leaves them out, warns, and
+        lists them in ``failures``.
     workers : threads; decoding, resampling and the native front end run outside the interpreter lock.
     mono : channel policy of `read_audio`.
     progress : called with (rows done, rows in all) from the calling thread.
@@ -380,10 +380,15 @@ def _prepare_row(
     file = _object(folder, name)
     if file.is_file():
         try:
-            return name, len(_read_object(file, name))
+            frames = len(_read_object(file, name))
         except DataError:
             pass  # damaged, for example by a full disk: computed again
+        else:
+            audio_info(path)  # warns of a recording that is cut off, as reading it would
+            return name, frames
     samples = read_audio(path, rate, mono=mono, start=part[0], end=part[1])
+    if not samples.any():
+        raise DataError(f"{path}: every sample is zero, so there is nothing to learn from")
     values = np.ascontiguousarray(features(samples), dtype=np.float32)
     if values.ndim != 2:
         raise InputError(f"features must give (frames, features); got shape {values.shape} for {path}")

@@ -77,13 +77,23 @@ class ProtocolResult:
 
     def __str__(self) -> str:
         lines = [f"{self.folder}: {len(self.results)} training(s), {len(self.skipped)} recording(s) left out"]
-        for row in self.summary[self.summary["over"] == "pooled"].itertuples():
+        pooled = self.summary[self.summary["over"] == "pooled"]
+        figures = [k.upper() for k in ("uar", "war", "ccc") if pooled["metric"].str.startswith(k).any()]
+        if figures:
+            seeds = self.results["seed"].nunique()
+            lines.append(
+                f"  mode full, estimate at the end of each recording; {', '.join(figures)} over all test "
+                "recordings concatenated" + (f", mean of {seeds} seeds" if seeds > 1 else "")
+            )
+        for row in pooled.itertuples():
             if not row.metric.startswith(("uar", "war", "ccc_")):
                 continue
             people = self.summary[(self.summary["metric"] == row.metric) & (self.summary["over"] == "groups")]
             line = f"  {row.metric:<14} {row.mean:.3f}"
             if np.isfinite(row.low):
                 line += f"  (95 % interval over {row.n} groups {row.low:.3f} to {row.high:.3f})"
+            elif row.n < 2:
+                line += "  (no interval: the test recordings are of one group)"
             if len(people):
                 line += f"  single groups {people['min'].iloc[0]:.3f} to {people['max'].iloc[0]:.3f}"
             lines.append(line)
@@ -288,11 +298,17 @@ def _features(
     main = data.Manifest.concat(parted) if len(parted) > 1 else parted[0]
     cache = Path(config.data.cache) if config.data.cache else folder / "features"
     say(f"features of {len(everything)} recordings in {cache}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what is left out is counted in the tables
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.filterwarnings("ignore", "left out ", UserWarning)  # those are counted in the tables
+        warnings.simplefilter("always", data.AudioWarning)
         store = data.prepare(
             everything, system.front_end(), cache, on_error=config.data.on_error, workers=config.data.workers
         )
+    for warning in warned:
+        if issubclass(warning.category, data.AudioWarning):
+            say(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     place = {(str(store.manifest.path(i)), *store.manifest.part(i)): i for i in range(len(store))}
     rows = np.array([place.get((str(main.path(i)), *main.part(i)), -1) for i in range(len(main))])
     noted: list[dict[str, Any]] = [
@@ -389,7 +405,16 @@ def _splits(
     for number, s in enumerate(splits, 1):
         train_rows = np.concatenate([mapped(s.train), extra])
         out.append((number, data.Split(train_rows, mapped(s.dev), mapped(s.test), s.name, s.grouped_by)))
-    return out, []
+    unused: list[dict[str, Any]] = []
+    if protocol.kind == "published":
+        for s in splits:
+            unused += [{"file": clip, "reason": "a published fold names it, the data lack it"}
+                       for clip in s.missing]  # fmt: skip
+        named = np.concatenate([part for s in splits for part in (s.train, s.dev, s.test)])
+        for i in np.setdiff1d(np.arange(len(manifest)), named):
+            if rows[i] >= 0:  # the others have been noted already
+                unused.append(_skip(store, int(rows[i]), "no published fold names it"))
+    return out, unused
 
 
 def _fold_files(config: RunConfig) -> Path:
