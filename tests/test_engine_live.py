@@ -11,7 +11,9 @@ import pytest
 import affekt
 import reference_model
 from affekt import InputError, ModelFileError
+from affekt._native import Model
 from affekt.live import Engine, Estimate
+from affekt.modelfile import model_bytes
 from reference_model import Numbers
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -56,11 +58,12 @@ def test_nothing_comes_of_nothing(engine):
     assert engine.poll() is None
     engine.finish()
     assert engine.poll() is None
-    assert engine.latency() == pytest.approx(0.06)
+    assert engine.latency() == pytest.approx(0.092)  # until the first estimate; the hop is 0.06 s
 
 
 BAD_PUSHES = {
     "unknown modality": (("video", SIGNAL, 1.0), "'video'; it listens to: audio"),
+    "lone surrogate": (("\ud800", SIGNAL, 1.0), r"no input '\\ud800'; it listens to: audio"),
     "modality not text": ((3, SIGNAL, 1.0), "modality: expected a name"),
     "time backwards": (("audio", SIGNAL, 0.5), r"smaller than the previous push's time: time is 0\.5"),
     "time nan": (("audio", SIGNAL, float("nan")), "time is nan"),
@@ -157,6 +160,23 @@ def test_clock_follows_gaps_but_not_jitter(engine):
 def test_options_out_of_range(options):
     with pytest.raises(InputError, match=next(iter(options))):
         Engine(MODEL, **options)
+
+
+def test_more_moves_than_the_clock_keeps_stop_nothing():
+    card, tensors = reference_model.utterance()
+    card = {key: value for key, value in card.items() if key != "latency"}
+    pool = next(node for node in card["nodes"] if node["type"] == "pool")
+    pool["options"]["hop"] = 50  # an estimate per second
+    engine = Engine(Model.from_bytes(model_bytes(card, tensors)))
+    assert engine.model.timing["hop_s"] == pytest.approx(1.0)
+    got = []
+    for i in range(300):  # 10 ms each, with gaps of 0.2 s
+        assert engine.push("audio", SIGNAL[:80], time=i * 0.21) == 80
+        got += drain(engine)
+    assert len(got) == 2
+    assert engine.counters()["refused"] == 0
+    assert [e.time for e in got] == sorted(e.time for e in got)
+    assert engine.counters()["reanchors"] > 100
 
 
 def test_options_of_another_type():

@@ -203,6 +203,11 @@ def test_newer_schema_is_called_newer(parts):
     ("text", "message"),
     [
         ('{"schema":1,"schema":1}', "appears twice"),
+        ('{"schema":1,"a":[{"b":1},{"b":2,"c":{"b":1,"b":2}}]}', "the key 'b' appears twice"),
+        ('{"schema":1,"a":[{"b":1},{"b":2,"c":{"b":1}}],"b":{"a":1}}', "'tensors' is missing"),
+        ('{"schema":1,"a":' + "[" * 31 + "]" * 31 + "}", "'tensors' is missing"),
+        ('{"schema":1,"a":' + "[" * 32 + "]" * 32 + "}", "nested deeper"),
+        ('{"schema":1,"a":[' + "{}," * 200_000 + "{}]}", "'tensors' is missing"),
         ('{"schema":1,"a":' + "[" * 5000 + "]" * 5000 + "}", "nested deeper"),
         ('{"schema":1', "not valid JSON"),
         ('{"schema":1e999}', "not valid JSON"),
@@ -216,6 +221,12 @@ def test_card_that_is_not_sound_json(parts, text, message):
     header, _, data = take_apart(model_bytes(*parts))
     with pytest.raises(ModelFileError, match=message):
         Model.from_bytes(put_together(header, text, data))
+
+
+def test_a_header_of_many_siblings_is_refused_at_once(parts):
+    header, text, data = take_apart(model_bytes(*parts))
+    with pytest.raises(ModelFileError, match="tensor 'a'"):
+        Model.from_bytes(put_together({**header, "a": [{}] * 200_000}, text, data))
 
 
 def change(parts: tuple[Card, Tensors], path: str, value: object) -> bytes:

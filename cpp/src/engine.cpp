@@ -102,9 +102,10 @@ struct Channel {
     if (n == 0) return Status::ok;
 
     const double now = time ? *time : expected;
-    const bool move = !started || std::abs(now - expected) > reanchor_s;
-    std::size_t m = std::min(n, samples.free());
-    if (move && anchors.free() == 0) m = 0;
+    // A move that finds no slot for its anchor waits for a later push. Slots come free with estimates, and
+    // estimates need samples, so these are taken all the same.
+    const bool move = anchors.free() > 0 && (!started || std::abs(now - expected) > reanchor_s);
+    const std::size_t m = std::min(n, samples.free());
     // Only what fits is looked at, so that the time of a push is bounded by the queue and not by the caller's
     // array.
     if (const Status status = check_samples(x, m); status != Status::ok) return reject(status);
@@ -313,7 +314,8 @@ void Engine::reset() noexcept {
 }
 
 double Engine::latency() const noexcept {
-  return impl_->model->timing().lookahead_s + impl_->model->timing().hop_s;
+  const Timing& timing = impl_->model->timing();
+  return timing.lookahead_s + std::max(timing.first_estimate_s, timing.hop_s);
 }
 
 Counters Engine::counters() const noexcept {

@@ -3,20 +3,60 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <unordered_set>
+#include <set>
 
 #include "affekt/error.hpp"
 
 namespace affekt {
 namespace {
 
-constexpr int kMaxDepth = 32;
+constexpr std::size_t kMaxDepth = 32;
 
 std::string print(double value) {
   char buffer[32];
   std::snprintf(buffer, sizeof buffer, "%g", value);
   return buffer;
 }
+
+/// Reads a text before anything is built from it, and stops at what the parser would let pass. It is a reader
+/// of its own because the parser's callback takes time that grows with the square of an array's length.
+class Guard final : public nlohmann::json_sax<Json> {
+ public:
+  std::string fault;
+
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(Json::number_integer_t) override { return true; }
+  bool number_unsigned(Json::number_unsigned_t) override { return true; }
+  bool number_float(Json::number_float_t, const std::string&) override { return true; }
+  bool string(std::string&) override { return true; }
+  bool binary(Json::binary_t&) override { return true; }
+  bool start_object(std::size_t) override { return enter(); }
+  bool end_object() override { return leave(); }
+  bool start_array(std::size_t) override { return enter(); }
+  bool end_array() override { return leave(); }
+  bool key(std::string& name) override {
+    if (open_.back().insert(name).second) return true;
+    fault = "the key " + brief(std::string_view(name)) + " appears twice in one object";
+    return false;
+  }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override {
+    return false;
+  }
+
+ private:
+  bool enter() {
+    open_.emplace_back();
+    if (open_.size() <= kMaxDepth) return true;
+    fault = "nested deeper than " + std::to_string(kMaxDepth) + " levels";
+    return false;
+  }
+  bool leave() {
+    open_.pop_back();
+    return true;
+  }
+  std::vector<std::set<std::string>> open_;  // the keys of each level; none in an array
+};
 
 }  // namespace
 
@@ -34,31 +74,13 @@ std::string brief(const Json& value) {
 }
 
 Json parse_object(std::string_view text, const std::string& what) {
-  std::vector<std::unordered_set<std::string>> open;
-  const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    switch (event) {
-      case Json::parse_event_t::object_start:
-        open.emplace_back();
-        [[fallthrough]];
-      case Json::parse_event_t::array_start:
-        if (depth >= kMaxDepth)
-          throw ModelFileError(what + ": nested deeper than " + std::to_string(kMaxDepth) + " levels");
-        break;
-      case Json::parse_event_t::key:
-        if (!open.back().insert(parsed.get<std::string>()).second)
-          throw ModelFileError(what + ": the key " + brief(parsed) + " appears twice in one object");
-        break;
-      case Json::parse_event_t::object_end:
-        open.pop_back();
-        break;
-      default:
-        break;
-    }
-    return true;
-  };
   Json result;
   try {
-    result = Json::parse(text.begin(), text.end(), check);
+    Guard guard;
+    // Where the guard stops without a fault, the text is not JSON and the parser says where.
+    if (!Json::sax_parse(text.begin(), text.end(), &guard) && !guard.fault.empty())
+      throw ModelFileError(what + ": " + guard.fault);
+    result = Json::parse(text.begin(), text.end());
   } catch (const Json::exception& error) {
     std::string reason = error.what();
     for (char& c : reason) c = c >= 0x20 && c < 0x7f ? c : '?';

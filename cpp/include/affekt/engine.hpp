@@ -59,7 +59,9 @@ struct Counters {
 ///
 /// Time: the first push sets the clock. From there sample counting rules, at the model's rate; a push whose
 /// time differs from the count by more than `reanchor_s` moves the clock for its samples and all later ones
-/// (the signal itself is taken as contiguous) and is counted. Times may not decrease from push to push.
+/// (the signal itself is taken as contiguous) and is counted. At most 64 moves wait for the estimates that
+/// pass them; a move beyond those is made by the first later push that finds room and still differs. Times
+/// may not decrease from push to push; those of estimates step back where the clock moves back (an overlap).
 ///
 /// For any chunking of the pushes the values equal those of FullPass on the same samples, bit for bit.
 class AFFEKT_API Engine {
@@ -92,8 +94,9 @@ class AFFEKT_API Engine {
   /// Back to the state after construction, counters included.
   void reset() noexcept;
 
-  /// Longest time, in seconds of signal, from a sample to an estimate that covers it: look-ahead plus the hop
-  /// between estimates. Computing time comes on top.
+  /// Longest time, in seconds of signal, from a sample to the next estimate: look-ahead plus the signal
+  /// before the first estimate or the hop between estimates, whichever is longer. Computing time comes on
+  /// top.
   double latency() const noexcept;
   Counters counters() const noexcept;
   const Model& model() const noexcept;

@@ -56,7 +56,9 @@ class Engine:
     -----
     Time: the first push sets the clock (0 if it names no time). From there sample counting rules; a push
     whose time differs from the count by more than `reanchor_s` moves the clock for its samples and all later
-    ones, and is counted in `counters()`. The signal itself is taken as contiguous. Times may not decrease.
+    ones, and is counted in `counters()`. The signal itself is taken as contiguous. Times may not decrease
+    from push to push; those of estimates step back where the clock moves back (an overlap). At most 64 moves
+    wait for the estimates that pass them; one beyond those is made by a later push that still differs.
 
     For any chunking of the pushes the values equal those of `Model.run` on the same samples, bit for bit.
     One thread may push while another polls.
@@ -78,6 +80,7 @@ class Engine:
             ) from error
         self._native = _core.Engine(self.model.native, *seconds)
         self._columns = self.model.columns
+        self._modalities = {str(spec["name"]) for spec in self.model.inputs}
         self._probabilities = [
             (label, output["offset"] + i)
             for output in self.model.outputs
@@ -106,6 +109,9 @@ class Engine:
         """
         if not isinstance(modality, str):
             raise InputError(f"modality: expected a name, got {type(modality).__name__}")
+        if not modality.isascii() and modality not in self._modalities:  # the core takes no lone surrogate
+            listens = ", ".join(sorted(self._modalities))
+            raise InputError(f"the model has no input {modality!r}; it listens to: {listens}")
         if time is not None:
             try:
                 time = float(time)
@@ -137,7 +143,11 @@ class Engine:
         self._native.reset()
 
     def latency(self) -> float:
-        """Longest wait in seconds of signal from a sample to an estimate that covers it; computing aside."""
+        """Longest wait in seconds of signal from a sample to the next estimate, the first included.
+
+        The look-ahead, plus the signal before the first estimate or the hop between estimates, whichever is
+        longer. Computing time comes on top.
+        """
         return float(self._native.latency())
 
     def counters(self) -> dict[str, int]:
