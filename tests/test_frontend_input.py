@@ -227,6 +227,15 @@ def test_too_few_rows_for_a_polynomial() -> None:
     assert mel(X[:100]).shape == (0, 160)  # no rows, no differences
 
 
+@pytest.mark.parametrize("power", [0.001, 4.0])
+@pytest.mark.parametrize("floor", [None, 1.2e-38, 1e30])
+@pytest.mark.parametrize("log", ["db", "ln", "log10", None])
+def test_the_extremes_of_power_and_floor_give_numbers(power: float, floor: float | None, log: str) -> None:
+    mel = LogMel(sample_rate=RATE, power=power, floor=floor, log=log)
+    for x in (np.zeros(1000, np.float32), X[:1000].astype(np.float32), X[:1000]):
+        assert np.isfinite(mel(x)).all()
+
+
 # ------------------------------------------------------------------------------------- bad options
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -256,6 +265,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"n_mels": 2**20}, "n_mels"),
     ({"floor": -1e-10}, "floor: expected a positive number.*got -1e-10"),
     ({"floor": 0.0}, "floor"),
+    ({"floor": 1e-50}, "floor: expected a positive number from 1.17549e-38 to 1e30.*got 1e-50"),
+    ({"floor": 1e-40, "log": "ln"}, "floor"),
+    ({"floor": 1e300}, "floor.*got 1e.300"),
+    ({"floor": 1e300, "log": None}, "floor: expected a number from 0 to 1e30, got 1e.300"),
     ({"floor": -1.0, "log": None}, "floor"),
     ({"sample_rate": 0}, "sample_rate: expected a positive number of Hz, got 0"),
     ({"sample_rate": -16000}, "sample_rate.*got -16000"),
@@ -277,7 +290,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"delta_width": 4}, "delta_width: expected an odd integer.*got 4"),
     ({"delta_width": 1}, "delta_width"),
     ({"deltas": 3}, "deltas"),
-    ({"power": 0.0}, "power.*got 0"),
+    ({"power": 0.0}, "power: expected a number from 0.001 to 4, got 0"),
+    ({"power": 1e-39}, "power.*got 1e-39"),
     ({"power": -2.0}, "power"),
     ({"power": 5.0}, "power"),
     ({"ref": 0.0}, "ref"),

@@ -271,7 +271,13 @@ def change(parts: tuple[Card, Tensors], path: str, value: object) -> bytes:
         ("nodes.mel.options.deltas", 1, "cannot run live"),
         ("nodes.mel.inputs", ["norm"], "cycle"),
         ("nodes.norm.inputs", ["ghost"], "'ghost' does not exist"),
-        ("nodes.norm.inputs", [], "takes one input, got 0"),
+        ("nodes.norm.inputs", [], "'inputs' must name 1 to 16 nodes or inputs, got 0"),
+        ("nodes.norm.inputs", ["mel"] * 2, "takes one input, got 2"),
+        ("nodes.norm.inputs", ["mel"] * 17, "'inputs' must name 1 to 16 nodes or inputs, got 17"),
+        ("nodes.tcn.options.channels", [65536, 65536, 9], "node 'tcn': the weights .* more than 2 GiB"),
+        ("nodes.mel.options.scale", 1e10, "overflow for samples that the engine accepts"),
+        ("nodes.mel.options.floor", 1e-50, "floor: expected a positive number"),
+        ("nodes.mel.options", {"n_mels": 2048, "n_mfcc": 1024}, "n_mfcc . n_mels must be at most 1048576"),
         ("nodes.norm.name", "tcn", "taken"),
         ("inputs.audio.kind", "eeg", "'kind' must be one of audio"),
         ("inputs.audio.rate", 0, "'rate'"),
@@ -292,6 +298,25 @@ def change(parts: tuple[Card, Tensors], path: str, value: object) -> bytes:
 def test_each_fault_is_named(parts, path, value, message):
     with pytest.raises(ModelFileError, match=message):
         Model.from_bytes(change(parts, path, value))
+
+
+def test_front_ends_are_few_and_their_memory_is_counted(parts):
+    card, _ = copy.deepcopy(parts)
+    mel = next(node for node in card["nodes"] if node["type"] == "front_end")
+    more = [{**mel, "name": f"mel{i}"} for i in range(8)]
+    with pytest.raises(ModelFileError, match="at most 8 front ends"):
+        Model.from_bytes(change(parts, "nodes", [*card["nodes"], *more]))
+    options = {"sample_rate": 8000, "n_fft": 131071, "n_mels": 8}
+    card = {
+        **{key: card[key] for key in ("name", "version", "inputs")},
+        "nodes": [{"name": "mel", "type": "front_end", "inputs": ["audio"], "options": options}],
+        "outputs": [{"name": "a", "node": "mel", "kind": "continuous", "labels": list("abcdefgh")}],
+    }
+    card["nodes"].append({"name": "unit", "type": "linear", "inputs": ["mel"], "options": {"units": 8}})
+    card["outputs"][0]["node"] = "unit"
+    tensors = {"unit.weight": np.eye(8, dtype="f4"), "unit.bias": np.zeros(8, "f4")}
+    model = Model.from_bytes(model_bytes(card, tensors))
+    assert model.native.state_bytes > 4 * 131072 * 4 * 8  # four arrays, lanes of doubles
 
 
 def test_missing_extra_and_damaged_tensors(parts):

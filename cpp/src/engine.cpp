@@ -11,8 +11,6 @@
 namespace affekt {
 namespace {
 
-constexpr float kMaxSample = 1e6f;  // squares and sums of it stay far from overflow
-
 Status check_samples(const float* x, std::size_t n) noexcept {
   bool finite = true, inside = true;
   for (std::size_t i = 0; i < n; ++i) {

@@ -227,7 +227,7 @@ FrontEndOptions resolve(FrontEndOptions o) {
   if (!(std::abs(o.scale) > 0 && std::abs(o.scale) <= huge))
     refuse("scale", "a finite number other than 0", o.scale);
   check_range("preemphasis", o.preemphasis, 0, 1, "a number from 0 to 1");
-  if (!(o.power > 0 && o.power <= 4)) refuse("power", "a number above 0, at most 4", o.power);
+  check_range("power", o.power, 0.001, 4, "a number from 0.001 to 4");
   check_range("n_mels", o.n_mels, 1, 1 << 16, "an integer from 1 to 65536");
   const double nyquist = o.sample_rate / 2;
   if (!o.f_max) o.f_max = nyquist;
@@ -239,9 +239,12 @@ FrontEndOptions resolve(FrontEndOptions o) {
   }
   if (!o.floor) o.floor = o.log == LogMode::none ? 0.0 : std::pow(10.0, -5.0 * o.power);
   if (o.log == LogMode::none) {
-    check_range("floor", *o.floor, 0, std::numeric_limits<double>::max(), "a finite number, 0 or above");
-  } else if (!(*o.floor > 0 && std::isfinite(*o.floor))) {
-    refuse("floor", "a positive number, because a logarithm follows", *o.floor);
+    check_range("floor", *o.floor, 0, 1e30, "a number from 0 to 1e30");
+  } else {
+    // Smaller ones are 0 in float32, or count as 0 where denormals are flushed.
+    constexpr double smallest = std::numeric_limits<float>::min();
+    check_range("floor", *o.floor, smallest, 1e30,
+                "a positive number from " + text(smallest) + " to 1e30, because a logarithm follows");
   }
   if (!(o.ref > 0 && std::isfinite(o.ref))) refuse("ref", "a positive number or \"max\"", o.ref);
   if (o.log != LogMode::db && (o.ref_max || o.ref != 1.0)) {
@@ -809,8 +812,19 @@ struct FrontEndStream::Impl {
     hop = static_cast<std::uint64_t>(p->o.hop_length);
     span = static_cast<std::uint64_t>(p->span);
     limit = static_cast<std::size_t>(span) + 1 + capacity;
-    buffer.resize(2 * limit);
-    scratch.resize(p->in_double ? p->wide.scratch_size() : p->narrow->scratch_size());
+    buffer.resize(buffer_size(*p, capacity));
+    scratch.resize(scratch_size(*p));
+  }
+
+  using Wide = Lanes<double, kVectorBytes / 4>::type;  // as wide as either kind of kernel wants
+  static std::size_t buffer_size(const FrontEnd::Impl& p, std::size_t capacity) {
+    return 2 * (static_cast<std::size_t>(p.span) + 1 + capacity);
+  }
+  static std::size_t scratch_size(const FrontEnd::Impl& p) {
+    return p.in_double ? p.wide.scratch_size() : p.narrow->scratch_size();
+  }
+  static std::size_t bytes(const FrontEnd::Impl& p, std::size_t capacity) {
+    return sizeof(Impl) + buffer_size(p, capacity) * sizeof(float) + scratch_size(p) * sizeof(Wide);
   }
 
   /// First sample that a row to come still needs; one more than its window for the pre-emphasis.
@@ -894,8 +908,12 @@ struct FrontEndStream::Impl {
   std::vector<float> buffer;  // samples [samples - stored, samples) lie at `begin`
   std::size_t begin = 0, stored = 0;
   std::uint64_t rows = 0, samples = 0;
-  std::vector<Lanes<double, kVectorBytes / 4>::type> scratch;  // as wide as either kind of kernel wants
+  std::vector<Wide> scratch;
 };
+
+std::size_t FrontEnd::stream_bytes(std::size_t capacity_samples) const noexcept {
+  return FrontEndStream::Impl::bytes(*impl_, capacity_samples);
+}
 
 FrontEndStream::FrontEndStream(std::shared_ptr<const FrontEnd> plan, std::size_t capacity_samples) {
   if (!plan) throw InvalidArgument("plan: expected a front end, got null");

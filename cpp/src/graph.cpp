@@ -14,7 +14,7 @@
 namespace affekt {
 namespace {
 
-constexpr std::size_t kMaxNodes = 256, kMaxOutputs = 64, kMaxInputs = 16;
+constexpr std::size_t kMaxNodes = 256, kMaxOutputs = 64, kMaxInputs = 16, kMaxFrontEnds = 8;
 constexpr double kMaxClock = 9e15;  // samples; beyond it a double no longer counts one by one
 
 void check_name(const Fields& at, const std::string& name) {
@@ -119,11 +119,16 @@ void Graph::read_nodes(Fields& card, TensorTable& tensors) {
     if (!names.insert(name).second) fields.fail("the name is taken by another node or input");
     fields.text("name");
     const std::string type = fields.text("type");
+    if (const std::size_t count = fields.array("inputs").size(); count == 0 || count > kMaxInputs)
+      fields.fail("'inputs' must name 1 to 16 nodes or inputs, got " + std::to_string(count));
     const std::vector<std::string> from = fields.texts("inputs");
     fields.object("options");
     fields.done();
     listed.push_back({std::move(fields), name, type, from});
   }
+  const auto is_front_end = [](const Listed& node) { return node.type == "front_end"; };
+  if (std::count_if(listed.begin(), listed.end(), is_front_end) > static_cast<std::ptrdiff_t>(kMaxFrontEnds))
+    card.fail("'nodes' must hold at most 8 front ends");
   for (const Listed& node : listed)
     for (const std::string& from : node.from)
       if (!names.contains(from))

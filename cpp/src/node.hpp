@@ -68,9 +68,12 @@ class TensorTable {
   const TensorView* find(const std::string& name);
   /// Throws ModelFileError for the first tensor that no node asked for.
   void done() const;
+  /// Counts `floats` that a node is about to pack; whether all of them together stay within kMaxPacked.
+  bool reserve(std::size_t floats) noexcept;
 
  private:
   std::map<std::string_view, const TensorView*> all_, unused_;
+  std::size_t packed_ = 0;
 };
 
 /// What a node comes from.
@@ -85,6 +88,8 @@ struct NodeSource {
   bool has(const std::string& param) const { return tensors->find(name + "." + param) != nullptr; }
   /// Values of tensor "<node>.<param>", which must have this shape.
   std::span<const float> tensor(const std::string& param, const std::vector<std::size_t>& shape) const;
+  /// Throws when weights of shape (out, in, taps), packed, would be too many; asked before they are built.
+  void reserve(std::size_t out, std::size_t in, std::size_t taps) const;
 };
 
 /// Throws ModelFileError for an unknown type, option, width, tensor or value.
@@ -94,5 +99,9 @@ std::unique_ptr<Node> make_node(NodeSource& source);
 inline constexpr int kMaxWidth = 1 << 16;
 /// Most memory that one run of a graph may take.
 inline constexpr std::size_t kMaxMemory = std::size_t{1} << 30;
+/// Most memory for the packed weights of a graph; packing can make them 16 times as large as in the file.
+inline constexpr std::size_t kMaxPacked = std::size_t{1} << 31;
+/// Largest magnitude of a sample that an engine takes; squares and sums of it stay far from overflow.
+inline constexpr float kMaxSample = 1e6f;
 
 }  // namespace affekt

@@ -27,10 +27,7 @@ class FrontEndNode final : public Node {
   explicit FrontEndNode(std::shared_ptr<const FrontEnd> plan)
       : Node(plan->features(), rows_of(*plan)), plan_(std::move(plan)) {}
 
-  // The stream keeps one frame and the samples that wait, each at most twice (mirrored or compacted).
-  std::size_t state_bytes(std::size_t max_rows) const override {
-    return 8 * sizeof(float) * (max_rows + static_cast<std::size_t>(plan_->options().n_fft) + width());
-  }
+  std::size_t state_bytes(std::size_t max_rows) const override { return plan_->stream_bytes(max_rows); }
   std::unique_ptr<NodeState> make_state(std::size_t max_rows) const override {
     return std::make_unique<State>(plan_, max_rows);
   }
@@ -356,6 +353,8 @@ std::unique_ptr<Node> make_front_end(NodeSource& source) {
     // The front end takes far more; a file that nobody vouches for gets what no real model exceeds.
     if (options.n_fft > 1 << 17 || options.n_mels > 1 << 12)
       source.fail("n_fft must be at most 131072 and n_mels at most 4096 in a model file");
+    if (static_cast<double>(options.n_mfcc) * options.n_mels > 1 << 20)
+      source.fail("n_mfcc * n_mels must be at most 1048576 in a model file");
     plan = std::make_shared<const FrontEnd>(options);
   } catch (const InvalidArgument& error) {
     source.fail(error.what());
@@ -366,6 +365,9 @@ std::unique_ptr<Node> make_front_end(NodeSource& source) {
   std::string reason;
   if (!plan->streamable(&reason)) source.fail("cannot run live: " + reason);
   if (plan->features() > static_cast<std::size_t>(kMaxWidth)) source.fail("has too many features");
+  // An infinity would come out of a tanh or a softmax as a number like any other.
+  if (plan->first_unusable(&kMaxSample, 1) == 0)
+    source.fail("scale and power overflow for samples that the engine accepts (up to 1e6)");
   return std::make_unique<FrontEndNode>(std::move(plan));
 }
 
@@ -411,12 +413,15 @@ std::unique_ptr<Node> make_tcn(NodeSource& source) {
   for (std::size_t l = 0; l < tcn.channels.size(); ++l) {
     const auto out = static_cast<std::size_t>(tcn.channels[l]);
     const std::string prefix = std::to_string(l) + ".";
+    source.reserve(out, in, k);
+    source.reserve(out, out, k);
     TcnBlockWeights b;
     b.conv1_weight = source.tensor(prefix + "conv1.weight", {out, in, k});
     b.conv1_bias = source.tensor(prefix + "conv1.bias", {out});
     b.conv2_weight = source.tensor(prefix + "conv2.weight", {out, out, k});
     b.conv2_bias = source.tensor(prefix + "conv2.bias", {out});
     if (in != out || source.has(prefix + "residual.weight") || source.has(prefix + "residual.bias")) {
+      source.reserve(out, in, 1);
       b.residual_weight = source.tensor(prefix + "residual.weight", {out, in});
       b.residual_bias = source.tensor(prefix + "residual.bias", {out});
     }
@@ -470,6 +475,7 @@ std::unique_ptr<Node> make_linear(NodeSource& source) {
   const auto units = static_cast<std::size_t>(options.integer("units", 1, kMaxWidth));
   options.done();
   const std::size_t in = source.widths[0];
+  source.reserve(units, in, 1);
   const auto weight = source.tensor("weight", {units, in}), bias = source.tensor("bias", {units});
   return std::make_unique<LinearNode>(in, units, weight, bias);
 }
@@ -519,6 +525,17 @@ const TensorView* TensorTable::find(const std::string& name) {
 void TensorTable::done() const {
   if (!unused_.empty())
     throw ModelFileError("tensor " + brief(unused_.begin()->first) + " belongs to no node");
+}
+
+bool TensorTable::reserve(std::size_t floats) noexcept {
+  packed_ += floats;  // each at most 2^41, of which a graph has fewer than 2^16
+  return packed_ <= kMaxPacked / sizeof(float);
+}
+
+void NodeSource::reserve(std::size_t out, std::size_t in, std::size_t taps) const {
+  if (!tensors->reserve(dense::packed_size(out, in, taps)))
+    fail("the weights up to this node would take more than " + std::to_string(kMaxPacked >> 30) +
+         " GiB in memory, where outputs are padded to multiples of " + std::to_string(dense::block));
 }
 
 std::span<const float> NodeSource::tensor(const std::string& param,

@@ -16,6 +16,7 @@
 
 namespace affekt::test {
 inline std::atomic<long> allocations{0};
+inline std::atomic<std::size_t> allocated_bytes{0};
 #if defined(AFFEKT_TEST_SANITIZED)
 inline constexpr bool counts_allocations = false;
 #else
@@ -31,11 +32,13 @@ inline constexpr bool counts_allocations = true;
 #endif
 
 void* operator new(std::size_t size) {
+  affekt::test::allocated_bytes.fetch_add(size, std::memory_order_relaxed);
   affekt::test::allocations.fetch_add(1, std::memory_order_relaxed);
   if (void* p = std::malloc(size == 0 ? 1 : size)) return p;
   throw std::bad_alloc();
 }
 void* operator new(std::size_t size, std::align_val_t alignment) {
+  affekt::test::allocated_bytes.fetch_add(size, std::memory_order_relaxed);
   affekt::test::allocations.fetch_add(1, std::memory_order_relaxed);
   const auto a = static_cast<std::size_t>(alignment);
   if (void* p = std::aligned_alloc(a, (size + a - 1) / a * a)) return p;

@@ -164,6 +164,20 @@ void stream_has_the_bits_of_offline_and_never_allocates() {
   }
 }
 
+void stream_bytes_are_what_a_stream_allocates() {
+  for (const int n_fft : {512, 997, 4096, 131071}) {
+    FrontEndOptions options;
+    options.n_fft = n_fft;
+    const auto plan = std::make_shared<const FrontEnd>(options);
+    for (const std::size_t capacity : {0, 1, 16000}) {
+      const std::size_t before = affekt::test::allocated_bytes;
+      const FrontEndStream stream(plan, capacity);
+      const std::size_t taken = affekt::test::allocated_bytes - before;
+      if (affekt::test::counts_allocations) CHECK_EQ(taken, plan->stream_bytes(capacity));
+    }
+  }
+}
+
 void rows_come_as_soon_as_their_frame_is_whole() {
   const auto plan = std::make_shared<const FrontEnd>(FrontEndOptions{});
   FrontEndStream stream(plan, 0);
@@ -257,6 +271,7 @@ void bad_options_and_samples_are_named() {
 int main() {
   transform_matches_its_definition();
   stream_has_the_bits_of_offline_and_never_allocates();
+  stream_bytes_are_what_a_stream_allocates();
   rows_come_as_soon_as_their_frame_is_whole();
   options_survive_json();
   bad_options_and_samples_are_named();

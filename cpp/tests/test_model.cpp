@@ -280,7 +280,8 @@ void each_fault_is_named() {
   expect("cycle", [&](Parts& p) { node(p, "norm")["inputs"][0] = "norm"; });
   expect("does not exist", [&](Parts& p) { node(p, "norm")["inputs"][0] = "nothing"; });
   expect("takes one input, got 2", [&](Parts& p) { node(p, "norm")["inputs"] = {"mel", "mel"}; });
-  expect("takes one input, got 0", [&](Parts& p) { node(p, "norm")["inputs"] = Json::array(); });
+  expect("must name 1 to 16 nodes or inputs, got 0",
+         [&](Parts& p) { node(p, "norm")["inputs"] = Json::array(); });
   expect("taken", [&](Parts& p) { node(p, "norm")["name"] = "mel"; });
   expect("'name' must be", [&](Parts& p) { node(p, "norm")["name"] = "a.b"; });
   expect("must have shape (3, 27)", [&](Parts& p) {

@@ -54,7 +54,7 @@ struct AFFEKT_API FrontEndOptions {
   FrameSpan span = FrameSpan::n_fft;  ///< length of a frame; win_length gives Kaldi's framing, lowest latency
   bool drop_last = false;             ///< leave out the last row (Whisper)
 
-  double power = 2.0;  ///< exponent of the magnitude, above 0, at most 4
+  double power = 2.0;  ///< exponent of the magnitude, from 0.001 to 4
   int n_mels = 80;
   MelScale mel_scale = MelScale::slaney;
   MelNorm mel_norm = MelNorm::slaney;
@@ -64,7 +64,9 @@ struct AFFEKT_API FrontEndOptions {
   /// db: (20/power) log10(max(v, floor)/ref), so that magnitudes and powers agree; ln, log10: of max(v,
   /// floor).
   LogMode log = LogMode::db;
-  std::optional<double> floor;   ///< smallest mel value; none: 1e-5^power with a log, 0 without
+  /// Smallest mel value, at most 1e30 and, with a log, at least the smallest normal float (1.2e-38); none:
+  /// 1e-5^power with a log, 0 without.
+  std::optional<double> floor;
   double ref = 1.0;              ///< mel value at 0 dB
   bool ref_max = false;          ///< the clip's maximum is 0 dB (whole clip needed)
   std::optional<double> top_db;  ///< clamp at this many dB below the clip's maximum (whole clip needed)
@@ -111,8 +113,9 @@ class AFFEKT_API FrontEnd {
   /// Mel filters without any transform bin inside (n_mels is too large for n_fft); they only give the floor.
   int empty_filters() const noexcept;
 
-  /// Index of the first sample that is NaN, infinite or so large (1e12 and more) that a power could overflow;
-  /// `n` if there is none. The float form holds for streams too.
+  /// Index of the first sample that is NaN, infinite or beyond this plan's limit, where a power could
+  /// overflow; `n` if there is none. The limit depends on scale, power, window and filters, and is higher for
+  /// double than for float. The float form holds for streams too.
   std::size_t first_unusable(const float* x, std::size_t n) const noexcept;
   std::size_t first_unusable(const double* x, std::size_t n) const noexcept;
 
@@ -129,6 +132,8 @@ class AFFEKT_API FrontEnd {
   /// latency_samples() - 1.
   int latency_samples() const noexcept;
   int hop_samples() const noexcept;
+  /// Bytes that a FrontEndStream of this capacity allocates.
+  std::size_t stream_bytes(std::size_t capacity_samples) const noexcept;
 
  private:
   friend class FrontEndStream;
@@ -168,6 +173,7 @@ class AFFEKT_API FrontEndStream {
   const FrontEnd& plan() const noexcept;
 
  private:
+  friend class FrontEnd;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -241,7 +241,7 @@ class LogMel(_Acoustic):
         frequency, without the Nyquist bin).
     mel_norm : ``"slaney"``: every filter has unit area over frequency; None: unit height.
     f_min, f_max : Hz; None: half the sample rate.
-    power : exponent of the magnitude; 2: power, 1: magnitude.
+    power : exponent of the magnitude, 0.001 to 4; 2: power, 1: magnitude.
     window : ``"hann"``, ``"hamming"``, ``"povey"`` (hann to the power 0.85), ``"blackman"`` or
         ``"rectangular"``.
     periodic : periodic instead of symmetric window; None: symmetric for ``"povey"``, else periodic.
@@ -255,8 +255,8 @@ class LogMel(_Acoustic):
     drop_last : leave out the last row, as Whisper does.
     log : ``"db"``: (20 / power) log10(v / ref), so that magnitudes and powers give the same decibels;
         ``"ln"``; ``"log10"``; None: no logarithm.
-    floor : smallest value that enters the logarithm; None: ``1e-5 ** power`` (librosa's amin), 0 without a
-        logarithm.
+    floor : smallest value that enters the logarithm, 1.2e-38 to 1e30; None: ``1e-5 ** power`` (librosa's
+        amin). Without a logarithm 0 to 1e30; None: 0.
     ref : value at 0 dB, or ``"max"`` for the clip's maximum. With ``log="db"`` only.
     top_db : values further than this below the clip's maximum are raised to it; None: not. It is in
         decibels for every `log`; Whisper's "maximum - 8" of a log10 power is ``top_db=80``.
