@@ -221,6 +221,26 @@ def test_bad_pushes_are_named(samples: Any, message: str) -> None:
         LogMel(sample_rate=RATE).stream().push(samples)
 
 
+def test_counters_may_be_read_while_another_thread_pushes() -> None:
+    stream = LogMel(sample_rate=RATE).stream()
+    seen: list[tuple[int, int]] = []
+    busy = threading.Event()
+
+    def watch() -> None:
+        while not busy.is_set():
+            seen.append((stream.rows, stream.samples))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(50):
+        stream.push(X)
+    busy.set()
+    watcher.join()
+    assert seen == sorted(seen)
+    assert all(samples % len(X) == 0 for _, samples in seen)  # a push is atomic
+    assert stream.samples == 50 * len(X)
+
+
 def test_strided_pushes() -> None:
     features = LogMel(sample_rate=RATE)
     same_bits(features.stream().push(X[::2]), features(X[::2].copy()))

@@ -226,6 +226,17 @@ def test_strided_and_swapped_signals_are_taken_as_they_are():
     assert same(UTTERANCE.run(locked), expected)
 
 
+def test_unaligned_signals_are_copied():
+    for dtype in (np.float32, np.float64, np.int16):
+        good = (SIGNAL * 1000).astype(dtype) if dtype == np.int16 else SIGNAL.astype(dtype)
+        odd = np.frombuffer(b"\0" + good.tobytes(), dtype, offset=1)
+        assert not odd.flags.aligned
+        model = affekt.load(GOLDEN / "schema1_utterance.safetensors")
+        for mode in ("full", "stream"):
+            for a, b in zip(model.run(odd, mode=mode), model.run(good, mode=mode), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
 def test_wrong_options_are_named():
     with pytest.raises(InputError, match="8000 Hz, got 16000 Hz"):
         UTTERANCE.run(SIGNAL, sample_rate=16000)

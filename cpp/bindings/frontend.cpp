@@ -152,8 +152,16 @@ class Stream {
     const std::lock_guard lock(mutex_);
     stream_.reset();
   }
-  std::uint64_t rows() const { return stream_.rows(); }
-  std::uint64_t samples() const { return stream_.samples(); }
+  std::uint64_t rows() const {
+    const py::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    return stream_.rows();
+  }
+  std::uint64_t samples() const {
+    const py::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    return stream_.samples();
+  }
   std::uint64_t last_sample(std::uint64_t row) const { return stream_.last_sample(row); }
 
  private:
@@ -191,7 +199,7 @@ class Stream {
   }
 
   FrontEndStream stream_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
 };
 
 }  // namespace

@@ -35,7 +35,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def as_signal(samples: Any, name: str = "samples") -> np.ndarray:
-    """`samples` as a contiguous 1-D float32 or int16 array, or `InputError`.
+    """`samples` as a contiguous, aligned 1-D float32 or int16 array, or `InputError`.
 
     float64 becomes float32; int16 stays, for the core to take as x / 32768. Other types are refused because
     their scale would be a guess. Values are checked by the core.
@@ -48,10 +48,10 @@ def as_signal(samples: Any, name: str = "samples") -> np.ndarray:
         raise InputError(f"{name}: expected one dimension (time,), got shape {array.shape}")
     kind = array.dtype.newbyteorder("=")
     if kind in (np.float32, np.int16):
-        return np.ascontiguousarray(array, dtype=kind)
+        return np.require(array, kind, ["C", "A"])
     if kind == np.float64:
         with np.errstate(over="ignore"):  # becomes infinity, which the core reports with its place
-            return np.ascontiguousarray(array, dtype=np.float32)
+            return np.require(array, np.float32, ["C", "A"])
     raise InputError(f"{name}: expected float32 or float64 in [-1, 1], or int16, got dtype {array.dtype}")
 
 

@@ -33,6 +33,7 @@ SCHEMA = 1
 _TENSOR_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
 _MAX_HEADER = 16 << 20
 _MAX_FILE = 1 << 30
+_MAX_DIMENSIONS = 8
 
 
 def canonical_json(value: Any) -> str:
@@ -61,9 +62,10 @@ def canonical_json(value: Any) -> str:
 
 
 def _as_float32(name: str, value: Any) -> np.ndarray:
-    if not isinstance(name, str) or not _TENSOR_NAME.match(name):
+    if not isinstance(name, str) or not _TENSOR_NAME.match(name) or name == "__metadata__":
         raise InputError(
-            f"tensor name {name!r}: expected letters, digits, '_', '-', '.', as in 'tcn.0.conv1.bias'"
+            f"tensor name {name!r}: expected letters, digits, '_', '-', '.', as in 'tcn.0.conv1.bias', and "
+            "not '__metadata__'"
         )
     array = np.asarray(value)
     if array.dtype.kind != "f":
@@ -71,6 +73,10 @@ def _as_float32(name: str, value: Any) -> np.ndarray:
     if array.ndim == 0 or array.size == 0:
         raise InputError(
             f"tensor {name!r}: expected at least one dimension and one value, got shape {array.shape}"
+        )
+    if array.ndim > _MAX_DIMENSIONS:
+        raise InputError(
+            f"tensor {name!r}: expected at most {_MAX_DIMENSIONS} dimensions, got shape {array.shape}"
         )
     with np.errstate(over="ignore"):
         array = np.ascontiguousarray(array, dtype="<f4")
@@ -94,13 +100,16 @@ def model_bytes(card: Mapping[str, Any], tensors: Mapping[str, Any]) -> bytes:
 
     Raises
     ------
-    InputError : a tensor is empty, not floating point or not finite; the card is not JSON or already holds
-        ``"tensors"`` or another schema version; the result exceeds the reader's limits.
+    InputError : there are no tensors; a tensor has a name that the file cannot hold, more than 8 dimensions,
+        or is empty, not floating point or not finite; the card is not JSON or already holds ``"tensors"`` or
+        another schema version; the result exceeds the reader's limits.
     """
     if "tensors" in card:
         raise InputError("card: 'tensors' is filled in by the writer, leave it out")
     if card.get("schema", SCHEMA) != SCHEMA:
         raise InputError(f"card: 'schema' must be {SCHEMA}, got {card['schema']!r}")
+    if not tensors:
+        raise InputError("tensors: expected at least one, got none")
     arrays = {name: _as_float32(name, tensors[name]) for name in sorted(tensors)}
     table: dict[str, Any] = {}
     header: dict[str, Any] = {}

@@ -47,6 +47,7 @@ class AFFEKT_API TcnState {
 
  private:
   friend class Tcn;
+  TcnState() = default;  // from Tcn::make_state() only: a state fits the network that made it
   AlignedVector<float> memory_;
   std::uint64_t time_ = 0;
 };
