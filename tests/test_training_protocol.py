@@ -489,3 +489,23 @@ def test_silent_recordings_are_refused_and_cut_off_ones_named(voices, tmp_path):
     )
     assert [Path(entry["file"]).name for entry in skipped] == ["zero.wav"]
     assert any("cut.wav: cut off" in line for line in lines)
+
+
+def test_folds_are_checked_before_features_and_unknown_classes_are_named(voices, tmp_path):
+    lines: list[str] = []
+    with pytest.raises(DataError, match=r"protocol\.folds=40 needs as many subjects, there are 6"):
+        run_protocol(configuration(voices, tmp_path / "a", "protocol.folds=40"), say=lines.append)
+    assert not lines
+    table = pandas.read_csv(voices)
+    table["file"] = [str(voices.parent / f) for f in table["file"]]
+    table.loc[table.index[:3], "emotion"] = "bored"
+    table.to_csv(tmp_path / "m.csv", index=False)
+    options = ["training.epochs=1", "protocol.select=[1]"]
+    run_protocol(configuration(tmp_path / "m.csv", tmp_path / "b", *options), say=lines.append)
+    assert [line for line in lines if "3 of" in line and "it has no bored" in line]
+
+
+def test_a_manifest_of_ones_own_replaces_the_corpus_of_a_preset():
+    config = load_config("emotale", ["data.manifest=mine.csv"])
+    assert (config.data.corpus, config.data.manifest) == (None, "mine.csv")
+    assert load_config("own", ["data.manifest=mine.csv"]).data.manifest == "mine.csv"

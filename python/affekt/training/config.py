@@ -217,6 +217,13 @@ def load_config(
         except Exception as error:  # OmegaConf and YAML raise a zoo of types
             raise InputError(f"overrides {list(overrides)} cannot be read: {error}") from error
     merged = _drop_null_heads(merge(values, over))
+    if isinstance(merged.get("data"), dict) and isinstance(over, Mapping):
+        named = over.get("data") or {}
+        if isinstance(named, Mapping) and named.get("manifest") and "corpus" not in named:
+            merged["data"] = {
+                **merged["data"],
+                "corpus": None,
+            }  # recordings of one's own replace the preset's
     for key in merged:
         known = {f.name for f in fields(RunConfig)}
         if key not in known:

@@ -125,7 +125,9 @@ def prepare(
     config = load_config(config)
     folder = Path(config.out)
     _claim(folder, config)
-    store, _, _, noted = _features(config, _new_system(config, seed=0), folder, say or (lambda line: None))
+    manifests, main = _manifests(config)
+    system = _new_system(config, seed=0)
+    store, _, noted = _features(config, manifests, main, system, folder, say or (lambda line: None))
     return store, noted
 
 
@@ -154,9 +156,11 @@ def run_protocol(
     _claim(folder, config)
     system = _new_system(config, seed=0)
     if config.protocol.kind == "published" and (config.data.root or config.data.manifest):
-        _fold_files(config)  # said before the features are computed, which takes minutes
-    store, main_rows, manifest, noted = _features(config, system, folder, say)
-    splits, unused = _splits(config, manifest, store, main_rows)
+        _fold_files(config)  # said before the corpus is looked for, which may need another answer
+    manifests, main = _manifests(config)
+    folds = _folds(config, main)  # before the features, which take minutes
+    store, main_rows, noted = _features(config, manifests, main, system, folder, say)
+    splits, unused = _as_rows(config, folds, main, store, main_rows)
     noted += unused
     labels, unknown = labels_from_table(store.manifest.table, system.heads)
     short = np.flatnonzero(store.lengths < system.min_rows)
@@ -166,7 +170,12 @@ def run_protocol(
         )
     for name, count in unknown.items():
         if count:
-            say(f"{count} of {len(store)} recordings have no label for head {name!r} and do not train it")
+            strangers = _strangers(store.manifest.table, name, system.heads[name])
+            why = f" (it has no {', '.join(strangers)})" if strangers else ""
+            say(
+                f"{count} of {len(store)} recordings have no label for head {name!r}{why}: "
+                "they neither train nor test it"
+            )
     parted = {number: _without(split, short) for number, split in splits}
     numbers = config.protocol.select or list(parted)
     for number in numbers:  # every fold is checked before the first one trains
@@ -283,19 +292,28 @@ def _source(source: SourceConfig, on_error: str) -> data.Manifest:
     )
 
 
-def _features(
-    config: RunConfig, system: System, folder: Path, say: Say
-) -> tuple[data.FeatureStore, np.ndarray, data.Manifest, list[dict[str, Any]]]:
-    """Prepared features of all sources; the store's row of each row of the manifest that the folds
-    part (-1: left out); that manifest; what was left out so far."""
+def _manifests(config: RunConfig) -> tuple[list[data.Manifest], data.Manifest]:
+    """The manifest of every source, and the one that the folds part."""
     sources = [config.data, *(replace(e, root=e.root or config.data.root) for e in config.data.extra)]
     manifests = [_source(source, config.data.on_error) for source in sources]
-    everything = data.Manifest.concat(manifests) if len(manifests) > 1 else manifests[0]
     parted = [
         manifests[0],
         *(m for m, e in zip(manifests[1:], config.data.extra, strict=True) if e.partition),
     ]
-    main = data.Manifest.concat(parted) if len(parted) > 1 else parted[0]
+    return manifests, data.Manifest.concat(parted) if len(parted) > 1 else parted[0]
+
+
+def _features(
+    config: RunConfig,
+    manifests: list[data.Manifest],
+    main: data.Manifest,
+    system: System,
+    folder: Path,
+    say: Say,
+) -> tuple[data.FeatureStore, np.ndarray, list[dict[str, Any]]]:
+    """Prepared features of all sources; the store's row of each row of the manifest that the folds
+    part (-1: left out); what was left out so far."""
+    everything = data.Manifest.concat(manifests) if len(manifests) > 1 else manifests[0]
     cache = Path(config.data.cache) if config.data.cache else folder / "features"
     say(f"features of {len(everything)} recordings in {cache}")
     with warnings.catch_warnings(record=True) as warned:
@@ -317,7 +335,7 @@ def _features(
     for manifest in manifests:
         noted += [{"file": entry, "reason": "not a recording of the corpus's layout"}
                   for entry in manifest.attrs.get("skipped", [])]  # fmt: skip
-    return store, rows, main, noted
+    return store, rows, noted
 
 
 def _place(folder: Path, number: int, seed: int) -> Path:
@@ -366,15 +384,24 @@ def _others(
     return out
 
 
-def _splits(
-    config: RunConfig, manifest: data.Manifest, store: data.FeatureStore, rows: np.ndarray
-) -> tuple[list[tuple[int, data.Split]], list[dict[str, Any]]]:
-    """All folds as rows of the store, and what published folds leave out. Folds are made on the whole
-    manifest, so that a recording that cannot be used does not move the others; rows of sources that take no
-    part in the folds train."""
+def _strangers(table: Any, name: str, head: Any) -> list[str]:
+    """Classes of the table that a categorical head does not have."""
+    column = name if name in table else "emotion"
+    if head.kind != "categorical" or column not in table:
+        return []
+    return sorted({str(value) for value in table[column].dropna()} - set(head.labels))
+
+
+def _folds(config: RunConfig, manifest: data.Manifest) -> list[data.Split]:
+    """All folds as rows of the manifest."""
     protocol = config.protocol
     options: dict[str, Any] = {"seed": protocol.seed, "column": protocol.group, "dev": protocol.dev or None}
     if protocol.kind == "group_kfold":
+        count = len(set(manifest.groups(protocol.group)))
+        if protocol.folds > count:
+            raise DataError(
+                f"protocol.folds={protocol.folds} needs as many {protocol.group}s, there are {count}"
+            )
         splits = data.group_kfold(manifest, protocol.folds, **options)
     elif protocol.kind == "leave_one_group_out":
         splits = data.leave_one_group_out(manifest, **options)
@@ -394,6 +421,19 @@ def _splits(
         raise DataError(
             f"protocol.select asks for fold {max(protocol.select)}; the protocol has {len(splits)}"
         )
+    return splits
+
+
+def _as_rows(
+    config: RunConfig,
+    splits: list[data.Split],
+    manifest: data.Manifest,
+    store: data.FeatureStore,
+    rows: np.ndarray,
+) -> tuple[list[tuple[int, data.Split]], list[dict[str, Any]]]:
+    """The folds as rows of the store, and what published folds leave out. Folds were made on the whole
+    manifest, so that a recording that cannot be used does not move the others; rows of sources that take no
+    part in the folds train."""
     own = set(rows[rows >= 0].tolist())
     extra = np.array([i for i in range(len(store)) if i not in own], dtype=np.int64)
 
@@ -406,7 +446,7 @@ def _splits(
         train_rows = np.concatenate([mapped(s.train), extra])
         out.append((number, data.Split(train_rows, mapped(s.dev), mapped(s.test), s.name, s.grouped_by)))
     unused: list[dict[str, Any]] = []
-    if protocol.kind == "published":
+    if config.protocol.kind == "published":
         for s in splits:
             unused += [{"file": clip, "reason": "a published fold names it, the data lack it"}
                        for clip in s.missing]  # fmt: skip
@@ -556,8 +596,8 @@ def _train_one(
         "seconds_training": round(trained, 1),
         "seconds": round(time.perf_counter() - begun, 1),
     }
-    (place / "last.ckpt").unlink(missing_ok=True)
     _write_json(place / "done.json", {"row": row, "failed": failed})
+    (place / "last.ckpt").unlink(missing_ok=True)  # after: what dies in between must not train again
     return row
 
 
