@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": LEAVES,
     "modelfile": LEAVES,
     "weights": LEAVES,
-    "_native": _CORE_USERS,
+    "_native": {"weights", *_CORE_USERS},
     "ops": _CORE_USERS,
     "features": {"ops", *_CORE_USERS},
     "live": {"data", *_LIVE},

@@ -23,14 +23,24 @@ def get_include() -> str:
     return str(installed)
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(path: str | os.PathLike[str] | None = None) -> Model:
     """Read a model file with the C++ core; nothing in the file is executed, and torch is not needed.
+
+    Parameters
+    ----------
+    path : the file, or None for the small model that ships with affekt, whose licence is then printed once.
 
     Raises
     ------
     ModelFileError : the file is absent, truncated, corrupt, foreign, of another schema version or
-        inconsistent.
+        inconsistent; or none was named and this build carries none.
     """
+    if path is None:
+        from affekt import weights
+
+        model = Model(weights.default_model())
+        weights.announce_licence()
+        return model
     return Model(path)
 
 

@@ -621,13 +621,9 @@ def open_model(model: str | PathLike[str] | Model | None) -> Model:
     ModelFileError
         The file cannot be used.
     """
-    from affekt import weights
     from affekt._native import Model, load
 
-    if model is None:
-        model = load(weights.default_model())
-        weights.announce_licence()
-    elif not isinstance(model, Model):
+    if not isinstance(model, Model):
         model = load(model)
     kinds = [f"{entry['name']} ({entry['kind']})" for entry in model.inputs]
     if len(kinds) != 1 or model.inputs[0]["kind"] != "audio":

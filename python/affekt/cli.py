@@ -457,11 +457,10 @@ def _parser() -> argparse.ArgumentParser:
           affekt train --list
           affekt train ravdess data.root=/data/RAVDESS
           affekt train ravdess data.root=/data/RAVDESS 'protocol.select=[1]' training.epochs=20
-          affekt train my.yaml data.manifest=mine.csv --out runs/mine
+          affekt train own data.manifest=mine.csv --out runs/mine
           affekt train my.yaml --dry-run
 
-        Quote values
-        with brackets: the shell gives them a meaning of its own.
+        Quote values with brackets: the shell gives them a meaning of its own.
         """,
     )
     _add_config(sub)
