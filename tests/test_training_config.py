@@ -96,3 +96,9 @@ def test_files_that_are_not_configurations(tmp_path):
         load_config(tmp_path / "broken.yaml")
     with pytest.raises(InputError, match="list of 'key=value'"):
         load_config(None, "training.epochs=3")
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_preset(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_config("own").name == "own"

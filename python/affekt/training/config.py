@@ -245,7 +245,7 @@ def config_text(config: RunConfig) -> str:
 def _read(source: str | Path) -> dict[str, Any]:
     omegaconf = require("omegaconf", purpose="configuration files")
     path = Path(source)
-    if not path.suffix and not path.exists():
+    if not path.suffix and not path.is_file():  # a folder of that name is not in the way
         if str(source) not in list_presets():
             raise InputError(
                 f"no configuration file or preset named {str(source)!r}: "
