@@ -142,6 +142,7 @@ def labels_from_table(
         if unknown[name] == len(table) and not partial:
             raise DataError(
                 f"no recording has a label for head {name!r} ({', '.join(head.labels)}); "
-                f"the table has columns {', '.join(map(str, table.columns))}"
+                f"the table has columns {', '.join(map(str, table.columns))}; leave the head out with "
+                f"system.heads.{name}=null"
             )
     return labels, unknown
