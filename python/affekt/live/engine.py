@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from affekt import _core
-from affekt._native import Model, as_signal, load
+from affekt._native import Model, as_signal
 from affekt.errors import InputError
 
 __all__ = ["Engine", "Estimate"]
@@ -71,7 +71,7 @@ class Engine:
     def __init__(
         self, model: str | os.PathLike[str] | Model, *, queue_s: float = 10.0, reanchor_s: float = 0.1
     ) -> None:
-        self.model = model if isinstance(model, Model) else load(model)
+        self.model = model if isinstance(model, Model) else Model(model)
         try:
             seconds = float(queue_s), float(reanchor_s)
         except (TypeError, ValueError) as error:
