@@ -317,3 +317,21 @@ def test_bootstrap_draws_whole_groups(rng: np.random.Generator) -> None:
     assert got.sd == pytest.approx(per_group.std(ddof=1) / math.sqrt(12), rel=0.2)
     with pytest.raises(InputError, match="at least 2 different values"):
         metrics.bootstrap_interval(metrics.war, pred, target, np.zeros(240))
+
+
+@pytest.mark.parametrize("metric", [metrics.uar, metrics.war, metrics.macro_f1])
+def test_bootstrap_from_sums_is_the_metric_on_the_items_drawn(metric, rng: np.random.Generator) -> None:
+    names = np.array(["ä", "b", "c"], dtype=object)
+    pred, target, groups = names[rng.integers(0, 3, 90)], names[rng.integers(0, 2, 90)], np.arange(90) // 15
+    fast = metrics.bootstrap_interval(metric, pred, target, groups, resamples=50)
+    slow = metrics.bootstrap_interval(lambda p, t: metric(p, t), pred, target, groups, resamples=50)
+    assert fast == pytest.approx(slow)
+
+
+@pytest.mark.parametrize("metric", [metrics.ccc, metrics.pcc, metrics.rmse])
+def test_bootstrap_from_moments_is_the_metric_on_the_items_drawn(metric, rng: np.random.Generator) -> None:
+    target = 100 + rng.normal(size=90)
+    pred, groups = target + rng.normal(size=90), np.arange(90) // 15
+    fast = metrics.bootstrap_interval(metric, pred, target, groups, resamples=50)
+    slow = metrics.bootstrap_interval(lambda p, t: metric(p, t), pred, target, groups, resamples=50)
+    assert fast == pytest.approx(slow)

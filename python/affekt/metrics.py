@@ -375,16 +375,105 @@ def bootstrap_interval(
         raise InputError(f"groups must have at least 2 different values; got {len(names)}")
     number = {name: i for i, name in enumerate(names)}
     code = np.array([number[name] for name in g.tolist()])
-    rows = [np.flatnonzero(code == i) for i in range(len(names))]
     rng = np.random.default_rng(_checks.integer(seed, "seed", low=0))
-    drawn = np.empty(resamples)
-    for i in range(resamples):
-        index = np.concatenate([rows[j] for j in rng.integers(len(names), size=len(names))])
-        drawn[i] = metric(p[index], t[index], **options)
+    draws = (rng.integers(len(names), size=len(names)) for _ in range(resamples))
+    name = getattr(metric, "__name__", "")
+    if not options and name in FROM_SUMS and metric is globals()[name]:
+        if name in ("uar", "war", "macro_f1"):
+            kinds = sorted({*p.tolist(), *t.tolist()}, key=_order)
+            index = {kind: i for i, kind in enumerate(kinds)}
+            p_code, t_code = (np.array([index[value] for value in x.tolist()]) for x in (p, t))
+            sums = group_sums(p_code, t_code, code, len(names), len(kinds))
+        else:
+            sums = group_sums(p, t, code, len(names), 0, float(np.mean(t)))
+        drawn = np.array([FROM_SUMS[name](sums[picked].sum(0)) for picked in draws])
+    else:
+        rows = [np.flatnonzero(code == i) for i in range(len(names))]
+        chosen = (np.concatenate([rows[j] for j in picked]) for picked in draws)
+        drawn = np.array([metric(p[index], t[index], **options) for index in chosen])
     low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
     return Interval(
         float(metric(p, t, **options)), float(low), float(high), float(drawn.std(ddof=1)), len(names), level
     )
+
+
+def group_sums(
+    pred: np.ndarray,
+    target: np.ndarray,
+    place: np.ndarray,
+    groups: int,
+    classes: int = 0,
+    centre: float = 0.0,
+) -> np.ndarray:
+    """Sums per group (groups, k) that every figure is a function of, so that a resample only adds them up.
+
+    With `classes` the flat confusion counts of class numbers; else sums of 1, p, y, pp, yy, py about
+    `centre`. `place` is the number of each item's group.
+    """
+    if classes:
+        each = np.eye(classes * classes)[np.asarray(target) * classes + np.asarray(pred)]
+    else:
+        p, y = np.asarray(pred) - centre, np.asarray(target) - centre
+        each = np.stack([np.ones_like(p), p, y, p * p, y * y, p * y], axis=1)
+    total = np.zeros((groups, each.shape[1]))
+    np.add.at(total, place, each)
+    return total
+
+
+def _counts(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hits, items and guesses per class from a flat confusion matrix."""
+    size = round(len(sums) ** 0.5)
+    matrix = sums.reshape(size, size)
+    return np.diag(matrix), matrix.sum(1), matrix.sum(0)
+
+
+def _uar_of(sums: np.ndarray) -> float:
+    hits, items, _ = _counts(sums)
+    return float(np.mean(hits[items > 0] / items[items > 0]))
+
+
+def _macro_f1_of(sums: np.ndarray) -> float:
+    hits, items, guesses = _counts(sums)
+    there = items + guesses > 0
+    return float(np.mean(2 * hits[there] / (items + guesses)[there]))
+
+
+def _moments(sums: np.ndarray) -> tuple[float, float, float, float]:
+    """Variances, covariance and difference of means from sums of 1, p, y, pp, yy, py."""
+    n, p, y, pp, yy, py = sums
+    return (
+        max(pp / n - (p / n) ** 2, 0.0),
+        max(yy / n - (y / n) ** 2, 0.0),
+        py / n - p * y / n**2,
+        (p - y) / n,
+    )
+
+
+def _ccc_of(sums: np.ndarray) -> float:
+    var_p, var_y, cov, gap = _moments(sums)
+    whole = var_p + var_y + gap**2
+    return 2 * cov / whole if whole > 0 else 0.0
+
+
+def _pcc_of(sums: np.ndarray) -> float:
+    var_p, var_y, cov, _ = _moments(sums)
+    return cov / (var_p * var_y) ** 0.5 if var_p > 0 and var_y > 0 else 0.0
+
+
+def _rmse_of(sums: np.ndarray) -> float:
+    n, _, _, pp, yy, py = sums
+    return float(max((pp + yy - 2 * py) / n, 0.0) ** 0.5)
+
+
+# Figure -> its value from the sums of `group_sums`, added up over groups.
+FROM_SUMS: dict[str, Callable[[np.ndarray], float]] = {
+    "uar": _uar_of,
+    "war": lambda sums: float(_counts(sums)[0].sum() / sums.sum()),
+    "macro_f1": _macro_f1_of,
+    "ccc": _ccc_of,
+    "pcc": _pcc_of,
+    "rmse": _rmse_of,
+}
 
 
 def _level(level: float) -> float:

@@ -181,16 +181,13 @@ def _bootstrap(
     for part in seeds:
         place = part["group"].map({name: i for i, name in enumerate(people)}).to_numpy()
         for suffix, kind, values, target, known in _series(outputs(part, heads), labels(part), heads):
-            if kind == "classes":
-                size = max(len(head.labels) for head in heads.values())
-                each = np.eye(size * size)[target * size + values]
-            else:
-                # About a common centre, so that squares do not eat the digits of small spreads.
-                zero = centre.setdefault(suffix, float(target[known].mean()) if known.any() else 0.0)
-                p, y = values - zero, np.where(known, target, zero) - zero
-                each = np.stack([np.ones_like(p), p, y, p * p, y * y, p * y], axis=1)
-            total = np.zeros((len(people), each.shape[1]))
-            np.add.at(total, place[known], each[known])
+            size = max(len(head.labels) for head in heads.values()) if kind == "classes" else 0
+            # About a common centre, so that squares do not eat the digits of small spreads.
+            if not size:
+                centre.setdefault(suffix, float(target[known].mean()) if known.any() else 0.0)
+            total = metrics.group_sums(
+                values[known], target[known], place[known], len(people), size, centre.get(suffix, 0.0)
+            )
             sums.setdefault(suffix, (kind, []))[1].append(total)
     for suffix, (kind, per_seed) in sums.items():
         stacked = np.stack(per_seed, axis=1)  # (groups, seeds, sums)
@@ -200,64 +197,11 @@ def _bootstrap(
         for metric in _CLASSES if kind == "classes" else _VALUES:
 
             def drawn(rows: np.ndarray, _: np.ndarray, metric: str = metric) -> float:
-                return float(np.mean([_FROM_SUMS[metric](total) for total in rows.sum(0) if total.any()]))
+                return float(
+                    np.mean([metrics.FROM_SUMS[metric](total) for total in rows.sum(0) if total.any()])
+                )
 
             intervals[metric + suffix] = metrics.bootstrap_interval(
                 drawn, stacked, np.zeros(len(stacked)), np.arange(len(stacked))
             )
     return intervals
-
-
-def _counts(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hits, items and guesses per class from a flat confusion matrix."""
-    size = round(len(sums) ** 0.5)
-    matrix = sums.reshape(size, size)
-    return np.diag(matrix), matrix.sum(1), matrix.sum(0)
-
-
-def _uar(sums: np.ndarray) -> float:
-    hits, items, _ = _counts(sums)
-    return float(np.mean(hits[items > 0] / items[items > 0]))
-
-
-def _macro_f1(sums: np.ndarray) -> float:
-    hits, items, guesses = _counts(sums)
-    there = items + guesses > 0
-    return float(np.mean(2 * hits[there] / (items + guesses)[there]))
-
-
-def _moments(sums: np.ndarray) -> tuple[float, float, float, float]:
-    """Variances, covariance and difference of means from sums of 1, p, y, pp, yy, py."""
-    n, p, y, pp, yy, py = sums
-    return (
-        max(pp / n - (p / n) ** 2, 0.0),
-        max(yy / n - (y / n) ** 2, 0.0),
-        py / n - p * y / n**2,
-        (p - y) / n,
-    )
-
-
-def _ccc(sums: np.ndarray) -> float:
-    var_p, var_y, cov, gap = _moments(sums)
-    whole = var_p + var_y + gap**2
-    return 2 * cov / whole if whole > 0 else 0.0
-
-
-def _pcc(sums: np.ndarray) -> float:
-    var_p, var_y, cov, _ = _moments(sums)
-    return cov / (var_p * var_y) ** 0.5 if var_p > 0 and var_y > 0 else 0.0
-
-
-def _rmse(sums: np.ndarray) -> float:
-    n, _, _, pp, yy, py = sums
-    return float(max((pp + yy - 2 * py) / n, 0.0) ** 0.5)
-
-
-_FROM_SUMS: dict[str, Callable[[np.ndarray], float]] = {
-    "uar": _uar,
-    "war": lambda sums: float(_counts(sums)[0].sum() / sums.sum()),
-    "macro_f1": _macro_f1,
-    "ccc": _ccc,
-    "pcc": _pcc,
-    "rmse": _rmse,
-}
