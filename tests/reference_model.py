@@ -124,6 +124,14 @@ def activation(x: np.ndarray, o: Card) -> np.ndarray:
     }[kind]()
 
 
+def value(tensors: Tensors, name: str) -> np.ndarray:
+    """A tensor in float64; an int8 one times its scales, which the file holds beside it."""
+    tensor = tensors[name].astype(np.float64)
+    if tensors[name].dtype != np.int8:
+        return tensor
+    return np.stack([row * scale for row, scale in zip(tensor, tensors[f"{name}.scale"], strict=True)])
+
+
 def run(card: Card, tensors: Tensors, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Times (T,) and values (T, columns) of a card's graph over one recording; float64 or int16 samples."""
     x = samples / 32768.0 if samples.dtype == np.int16 else samples.astype(np.float64)
@@ -132,7 +140,7 @@ def run(card: Card, tensors: Tensors, samples: np.ndarray) -> tuple[np.ndarray, 
     for node in card["nodes"]:
         name, o, source = node["name"], node["options"], node["inputs"][0]
         x, at = rows[source], last[source]
-        t = {k[len(name) + 1 :]: v.astype(np.float64) for k, v in tensors.items() if k.startswith(name + ".")}
+        t = {k[len(name) + 1 :]: value(tensors, k) for k in tensors if k.startswith(name + ".")}
         kind = node["type"]
         if kind == "front_end":
             y = front_end(x[:, 0], o)
@@ -312,6 +320,23 @@ def utterance(
     if "attention" in pool:
         tensors |= {"pool.score.weight": numbers.tensor(1, 9), "pool.score.bias": numbers.tensor(1)}
     return card_of(nodes, outputs), tensors
+
+
+def int8(tensors: Tensors, *nodes: str) -> Tensors:
+    """The tensors with the weights of some nodes as int8 and scales, every row's largest weight as +-127."""
+    out = dict(tensors)
+    for name, weight in tensors.items():
+        if name.split(".")[0] in nodes and name.endswith(".weight"):
+            scale = [np.float32(np.abs(row.astype(np.float64)).max() / 127) for row in weight]
+            rows = [np.rint(row / np.float64(s)) for row, s in zip(weight, scale, strict=True)]
+            out[name], out[f"{name}.scale"] = np.array(rows, np.int8), np.array(scale, np.float32)
+    return out
+
+
+def utterance_int8() -> tuple[Card, Tensors]:
+    """`utterance` with int8 weights."""
+    card, tensors = utterance()
+    return card, int8(tensors, "tcn", "vad", "classes")
 
 
 def trace(seed: int = 2) -> tuple[Card, Tensors]:

@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "modelfile": LEAVES,
     "weights": LEAVES,
     "_native": {"weights", *_CORE_USERS},
+    "_quantise": {"_native", "modelfile", *LEAVES},
     "ops": _CORE_USERS,
     "features": {"ops", *_CORE_USERS},
     "live": {"data", *_LIVE},
@@ -42,13 +43,23 @@ ALLOWED: dict[str, set[str]] = {
     "training": _TRAINING,
     "_predict": {"live", "data", "weights", "metrics", *_LIVE},
     "report": {"training", "_predict", "weights", *_TRAINING},
-    "cli": {"report", "training", "_predict", "live", "weights", *_TRAINING},
+    "cli": {"report", "training", "_predict", "_quantise", "live", "weights", *_TRAINING},
     "_demo": {"report", "_predict", "live", "weights", "data", *_LIVE},
     "__main__": {"cli"},
 }
 
 # Rooms that never load torch, not even lazily: they run on a robot.
-TORCH_FREE = {"live", "_native", "_predict", "weights", "modelfile", "metrics", "_checks", "errors"}
+TORCH_FREE = {
+    "live",
+    "_native",
+    "_predict",
+    "_quantise",
+    "weights",
+    "modelfile",
+    "metrics",
+    "_checks",
+    "errors",
+}
 # Rooms that are torch code: they may import it at the top.
 TORCH_ROOMS = {"nn", "losses", "systems", "training"}
 # What the base install brings besides the standard library.

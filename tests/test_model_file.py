@@ -123,6 +123,12 @@ def test_writing_over_a_file_leaves_no_rest(parts, tmp_path):
         ({}, {"__metadata__": np.ones(1, "f4")}, "tensor name '__metadata__'"),
         ({}, {"a": np.ones((1,) * 9, "f4")}, "at most 8 dimensions"),
         ({}, {"a": np.ones(1, "i4")}, "dtype int32"),
+        ({}, {"a": np.ones(1, "i1"), "a.scale": np.ones(1, "f4")}, "int8 needs 2 or more dimensions"),
+        ({}, {"a": np.full((1, 2), -128, "i1"), "a.scale": np.ones(1, "f4")}, "got -128"),
+        ({}, {"a": np.ones((1, 2), "i1")}, "needs 'a.scale' beside it, 1 positive floats, got none"),
+        ({}, {"a": np.ones((2, 1), "i1"), "a.scale": np.ones(1, "f4")}, r"2 positive floats.*shape \(1,\)"),
+        ({}, {"a": np.ones((1, 2), "i1"), "a.scale": np.zeros(1, "f4")}, "1 positive floats"),
+        ({}, {"a": np.ones((1, 2), "i1"), "a.scale": np.array([np.inf])}, "a.scale': expected finite"),
         ({}, {"a": np.ones((2, 0), "f4")}, r"shape \(2, 0\)"),
         ({}, {"a": np.float32(1)}, r"shape \(\)"),
         ({}, {"a": np.array([1.0, np.nan])}, "finite"),
@@ -142,7 +148,7 @@ def test_canonical_json_takes_numpy_and_paths():
 # The reader ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["schema1_utterance", "schema1_trace"])
+@pytest.mark.parametrize("name", ["schema1_utterance", "schema1_trace", "schema1_utterance_int8"])
 def test_golden_file_is_what_the_writer_makes(name):
     """A changed writer or reference must show up as such, not as a changed promise."""
     card, tensors = getattr(reference_model, name.removeprefix("schema1_"))()
@@ -338,6 +344,70 @@ def test_missing_extra_and_damaged_tensors(parts):
         Model.from_bytes(put_together(moved, text, data))
 
 
+def store(header: dict, card: dict, name: str, **change: object) -> None:
+    """Change an entry of both tensor tables."""
+    for table, offsets in ((header, "data_offsets"), (card["tensors"], "offsets")):
+        for key, value in change.items():
+            table[name][offsets if key == "offsets" else key] = value
+
+
+def test_int8_tensors_are_taken_with_sound_scales_only(parts):
+    card, tensors = reference_model.utterance_int8()
+    header, text, data = take_apart(model_bytes(card, tensors))
+
+    def refused(message: str, data: bytes = data, header: dict = header, text: str = text) -> None:
+        with pytest.raises(ModelFileError, match=message):
+            Model.from_bytes(put_together(header, text, data))
+
+    def patched(name: str, offset: int, content: bytes) -> bytes:
+        at = header[name]["data_offsets"][0] + offset
+        return data[:at] + content + data[at + len(content) :]
+
+    for scale in (0.0, -1.0, np.inf, np.nan):
+        refused(
+            "scale that is not positive and finite", patched("vad.weight.scale", 4, struct.pack("<f", scale))
+        )
+    refused("holds -128", patched("vad.weight", 5, b"\x80"))
+    refused("'vad.weight' holds NaN or inf", patched("vad.weight.scale", 0, struct.pack("<f", 3e38)))
+    # 81 int8 values of (3, 27): the scales renamed, of another length, or themselves int8.
+    for change in ("gone", "longer", "int8"):
+        h, c = copy.deepcopy(header), json.loads(text)
+        if change == "gone":
+            for table in (h, c["tensors"]):
+                table["vad.weight.scales"] = table.pop("vad.weight.scale")
+        elif change == "longer":
+            store(h, c, "vad.weight.scale", shape=[3, 1])
+        else:
+            store(h, c, "vad.weight.scale", dtype="I8", shape=[3, 4])
+        refused(r"needs its scales: 'vad.weight.scale', F32 of shape \(3\)", header=h, text=canonical_json(c))
+    h, c = copy.deepcopy(header), json.loads(text)
+    store(h, c, "vad.weight", shape=[81])
+    refused("only weights of 2 or more dimensions may be I8", header=h, text=canonical_json(c))
+    h, c = copy.deepcopy(header), json.loads(text)
+    store(h, c, "vad.weight", dtype="U8")
+    refused("dtype must be F32 or I8 in schema 1, got 'U8'", header=h, text=canonical_json(c))
+    h = copy.deepcopy(header)
+    h["norm.mean"] = {**h["norm.mean"], "dtype": "I8", "shape": [1, 32]}
+    refused("dtype, shape or offsets differ", header=h)
+    # Scales of a float32 tensor are a tensor like any other, and no node asks for them.
+    with pytest.raises(ModelFileError, match=r"'vad\.weight\.scale' belongs to no node"):
+        Model.from_bytes(model_bytes(*parts[:1], {**parts[1], "vad.weight.scale": np.ones(3, "f4")}))
+
+
+def test_float32_behind_int8_must_stay_aligned():
+    card, tensors = reference_model.utterance_int8()
+    header, text, data = take_apart(model_bytes(card, tensors))
+    names = sorted(tensors, key=lambda n: (tensors[n].dtype != np.int8, n))  # the other way round
+    card, blob = json.loads(text), b""
+    assert sum(t.size for t in tensors.values() if t.dtype == np.int8) % 4 != 0
+    for name in names:
+        begin, end = header[name]["data_offsets"]
+        store(header, card, name, offsets=[len(blob), len(blob) + end - begin])
+        blob += data[begin:end]
+    with pytest.raises(ModelFileError, match="F32 must start on a multiple of 4 bytes"):
+        Model.from_bytes(put_together(header, canonical_json(card), blob))
+
+
 def test_declared_latency_must_be_the_graph_s(parts):
     card, tensors = parts
     timing = Model.from_bytes(model_bytes(card, tensors)).timing
@@ -391,7 +461,7 @@ def outcome(content: bytes) -> bool:
 def test_400_mutated_files_never_crash():
     seeded = random.Random(2024)
     good = [path.read_bytes() for path in sorted(GOLDEN.glob("*.safetensors"))]
-    assert len(good) == 2
+    assert len(good) == 3
     refused = ran = 0
     for i in range(150):  # bytes
         content = bytearray(seeded.choice(good))

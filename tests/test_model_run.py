@@ -30,7 +30,11 @@ def build(card, tensors) -> Model:
 
 UTTERANCE = build(*reference_model.utterance())
 TRACE = build(*reference_model.trace())
-MODELS = {"utterance": UTTERANCE, "trace": TRACE}
+MODELS = {
+    "utterance": UTTERANCE,
+    "trace": TRACE,
+    "utterance_int8": build(*reference_model.utterance_int8()),
+}
 
 
 def same(a, b) -> bool:
@@ -41,7 +45,7 @@ def same(a, b) -> bool:
 # Values ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["schema1_utterance", "schema1_trace"])
+@pytest.mark.parametrize("name", ["schema1_utterance", "schema1_trace", "schema1_utterance_int8"])
 def test_golden_files_load_and_give_their_values(name):
     model = affekt.load(GOLDEN / f"{name}.safetensors")
     table = np.genfromtxt(GOLDEN / f"{name}.csv", delimiter=",", names=True)

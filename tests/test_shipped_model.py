@@ -43,6 +43,19 @@ def test_its_licence_names_the_corpus_and_the_limits():
     assert "non-commercial" in text
 
 
+def test_it_loads_by_name_unless_a_file_is_called_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("affekt.weights._announced", False)
+    model = affekt.load("speech-small")
+    assert model.path == weights.default_model()
+    assert weights.licence() in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    twin = affekt.quantise(model, tmp_path / "speech-small", name="mine")
+    assert affekt.load("speech-small").name == "mine"
+    assert affekt.load(twin).name == "mine"
+    with pytest.raises(affekt.ModelFileError, match="speech-huge: no such file"):
+        affekt.load("speech-huge")
+
+
 def test_prediction_without_a_model_prints_the_licence_once_per_process(tmp_path):
     soundfile.write(tmp_path / "voice.wav", tone(2.0), 16000)
     code = (

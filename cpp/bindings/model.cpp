@@ -282,6 +282,7 @@ void bind_model(py::module_& m) {
           },
           py::arg("content"))
       .def_property_readonly("card", [](const Model& self) { return self.card(); })
+      .def_property_readonly("hash", [](const Model& self) { return self.hash(); })
       .def_property_readonly("columns", [](const Model& self) { return self.columns(); })
       .def_property_readonly("inputs", [](const Model& self) { return describe(self.inputs()); })
       .def_property_readonly("outputs", [](const Model& self) { return describe(self.outputs()); })

@@ -71,6 +71,7 @@ std::shared_ptr<const Model> Model::load(const std::string& path) {
 }
 
 const std::string& Model::card() const noexcept { return impl_->container.card_text; }
+const std::string& Model::hash() const noexcept { return impl_->container.hash; }
 const std::vector<InputSpec>& Model::inputs() const noexcept { return impl_->graph.inputs; }
 const std::vector<OutputSpec>& Model::outputs() const noexcept { return impl_->graph.outputs; }
 const std::vector<std::string>& Model::columns() const noexcept { return impl_->graph.columns; }

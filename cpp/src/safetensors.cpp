@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
+#include <map>
 
 #include "affekt/error.hpp"
 #include "sha256.hpp"
@@ -20,7 +22,10 @@ constexpr int kSchema = 1;
 struct Entry {
   std::string name;
   std::vector<std::size_t> shape;
-  std::size_t begin = 0, end = 0;
+  std::size_t count = 1, begin = 0, end = 0;
+  bool quantised = false;        // I8; else F32
+  const Entry* scale = nullptr;  // factors of an I8 tensor, one per index of its first dimension
+  bool scales = false;           // is such factors
 };
 
 Entry read_entry(const std::string& name, const Json& value, const char* offsets_key) {
@@ -29,7 +34,9 @@ Entry read_entry(const std::string& name, const Json& value, const char* offsets
   Entry entry;
   entry.name = name;
   const std::string dtype = fields.text("dtype");
-  if (dtype != "F32") fields.fail("dtype must be F32 in schema 1, got " + brief(std::string_view(dtype)));
+  if (dtype != "F32" && dtype != "I8")
+    fields.fail("dtype must be F32 or I8 in schema 1, got " + brief(std::string_view(dtype)));
+  entry.quantised = dtype == "I8";
   const auto size = [&](const Json& item, const char* what) {
     if (!item.is_number_unsigned() || item.get<std::uint64_t>() > kMaxFile)
       fields.fail(std::string(what) + " must hold integers up to the file limit, got " + brief(item));
@@ -38,23 +45,85 @@ Entry read_entry(const std::string& name, const Json& value, const char* offsets
   const Json& shape = fields.array("shape");
   if (shape.empty() || shape.size() > 8)
     fields.fail("shape must have 1 to 8 dimensions, got " + brief(shape));
-  std::size_t count = 1;
   for (const Json& item : shape) {
     entry.shape.push_back(size(item, "shape"));
     if (entry.shape.back() == 0) fields.fail("shape must not hold 0");
-    count *= entry.shape.back();  // both factors are at most 2^30, so the product fits before the check
-    if (count > kMaxFile) fields.fail("shape has more values than a file can hold");
+    entry.count *= entry.shape.back();  // both factors are at most 2^30, so the product fits before the check
+    if (entry.count > kMaxFile) fields.fail("shape has more values than a file can hold");
   }
   const Json& offsets = fields.array(offsets_key);
   if (offsets.size() != 2) fields.fail("offsets must be a pair, got " + brief(offsets));
   entry.begin = size(offsets[0], "offsets");
   entry.end = size(offsets[1], "offsets");
-  if (entry.end < entry.begin || entry.end - entry.begin != count * sizeof(float))
+  const std::size_t bytes = entry.count * (entry.quantised ? 1 : sizeof(float));
+  if (entry.end < entry.begin || entry.end - entry.begin != bytes)
     fields.fail("offsets span " +
                 std::to_string(static_cast<long long>(entry.end) - static_cast<long long>(entry.begin)) +
-                " bytes, the shape needs " + std::to_string(count * sizeof(float)));
+                " bytes, the shape needs " + std::to_string(bytes));
+  if (!entry.quantised && entry.begin % sizeof(float) != 0)
+    fields.fail("F32 must start on a multiple of 4 bytes, got " + std::to_string(entry.begin));
+  if (entry.quantised && entry.shape.size() < 2)
+    fields.fail("only weights of 2 or more dimensions may be I8, got shape " + brief(shape));
   fields.done();
   return entry;
+}
+
+/// Finds the scales "<name>.scale" of every I8 tensor.
+void pair_scales(std::vector<Entry>& entries) {
+  std::map<std::string, Entry*> waiting;  // by the name that the scales must have
+  for (Entry& entry : entries)
+    if (entry.quantised) waiting.emplace(entry.name + ".scale", &entry);
+  for (Entry& entry : entries) {
+    const auto it = waiting.find(entry.name);
+    if (it == waiting.end() || entry.quantised || entry.shape.size() != 1 ||
+        entry.shape[0] != it->second->shape[0])
+      continue;
+    it->second->scale = &entry;
+    entry.scales = true;
+    waiting.erase(it);
+  }
+  if (waiting.empty()) return;
+  const auto& [name, entry] = *waiting.begin();
+  throw ModelFileError("tensor " + brief(std::string_view(entry->name)) +
+                       " is I8 and needs its scales: " + brief(std::string_view(name)) + ", F32 of shape (" +
+                       std::to_string(entry->shape[0]) + ")");
+}
+
+/// The float32 values of all tensors but the scales. Throws ModelFileError.
+void read_values(std::vector<Entry>& entries, std::string_view data, Container& result) {
+  pair_scales(entries);
+  std::size_t total = 0;
+  for (const Entry& entry : entries)
+    if (!entry.scales) total += entry.count;
+  if (total > kMaxFile / sizeof(float))
+    throw ModelFileError("the tensors take " + std::to_string(total * sizeof(float)) +
+                         " bytes as float32, more than 1 GiB");
+  result.storage.resize(total);
+  float* values = result.storage.data();
+  for (const Entry& entry : entries) {
+    const auto check = [&](bool good, const char* fault) {
+      if (!good) throw ModelFileError("tensor " + brief(std::string_view(entry.name)) + " " + fault);
+    };
+    const char* source = data.data() + entry.begin;
+    if (!entry.quantised && !entry.scales) {
+      std::memcpy(values, source, entry.end - entry.begin);
+    } else if (entry.quantised) {
+      const std::size_t row = entry.count / entry.shape[0];
+      for (std::size_t i = 0; i < entry.count; ++i) {
+        float scale;
+        std::memcpy(&scale, data.data() + entry.scale->begin + i / row * sizeof(float), sizeof(float));
+        check(scale > 0 && std::isfinite(scale), "has a scale that is not positive and finite");
+        const auto q = static_cast<std::int8_t>(source[i]);
+        check(q != -128, "holds -128; I8 values lie in [-127, 127]");
+        values[i] = static_cast<float>(q) * scale;
+      }
+    }
+    if (entry.scales) continue;
+    check(std::all_of(values, values + entry.count, [](float v) { return std::isfinite(v); }),
+          "holds NaN or infinity");
+    result.tensors.push_back({entry.name, entry.shape, {values, entry.count}});
+    values += entry.count;
+  }
 }
 
 }  // namespace
@@ -112,6 +181,7 @@ Container read_container(std::string_view bytes) {
   if (const std::string digest = hash.finish(); digest != stored)
     throw ModelFileError("corrupt: SHA-256 over card and tensors is " + digest + ", the file says " +
                          brief(std::string_view(stored)));
+  result.hash = stored;
 
   result.card = parse_object(result.card_text, "card");
   // First of all, so that a newer file is called newer and not malformed.
@@ -129,20 +199,12 @@ Container read_container(std::string_view bytes) {
     if (it == table.end())
       throw ModelFileError("card: 'tensors' lacks " + brief(std::string_view(entry.name)));
     const Entry listed = read_entry(entry.name, *it, "offsets");
-    if (listed.shape != entry.shape || listed.begin != entry.begin || listed.end != entry.end)
+    if (listed.quantised != entry.quantised || listed.shape != entry.shape || listed.begin != entry.begin ||
+        listed.end != entry.end)
       throw ModelFileError("tensor " + brief(std::string_view(entry.name)) +
-                           ": shape or offsets differ between the card and the header");
+                           ": dtype, shape or offsets differ between the card and the header");
   }
-
-  result.storage.resize(data.size() / sizeof(float));
-  std::memcpy(result.storage.data(), data.data(), data.size());
-  for (const Entry& entry : entries) {
-    const std::span<const float> values(result.storage.data() + entry.begin / sizeof(float),
-                                        (entry.end - entry.begin) / sizeof(float));
-    if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }))
-      throw ModelFileError("tensor " + brief(std::string_view(entry.name)) + " holds NaN or infinity");
-    result.tensors.push_back({entry.name, entry.shape, values});
-  }
+  read_values(entries, data, result);
   return result;
 }
 

@@ -17,9 +17,10 @@ namespace affekt {
 /// A file whose hash, layout and tensor table have been checked; the graph in the card has not.
 struct Container {
   std::string card_text;
+  std::string hash;  // the stored SHA-256, which is right
   Json card;
   AlignedVector<float> storage;
-  std::vector<TensorView> tensors;  // in file order; they point into storage
+  std::vector<TensorView> tensors;  // in file order, as float32; they point into storage
 };
 
 /// Throws ModelFileError for anything that is not a sound container of schema 1.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from affekt._native import load as load
     from affekt._predict import evaluate as evaluate
     from affekt._predict import predict as predict
+    from affekt._quantise import quantise as quantise
     from affekt.errors import AffektError as AffektError
     from affekt.errors import DataError as DataError
     from affekt.errors import InputError as InputError
@@ -68,6 +69,7 @@ _NAMES = {
     "list_systems": "affekt.systems",
     "load": "affekt._native",
     "predict": "affekt._predict",
+    "quantise": "affekt._quantise",
 }
 
 __all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]

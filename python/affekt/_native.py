@@ -28,20 +28,21 @@ def load(path: str | os.PathLike[str] | None = None) -> Model:
 
     Parameters
     ----------
-    path : the file, or None for the small model that ships with affekt, whose licence is then printed once.
+    path : the file; the name of a model that ships with affekt (`affekt.weights.list_models`), where no file
+        is called so; or None for the default one of these. The licence of a shipped model is printed once.
 
     Raises
     ------
     ModelFileError : the file is absent, truncated, corrupt, foreign, of another schema version or
         inconsistent; or none was named and this build carries none.
     """
-    if path is None:
-        from affekt import weights
+    from affekt import weights
 
-        model = Model(weights.default_model())
-        weights.announce_licence()
-        return model
-    return Model(path)
+    if path is not None and (path not in weights.list_models() or os.path.exists(path)):
+        return Model(path)
+    model = Model(weights.default_model() if path is None else weights.default_model(str(path)))
+    weights.announce_licence()
+    return model
 
 
 def as_signal(samples: Any, name: str = "samples") -> np.ndarray:
@@ -116,7 +117,7 @@ class Model:
         return float(self.inputs[0]["rate"])
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Copies of the weights, float32, by name."""
+        """Copies of the weights, float32 (int8 ones dequantised), by name."""
         return dict(self.native.tensors())
 
     def full_pass(self) -> FullPass:

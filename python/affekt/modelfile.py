@@ -7,6 +7,8 @@ A model file is one ``.safetensors`` file. Its ``__metadata__`` has exactly two 
   the safetensors header, so that one hash covers everything that matters.
 - ``affekt.sha256``: lower-case hex SHA-256 of the stored card text followed by the whole data buffer.
 
+Weights may be stored as int8 with one float32 scale per output channel (`affekt.quantise`).
+
 The same card and tensors give the same bytes. Reading is the core's work: `affekt.load`.
 """
 
@@ -61,14 +63,15 @@ def canonical_json(value: Any) -> str:
         raise InputError(f"the card cannot be written as JSON: {error}") from error
 
 
-def _as_float32(name: str, value: Any) -> np.ndarray:
+def _stored(name: Any, value: Any, scale: Any) -> np.ndarray:
+    """The array as the file holds it: float32, or int8 where it comes so and has a `scale` beside it."""
     if not isinstance(name, str) or not _TENSOR_NAME.match(name) or name == "__metadata__":
         raise InputError(
             f"tensor name {name!r}: expected letters, digits, '_', '-', '.', as in 'tcn.0.conv1.bias', and "
             "not '__metadata__'"
         )
     array = np.asarray(value)
-    if array.dtype.kind != "f":
+    if array.dtype.kind != "f" and array.dtype != np.int8:
         raise InputError(f"tensor {name!r}: expected floating point values, got dtype {array.dtype}")
     if array.ndim == 0 or array.size == 0:
         raise InputError(
@@ -78,6 +81,18 @@ def _as_float32(name: str, value: Any) -> np.ndarray:
         raise InputError(
             f"tensor {name!r}: expected at most {_MAX_DIMENSIONS} dimensions, got shape {array.shape}"
         )
+    if array.dtype == np.int8:
+        if array.ndim < 2:
+            raise InputError(f"tensor {name!r}: int8 needs 2 or more dimensions, got shape {array.shape}")
+        if array.min() < -127:
+            raise InputError(f"tensor {name!r}: expected int8 values in [-127, 127], got -128")
+        factors = np.asarray(scale)
+        if factors.dtype.kind != "f" or factors.shape != array.shape[:1] or not (factors > 0).all():
+            raise InputError(
+                f"tensor {name!r}: int8 needs '{name}.scale' beside it, {len(array)} positive floats, got "
+                + ("none" if scale is None else f"dtype {factors.dtype}, shape {factors.shape}")
+            )
+        return np.ascontiguousarray(array)
     with np.errstate(over="ignore"):
         array = np.ascontiguousarray(array, dtype="<f4")
     if not np.isfinite(array).all():
@@ -91,8 +106,9 @@ def model_bytes(card: Mapping[str, Any], tensors: Mapping[str, Any]) -> bytes:
     Parameters
     ----------
     card : everything of the card except ``"schema"`` and ``"tensors"``, which are filled in here.
-    tensors : name -> array of floats (numpy, or anything `numpy.asarray` takes); stored as float32 in the
-        order of the sorted names.
+    tensors : name -> array of floats (numpy, or anything `numpy.asarray` takes), stored as float32; or int8
+        in [-127, 127] of shape (out, ...) with floats ``"<name>.scale"`` (out) > 0 beside it, standing for
+        their product. In the order of the sorted names, int8 behind float32.
 
     Returns
     -------
@@ -101,7 +117,8 @@ def model_bytes(card: Mapping[str, Any], tensors: Mapping[str, Any]) -> bytes:
     Raises
     ------
     InputError : there are no tensors; a tensor has a name that the file cannot hold, more than 8 dimensions,
-        or is empty, not floating point or not finite; the card is not JSON or already holds ``"tensors"`` or
+        or is empty, not floating point or not finite; an int8 tensor holds -128, has one dimension or no
+        fitting scales; the card is not JSON or already holds ``"tensors"`` or
         another schema version; the result exceeds the reader's limits.
     """
     if "tensors" in card:
@@ -110,15 +127,17 @@ def model_bytes(card: Mapping[str, Any], tensors: Mapping[str, Any]) -> bytes:
         raise InputError(f"card: 'schema' must be {SCHEMA}, got {card['schema']!r}")
     if not tensors:
         raise InputError("tensors: expected at least one, got none")
-    arrays = {name: _as_float32(name, tensors[name]) for name in sorted(tensors)}
+    arrays = {name: _stored(name, tensors[name], tensors.get(f"{name}.scale")) for name in sorted(tensors)}
+    # Whole words first, so that they stay aligned.
+    arrays = dict(sorted(arrays.items(), key=lambda item: item[1].dtype == np.int8))
     table: dict[str, Any] = {}
     header: dict[str, Any] = {}
     end = 0
     for name, array in arrays.items():
         begin, end = end, end + array.nbytes
-        shape = list(array.shape)
-        table[name] = {"dtype": "F32", "shape": shape, "offsets": [begin, end]}
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+        dtype, shape = ("I8" if array.dtype == np.int8 else "F32"), list(array.shape)
+        table[name] = {"dtype": dtype, "shape": shape, "offsets": [begin, end]}
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
     text = canonical_json({**card, "schema": SCHEMA, "tensors": table})
     data = b"".join(array.tobytes() for array in arrays.values())
     try:

@@ -26,6 +26,7 @@ def main() -> None:
     for name, (card, tensors) in {
         "schema1_utterance": reference_model.utterance(),
         "schema1_trace": reference_model.trace(),
+        "schema1_utterance_int8": reference_model.utterance_int8(),
     }.items():
         write_model(HERE / f"{name}.safetensors", card, tensors)
         times, values = reference_model.run(card, tensors, signal)

@@ -44,7 +44,7 @@ struct Timing {
 struct TensorView {
   std::string name;
   std::vector<std::size_t> shape;
-  std::span<const float> values;  ///< row-major; lives as long as the model
+  std::span<const float> values;  ///< row-major, dequantised; lives as long as the model
 };
 
 /// A model file of schema 1, checked as a whole at load: container, hash, card, graph, every tensor's shape.
@@ -61,6 +61,8 @@ class AFFEKT_API Model {
 
   /// The card's JSON text as stored.
   const std::string& card() const noexcept;
+  /// The file's SHA-256 (lower-case hex): over card and tensors, so that it names this very model.
+  const std::string& hash() const noexcept;
   const std::vector<InputSpec>& inputs() const noexcept;
   const std::vector<OutputSpec>& outputs() const noexcept;
   /// One name per value of an estimate: the labels of continuous outputs, "p_" + label of categorical ones.
