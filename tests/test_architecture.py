@@ -22,7 +22,7 @@ _CORE_USERS = {"_core", *LEAVES}
 _LIVE = {"features", "ops", "_native", *_CORE_USERS}
 _BLOCKS = {"features", "ops", "metrics", *_CORE_USERS}
 _SYSTEMS = {"nn", "losses", "data", "modelfile", "_native", *_BLOCKS}
-_TRAINING = {"systems", *_SYSTEMS}
+_TRAINING = {"systems", "weights", *_SYSTEMS}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_core": set(),

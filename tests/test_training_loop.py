@@ -46,6 +46,9 @@ class Toy(System):
 
     heads = {"emotion": Head(labels=["a", "b"]), "affect": Head(labels=["arousal"])}  # noqa: RUF012
 
+    def encoder_parameters(self):
+        return self.tcn.parameters()
+
     def forward(self, features, mask=None):
         if self.training:
             features, mask = self.augment(features, mask)
@@ -116,8 +119,10 @@ def live(folder):
         {},
         {"accumulate": 2, "averaging": "ema", "schedule": "constant"},
         {"averaging": "swa", "swa_start": 0.25, "schedule": "plateau", "plateau": 1, "patience": None},
+        {"freeze_epochs": 3, "encoder_lr_scale": 0.3},
+        {"freeze_epochs": 2, "averaging": "ema"},
     ],
-    ids=["plain", "accumulated-ema", "swa-plateau"],
+    ids=["plain", "accumulated-ema", "swa-plateau", "frozen-scaled", "frozen-ema"],
 )
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, options):
     whole, whole_result = run(tmp_path / "whole", **options)

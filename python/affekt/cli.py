@@ -345,6 +345,12 @@ def _config(args: argparse.Namespace) -> Any:
     overrides = list(args.overrides)
     if args.out is not None:
         overrides.append(f"out={args.out}")
+    if args.init is not None:
+        overrides.append(f"init.model={args.init}")
+        if args.init == "shipped":
+            from affekt import weights
+
+            weights.announce_licence()
     return training.load_config(args.config, overrides)
 
 
@@ -470,6 +476,7 @@ def _parser() -> argparse.ArgumentParser:
           affekt train ravdess data.root=/data/RAVDESS
           affekt train ravdess data.root=/data/RAVDESS 'protocol.select=[1]' training.epochs=20
           affekt train own data.manifest=mine.csv --out runs/mine
+          affekt train own data.manifest=mine.csv training.encoder_lr_scale=0.3 --init shipped
           affekt train my.yaml --dry-run
 
         Quote values with brackets: the shell gives them a meaning of its own.
@@ -688,6 +695,11 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", metavar="KEY=VALUE", help="a value that replaces the one of CONFIG"
     )
     parser.add_argument("--out", metavar="FOLDER", help="folder of the run (default: the one in CONFIG)")
+    parser.add_argument(
+        "--init",
+        metavar="MODEL",
+        help="start from the weights of this model file, or 'shipped' for affekt's own",
+    )
 
 
 def _add_manifest(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from affekt import _checks, _native
 from affekt._lazy import require
 from affekt.data.splits import PARTITIONS, check_split_table, read_split
-from affekt.data.store import FeatureStore, Moments, Statistics
+from affekt.data.store import INITIAL, FeatureStore, Moments, Statistics
 from affekt.errors import AffektError, DataError, InputError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ KINDS = {
     "unknown_subject": "rows have no subject, so that nothing can be proved about them",
     "partition": "the split has no training or no test part",
     "statistics": "mean and sd, as stored or in the model, are not those of the training part",
+    "initial": "test recordings are of a corpus that the initial model was trained on",
     "unverified": "something could not be checked",
 }
 
@@ -117,6 +118,7 @@ def audit(
     store: FeatureStore | str | PathLike[str] | None = None,
     statistics: Statistics | str | PathLike[str] | None = None,
     allow: Sequence[str] = (),
+    seen: Sequence[str] = (),
     tolerance: float = 1e-4,
 ) -> AuditReport:
     """Check one split, or every split of a run, for leaks.
@@ -128,6 +130,11 @@ def audit(
     unions, to say what they were fitted on. If ``model.safetensors`` lies beside the split, mean and scale of
     its standardise nodes must agree with the training rows too.
 
+    A model that started from another one (fine-tuning) may have kept the statistics of that one: they then
+    say ``fitted_on: initial``, must be those in the model, and must not be those of other rows than the
+    training part. Where test rows are of a corpus (column ``corpus`` of the store) that the card of the first
+    model names as its data, their speakers may be known to it, and that is a finding.
+
     Parameters
     ----------
     target : ``split.csv``, a run folder (every ``split.csv`` in it and below is audited), or a table with the
@@ -135,6 +142,8 @@ def audit(
     store : features that the statistics belong to; by default the store named in ``statistics.json``.
     statistics : file or object; by default the ``statistics.json`` beside the split, if there is one.
     allow : kinds of finding that are accepted, for protocols that share, say, subjects on purpose.
+    seen : corpora that the initial model was trained on; by default those on the card of the
+        ``model.safetensors`` beside the split.
     tolerance : largest difference of a mean or sd, in units of the training sd of that feature.
 
     Returns
@@ -182,7 +191,7 @@ def audit(
     for where, table, found, model_file in splits:
         audit_one = _Audit(where, table, frozenset(allow))
         audit_one.shared()
-        audit_one.features(store, found, model_file, tolerance, cache)
+        audit_one.features(store, found, model_file, tolerance, cache, seen)
         findings += audit_one.findings
         checked.append(audit_one.summary())
     return AuditReport(tuple(findings), tuple(checked))
@@ -299,7 +308,13 @@ class _Audit:
                 )
 
     def features(
-        self, store: Any, statistics: Any, model: Path | None, tolerance: float, cache: _Moments
+        self,
+        store: Any,
+        statistics: Any,
+        model: Path | None,
+        tolerance: float,
+        cache: _Moments,
+        seen: Sequence[str],
     ) -> None:
         """Same content under two names, and where the statistics come from."""
         if model is not None and statistics is None:
@@ -322,6 +337,7 @@ class _Audit:
             return
         self.checks.append("content")
         self._same_content(opened.manifest.table["object"].to_numpy()[rows])
+        self._initial(opened.manifest.table.iloc[rows], seen or _seen(model))
         if stored is not None:
             self.checks.append("statistics")
             if stored.key and stored.key != opened.key:
@@ -333,11 +349,29 @@ class _Audit:
         if model is not None:
             self.checks.append("model")
             train = rows[(self.table["partition"] == "train").to_numpy()]
-            if len(train):
+            if stored is not None and stored.fitted_on == INITIAL:
+                self._model(model, stored, tolerance)
+            elif len(train):
                 self._model(model, cache.of(opened, train), tolerance)
 
-    def _model(self, file: Path, train: Moments, tolerance: float) -> None:
-        """Mean and scale that the model uses, against those of the training rows."""
+    def _initial(self, rows: pd.DataFrame, seen: Sequence[str]) -> None:
+        """Test rows of a corpus that an initial model was trained on."""
+        if not seen or "corpus" not in rows:
+            return
+        self.checks.append("initial")
+        tested = rows["corpus"][(self.table["partition"] == "test").to_numpy()]
+        both = sorted(set(tested.dropna()) & set(seen))
+        if both:
+            self.add(
+                "initial",
+                f"{int(tested.isin(both).sum())} test rows are of {', '.join(both)}, which the initial model "
+                "was trained on: their speakers may be known to it",
+                ("train", "test"),
+                both,
+            )
+
+    def _model(self, file: Path, train: Moments | Statistics, tolerance: float) -> None:
+        """Mean and scale that the model uses, against those of the training rows or of the initial model."""
         try:
             model = _native.load(file)
         except AffektError as error:
@@ -361,7 +395,8 @@ class _Audit:
             if not gap <= tolerance:
                 self.add(
                     "statistics",
-                    f"the mean and scale in the model (node {name}) are not those of the training part "
+                    f"the mean and scale in the model (node {name}) are not those of the "
+                    f"{'training part' if isinstance(train, Moments) else 'initial model'} "
                     f"(largest difference {gap:.3g} sd)",
                     ("train", "test"),
                     [name],
@@ -448,6 +483,16 @@ class _Audit:
             )
             for name, other in candidates.items()
         }
+        if stored.fitted_on == INITIAL:
+            leaking = [name for name in candidates if name != "train" and gap[name] <= tolerance]
+            if leaking:
+                self.add(
+                    "statistics",
+                    f"the stored mean and sd are said to be the initial model's, but are of {leaking[0]}",
+                    ("train", "test"),
+                    leaking,
+                )
+            return
         nearest = min(gap, key=lambda name: (gap[name], name != "train"))
         same_count = stored.count == train.count
         if gap["train"] <= tolerance and same_count and stored.fitted_on == "train":
@@ -469,6 +514,15 @@ class _Audit:
             ("train", "test"),
             [nearest],
         )
+
+
+def _seen(model: Path | None) -> list[str]:
+    """Data of the initial model on the card of `model`; a file that cannot be read is reported elsewhere."""
+    try:
+        card = _native.load(model).card if model is not None else {}
+    except AffektError:
+        return []
+    return list((card.get("info", {}).get("initial_model") or {}).get("data", ()))
 
 
 def _overlaps(ours: list[tuple[float, float]], theirs: list[tuple[float, float]]) -> list[str]:

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["FeatureStore", "Statistics", "feature_key", "prepare"]
 
 
+INITIAL = "initial"
+
+
 def feature_key(features: Any) -> str:
     """Hash (64 hex digits) of what an extractor computes: its type, its options, the affekt version.
 
@@ -63,7 +66,8 @@ class Statistics:
     ----------
     mean, sd : float64 ``(features,)``; population (1/N) moments over all frames of all rows together.
     count : frames.
-    fitted_on : partition that the rows were.
+    fitted_on : partition that the rows were, or ``"initial"`` where they came with the model that a training
+        started from; `count` is then 0.
     store, key : folder and feature key of the store, or empty.
     """
 

@@ -9,7 +9,19 @@ from affekt._lazy import require
 
 require("torch", purpose="affekt.systems")
 
-from affekt.systems.base import Head, System, create, export, get, list_systems, merge, register, restore
+from affekt.systems.base import (
+    Head,
+    System,
+    create,
+    export,
+    get,
+    initialise,
+    list_systems,
+    merge,
+    register,
+    restore,
+    source_of,
+)
 from affekt.systems.speech import Speech
 
 __all__ = [
@@ -19,8 +31,10 @@ __all__ = [
     "create",
     "export",
     "get",
+    "initialise",
     "list_systems",
     "merge",
     "register",
     "restore",
+    "source_of",
 ]

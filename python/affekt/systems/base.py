@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,10 +16,23 @@ from torch import Tensor, nn
 from affekt.errors import InputError, ModelFileError
 from affekt.systems.schema import as_dict, build, nearest
 
-__all__ = ["Head", "System", "create", "export", "get", "list_systems", "register", "restore"]
+__all__ = [
+    "Head",
+    "System",
+    "create",
+    "export",
+    "get",
+    "initialise",
+    "list_systems",
+    "register",
+    "restore",
+    "source_of",
+]
 
 AFFECT = ("valence", "arousal", "dominance")
 _REGISTRY: dict[str, type[System]] = {}
+# Options of nodes that may differ from those of the model whose weights a system starts from.
+_FREE_OPTIONS = {"pool": {"window", "half_life", "hop"}}
 
 
 @dataclass
@@ -67,6 +81,8 @@ class System(nn.Module):
     Config: ClassVar[type]
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     system_name: ClassVar[str] = ""
+    initial: dict[str, Any] | None = None
+    """Provenance of the model whose weights this one started from (see `initialise`); None for none."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -129,6 +145,19 @@ class System(nn.Module):
 
     def load_graph(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Take the tensors that `graph` gives."""
+        raise NotImplementedError
+
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Per-feature mean and standard deviation in use; what `set_statistics` was given."""
+        raise NotImplementedError
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters outside the heads."""
+        raise NotImplementedError
+
+    def start_from(self, other: System) -> dict[str, str]:
+        """Take the weights and statistics of another system of this class and encoder, and those of its heads
+        that have the same labels; returns own head -> head of the other that it was taken from."""
         raise NotImplementedError
 
 
@@ -197,6 +226,9 @@ def export(
 ) -> Path:
     """Write a system to a model file, the one that `affekt.load` and the C++ core run.
 
+    Where the system started from another model (`initialise`), the card names it under ``initial_model``, and
+    the licence and data of that model are added to those in `info`: they bind what was made from it too.
+
     Parameters
     ----------
     path : target, customarily ``*.safetensors``.
@@ -219,7 +251,7 @@ def export(
         "outputs": system.outputs(),
         "latency": system.latency(),
         "system": {"name": system.system_name, "config": as_dict(system.config)},
-        "info": dict(info or {}),
+        "info": _with_initial(dict(info or {}), system.initial),
     }
     return write_model(path, card, tensors)
 
@@ -237,16 +269,108 @@ def restore(path: str | Path) -> System:
     from affekt._native import load
 
     model = load(path)
-    card = model.card
     try:
-        config = dict(card["system"]["config"])
-        # The card's JSON sorts its keys; the outputs keep the order of the heads.
-        config["heads"] = {output["name"]: config["heads"][output["name"]] for output in card["outputs"]}
-        system = create(card["system"]["name"], **config)
+        name, config = source_of(model.card)
+        system = create(name, **config)
         system.load_graph(model.tensors())
     except (InputError, KeyError, TypeError, RuntimeError) as error:
         raise ModelFileError(f"{path}: the torch system cannot be restored: {error}") from error
+    system.initial = model.card.get("info", {}).get("initial_model")
     return system.eval()
+
+
+def source_of(card: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and configuration of the system that a model card was written from, heads in their order.
+
+    Raises
+    ------
+    ModelFileError : the card names no system; it was not written by `export`.
+    """
+    try:
+        name, config = str(card["system"]["name"]), dict(card["system"]["config"])
+        # The card's JSON sorts its keys; the outputs keep the order of the heads.
+        config["heads"] = {output["name"]: config["heads"][output["name"]] for output in card["outputs"]}
+    except (KeyError, TypeError) as error:
+        raise ModelFileError(
+            f"the model {card.get('name', '')!r} does not say which system it was trained as ({error!r})"
+        ) from error
+    return name, config
+
+
+def initialise(system: System, path: str | Path) -> dict[str, str]:
+    """Start `system` from the weights and statistics of a model file instead of random ones.
+
+    Everything before the heads is taken, and every head that has the same kind and labels as one of the
+    file's, in whatever order; the other heads stay as they are. ``system.initial`` then holds the file's
+    name, version, SHA-256, data and licence, which `export` writes on the card.
+
+    Returns
+    -------
+    dict : own head -> head of the file, for the heads that were taken.
+
+    Raises
+    ------
+    ModelFileError : the file is damaged, or was not exported from a registered system.
+    InputError : the front end or the encoder differ from the file's.
+    """
+    from affekt._native import load
+
+    other = restore(path)
+    ours, theirs = (_encoder_options(s) for s in (system, other))
+    differing = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
+    if differing or type(system) is not type(other):
+        key = differing[0] if differing else "name"
+        here, there = ((ours.get(key), theirs.get(key)) if differing
+                       else (system.system_name, other.system_name))  # fmt: skip
+        raise InputError(
+            f"system.{key}: expected {there!r} as in the initial model {path}, got {here!r}; leave it out to "
+            "take the model's, or train without an initial model"
+        )
+    kept = system.start_from(other)
+    card = load(path).card
+    info = card.get("info", {})
+    system.initial = {
+        "name": str(card["name"]),
+        "version": str(card["version"]),
+        "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        "data": _names(info.get("data")),
+        "licence": str(info.get("licence") or "not stated"),
+        **({"initial_model": other.initial} if other.initial else {}),
+    }
+    return kept
+
+
+def _encoder_options(system: System) -> dict[str, Any]:
+    """What the weights before the heads depend on: the options of every node that is part of no head."""
+    own = {name for head in system.heads for name in (head, f"{head}_out")}
+    options: dict[str, Any] = {}
+    for node in system.graph()[0]:
+        if node["name"] not in own:
+            options |= {
+                f"{node['type']}.{key}": value
+                for key, value in node["options"].items()
+                if key not in _FREE_OPTIONS.get(node["type"], ())
+            }
+            options[f"{node['type']}"] = node["inputs"]
+    return options
+
+
+def _with_initial(info: dict[str, Any], initial: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`info` with the provenance of the initial model."""
+    if initial is None:
+        return info
+    info["initial_model"] = dict(initial)
+    words = f"initial model {initial['name']} {initial['version']}: {initial['licence']}"
+    licence = str(info.get("licence") or "not stated")
+    info["licence"] = licence if words in licence else f"{licence}; {words}"
+    data = _names(info.get("data"))
+    info["data"] = data + [name for name in initial["data"] if name not in data]
+    return info
+
+
+def _names(value: Any) -> list[str]:
+    """One name, several or none, as a card may have them."""
+    return [value] if isinstance(value, str) else [str(name) for name in value or ()]
 
 
 def to_tensor(value: Any) -> Tensor:

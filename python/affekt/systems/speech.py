@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
@@ -431,16 +431,47 @@ class Speech(System):
 
     @torch.no_grad()
     def load_graph(self, tensors: Mapping[str, np.ndarray]) -> None:
+        self.tcn.fold_()
+        self._load_encoder(tensors)
+        for name in self.heads:
+            linear = cast(nn.Linear, self.linear[name])
+            linear.weight.copy_(torch.tensor(tensors[f"{name}.weight"]))
+            linear.bias.copy_(torch.tensor(tensors[f"{name}.bias"]))
+
+    @torch.no_grad()
+    def _load_encoder(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Everything before the heads, from the tensors that `graph` gives."""
+
         def value(name: str) -> Tensor:
             return torch.tensor(np.asarray(tensors[name]))
 
         self.standardise.mean.copy_(value("norm.mean"))
         self.standardise.scale.copy_(value("norm.scale"))
-        self.tcn.fold_().load_folded(dict(tensors), "tcn")
+        self.tcn.load_folded(dict(tensors), "tcn")
         if self.pool is not None and self.pool.score is not None:
             self.pool.score.weight.copy_(value("pool.score.weight"))
             self.pool.score.bias.copy_(value("pool.score.bias"))
-        for name in self.heads:
-            linear = cast(nn.Linear, self.linear[name])
-            linear.weight.copy_(value(f"{name}.weight"))
-            linear.bias.copy_(value(f"{name}.bias"))
+
+    # -- starting from another model ------------------------------------------------------------------------
+
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        mean, scale = (x.double().numpy() for x in (self.standardise.mean, self.standardise.scale))
+        return mean, 1.0 / scale
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        return (p for name, p in self.named_parameters() if not name.startswith("linear."))
+
+    @torch.no_grad()
+    def start_from(self, other: System) -> dict[str, str]:
+        self._load_encoder(other.graph()[1])
+        taken: dict[str, str] = {}
+        for name, head in self.heads.items():
+            for theirs, old in other.heads.items():
+                if head.kind != old.kind or sorted(head.labels) != sorted(old.labels):
+                    continue
+                rows = [old.labels.index(label) for label in head.labels]
+                mine, source = (cast(nn.Linear, s.linear[n]) for s, n in ((self, name), (other, theirs)))
+                mine.weight.copy_(source.weight[rows])
+                mine.bias.copy_(source.bias[rows])
+                taken[name] = theirs
+        return taken

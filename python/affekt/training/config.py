@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from affekt import weights
 from affekt._lazy import require
+from affekt._native import load as native_load
 from affekt.errors import InputError
-from affekt.systems.base import get, merge
+from affekt.systems.base import get, merge, source_of
 from affekt.systems.schema import as_dict, build, nearest
 
 __all__ = [
     "DataConfig",
     "ExtraConfig",
+    "InitConfig",
     "LoopConfig",
     "ProtocolConfig",
     "RunConfig",
@@ -73,6 +77,26 @@ class DataConfig(SourceConfig):
 
 
 @dataclass
+class InitConfig:
+    """Start from the weights of a trained model (fine-tuning); in short ``init: MODEL``.
+
+    model : model file of any origin, or ``"shipped"``; null starts from random weights. The configuration of
+        the system is then the file's wherever YAML or overrides of the user say nothing (a preset's is not
+        the user's); only the heads are always the configuration's own. A head with the same labels as one of
+        the file's keeps its weights, the others start anew.
+    statistics : ``"keep"`` the model's mean and sd of the features, or ``"refit"`` them on each fold's
+        training part.
+    sha256 : of the file, filled in when the configuration is resolved; another file is then refused.
+
+    See `LoopConfig` for `freeze_epochs` and `encoder_lr_scale`.
+    """
+
+    model: str | None = None
+    statistics: str = "keep"
+    sha256: str | None = None
+
+
+@dataclass
 class ProtocolConfig:
     """How recordings are parted into training, development and test.
 
@@ -114,6 +138,9 @@ class LoopConfig:
     averaging : ``"none"``, ``"ema"`` (exponential, per step, decay `ema_decay`) or ``"swa"`` (plain mean of
         the weights after each epoch from the share `swa_start` of the epochs on). The averaged weights are
         the ones evaluated and kept.
+    freeze_epochs : epochs at the beginning in which only the heads learn.
+    encoder_lr_scale : learning rate of everything before the heads, as a share of `lr`. Below 1, a model that
+        starts from another one forgets less of it.
     threads : torch threads, null for torch's default. The same seed gives the same numbers for the same
         count.
     progress : show a progress bar; null where standard error is a terminal.
@@ -135,6 +162,8 @@ class LoopConfig:
     averaging: str = "none"
     ema_decay: float = 0.99
     swa_start: float = 0.75
+    freeze_epochs: int = 0
+    encoder_lr_scale: float = 1.0
     threads: int | None = None
     tensorboard: bool = True
     progress: bool | None = None
@@ -144,15 +173,16 @@ class LoopConfig:
 class RunConfig:
     """Everything that a run depends on.
 
-    `system` is `name` and the configuration of that system (see `affekt.systems`). `out` is the folder of
-    results. `monitor` picks the model: ``"uar"``, ``"ccc"``, or null for the mean of what the heads allow.
-    `info` goes into the model's card.
+    `init` names a model to start from. `system` is `name` and the configuration of that system (see
+    `affekt.systems`). `out` is the folder of results. `monitor` picks the model: ``"uar"``, ``"ccc"``, or
+    null for the mean of what the heads allow. `info` goes into the model's card.
     """
 
     name: str = "run"
     out: str = "runs/run"
     data: DataConfig = field(default_factory=DataConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     system: dict[str, Any] = field(default_factory=lambda: {"name": "speech"})
     training: LoopConfig = field(default_factory=LoopConfig)
     monitor: str | None = None
@@ -204,6 +234,7 @@ def load_config(
         values = dict(source or {})
     else:
         values = _read(source)
+    values = _init_in_full(values)
     if isinstance(overrides, Mapping):
         over: Mapping[str, Any] = overrides
     else:
@@ -216,7 +247,12 @@ def load_config(
             over = omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.from_dotlist(list(overrides)))
         except Exception as error:  # OmegaConf and YAML raise a zoo of types
             raise InputError(f"overrides {list(overrides)} cannot be read: {error}") from error
+    over = _init_in_full(over)
+    own = {} if isinstance(source, str | Path) and _is_preset(Path(source)) else values
+    if "model" in (over.get("init") or {}) and isinstance(values.get("init"), Mapping):
+        values = {**values, "init": {k: v for k, v in values["init"].items() if k != "sha256"}}
     merged = _drop_null_heads(merge(values, over))
+    merged = _adopted(merged, merge(own, over).get("system"))
     if isinstance(merged.get("data"), dict) and isinstance(over, Mapping):
         named = over.get("data") or {}
         if isinstance(named, Mapping) and named.get("manifest") and "corpus" not in named:
@@ -245,7 +281,7 @@ def config_text(config: RunConfig) -> str:
 def _read(source: str | Path) -> dict[str, Any]:
     omegaconf = require("omegaconf", purpose="configuration files")
     path = Path(source)
-    if not path.suffix and not path.is_file():  # a folder of that name is not in the way
+    if _is_preset(path):
         if str(source) not in list_presets():
             raise InputError(
                 f"no configuration file or preset named {str(source)!r}: "
@@ -262,6 +298,60 @@ def _read(source: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold a mapping, got {type(values).__name__}")
     return values
+
+
+def initial_model(config: RunConfig) -> Path | None:
+    """The model file that training starts from, or None.
+
+    Raises
+    ------
+    InputError : there is no such file, or it is not the one that the configuration was resolved with.
+    """
+    if config.init.model is None:
+        return None
+    path = _model_path(config.init.model)
+    if config.init.sha256 not in (None, _sha256(path)):
+        raise InputError(
+            f"init.model: {path} is not the file that this run started with; its content changed"
+        )
+    return path
+
+
+def _model_path(model: str) -> Path:
+    if model == "shipped":
+        return weights.default_model()
+    path = Path(model).expanduser().absolute()
+    if not path.is_file():
+        raise InputError(f"init.model: no model file {path} (or 'shipped' for affekt's own)")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _is_preset(path: Path) -> bool:
+    return not path.suffix and not path.is_file()  # a folder of that name is not in the way
+
+
+def _init_in_full(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``init: MODEL`` written out."""
+    init = values.get("init")
+    return {**values, "init": {"model": init}} if isinstance(init, str) else values
+
+
+def _adopted(values: dict[str, Any], own: Any) -> dict[str, Any]:
+    """`values` with the system of the initial model, unless that was done before; `own` is what the user says
+    about the system himself."""
+    init = values.get("init")
+    if not isinstance(init, Mapping) or not isinstance(init.get("model"), str) or init.get("sha256"):
+        return values
+    path = _model_path(init["model"])
+    name, system = source_of(native_load(path).card)
+    heads = (values.get("system") or {}).get("heads") or system["heads"]
+    system = {"name": name, **merge(system, own if isinstance(own, Mapping) else {}), "heads": heads}
+    model = init["model"] if init["model"] == "shipped" else str(path)
+    return {**values, "system": system, "init": {**init, "model": model, "sha256": _sha256(path)}}
 
 
 def _drop_null_heads(values: dict[str, Any]) -> dict[str, Any]:
@@ -289,12 +379,13 @@ def _check(config: RunConfig) -> None:
     choice("data.on_error", config.data.on_error, ("raise", "skip"))
     kinds = ("group_kfold", "leave_one_group_out", "listed", "published", "column", "all")
     choice("protocol.kind", protocol.kind, kinds)
+    choice("init.statistics", config.init.statistics, ("keep", "refit"))
     choice("monitor", config.monitor, (None, "uar", "ccc"))
     for name in ("epochs", "batch_size", "accumulate", "patience", "plateau", "threads"):
         least(f"training.{name}", getattr(loop, name), 1)
-    for name in ("warmup", "weight_decay", "min_lr"):
+    for name in ("warmup", "weight_decay", "min_lr", "freeze_epochs"):
         least(f"training.{name}", getattr(loop, name), 0)
-    for name in ("lr", "clip"):
+    for name in ("lr", "clip", "encoder_lr_scale"):
         least(f"training.{name}", getattr(loop, name), 0, strict=True)
     for name in ("factor", "ema_decay", "swa_start"):
         if not 0 < getattr(loop, name) < 1:

@@ -123,6 +123,7 @@ def train(
     if checkpoint is not None and over:
         keeper.load_state_dict(checkpoint["callbacks"][keeper.state_key])
     else:
+        system.train()  # Lightning leaves the mode as it finds it
         _fit(module, callbacks, folder, None if checkpoint is None else last)
     state = torch.load(
         last if dev_part is None else folder / "best.ckpt", map_location="cpu", weights_only=True
@@ -195,6 +196,7 @@ def export_checkpoint(
     except Exception as error:  # the unpickler raises whatever comes to hand on foreign bytes
         raise DataError(f"{checkpoint}: not a checkpoint of a training run ({error})") from error
     system = create(record["name"], **record["config"])
+    system.initial = record.get("initial")
     _load_weights(system, state)
     return export(system, out, info, name=name)
 
@@ -274,10 +276,18 @@ class _Module(lightning.LightningModule):
         # Biases, slopes and the magnitudes of weight norm are not pulled to zero.
         decayed = [p for p in self.system.parameters() if p.dim() > 1 and p.shape[1:].numel() > 1]
         others = [p for p in self.system.parameters() if not (p.dim() > 1 and p.shape[1:].numel() > 1)]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": decayed, "weight_decay": self.loop.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
+        if self.loop.encoder_lr_scale != 1:  # the heads' groups first: the log shows their rate
+            encoder = {id(p) for p in self.system.encoder_parameters()}
+            groups = [
+                {**group, "params": part, "scale": self.loop.encoder_lr_scale if inside else 1.0}
+                for inside in (False, True)
+                for group in groups
+                if (part := [p for p in group["params"] if (id(p) in encoder) == inside])
+            ]
         if self.loop.optimiser == "sgd":
             return torch.optim.SGD(groups, lr=self.loop.lr, momentum=0.9, nesterov=True)
         cls = torch.optim.AdamW if self.loop.optimiser == "adamw" else torch.optim.Adam
@@ -286,6 +296,16 @@ class _Module(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.sums = {}
         self.started = time.perf_counter()
+        if self.loop.freeze_epochs:
+            self._freeze(self.current_epoch < self.loop.freeze_epochs)
+
+    def _freeze(self, frozen: bool) -> None:
+        for parameter in self.system.encoder_parameters():
+            parameter.requires_grad_(not frozen)
+
+    def on_fit_end(self) -> None:
+        if self.loop.freeze_epochs:
+            self._freeze(False)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         # The processor's generator alone: it is the one that `train` restores for its caller.
@@ -306,7 +326,11 @@ class _Module(lightning.LightningModule):
         checkpoint["affekt_averaged"] = averaging.average
         checkpoint["affekt_identity"] = self.identity
         config = as_dict(self.system.config)
-        checkpoint["affekt_system"] = {"name": self.system.system_name, "config": config}
+        checkpoint["affekt_system"] = {
+            "name": self.system.system_name,
+            "config": config,
+            "initial": self.system.initial,
+        }
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch
@@ -336,7 +360,7 @@ class _Schedule(Callback):
         else:
             lr = max(loop.min_lr, loop.lr * self.state["scale"])
         for group in trainer.optimizers[0].param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("scale", 1.0)
 
     def after_epoch(self, module: _Module, value: float | None) -> None:
         """Plateau rule; called once the epoch's score is known."""

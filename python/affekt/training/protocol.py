@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,11 +33,12 @@ import torch
 from affekt import __version__, data
 from affekt._lazy import require
 from affekt.data.manifest import as_text, read_csv
+from affekt.data.store import INITIAL
 from affekt.errors import DataError, InputError
-from affekt.systems.base import System, create, export
+from affekt.systems.base import System, create, export, initialise
 from affekt.systems.schema import as_dict
 from affekt.training import scoring
-from affekt.training.config import RunConfig, SourceConfig, load_config, save_config
+from affekt.training.config import RunConfig, SourceConfig, initial_model, load_config, save_config
 from affekt.training.examples import Examples, labels_from_table
 from affekt.training.loop import derive_seed, predict_examples, train
 
@@ -154,7 +155,7 @@ def run_protocol(
     say = say or (lambda line: None)
     folder = Path(config.out)
     _claim(folder, config)
-    system = _new_system(config, seed=0)
+    system = _new_system(config, seed=0, say=say)
     if config.protocol.kind == "published" and (config.data.root or config.data.manifest):
         _fold_files(config)  # said before the corpus is looked for, which may need another answer
     manifests, main = _manifests(config)
@@ -182,7 +183,12 @@ def run_protocol(
         usable = parted[number]
         if not len(usable.train):
             raise DataError(f"fold {number} has no usable training recording")
-        leaks = data.audit(usable.table(store.manifest), store=store, allow=_allowed(config))
+        leaks = data.audit(
+            usable.table(store.manifest),
+            store=store,
+            allow=_allowed(config),
+            seen=system.initial["data"] if system.initial else (),
+        )
         if not leaks.ok:
             raise DataError(f"the split of fold {number} leaks: {leaks}")
         for seed in config.protocol.seeds:
@@ -218,8 +224,9 @@ def run_protocol(
 # ---- pieces of a run
 
 
-def _new_system(config: RunConfig, seed: int) -> System:
-    """The system with initial weights that depend on the seed alone; torch's generator is left as it was."""
+def _new_system(config: RunConfig, seed: int, say: Say | None = None) -> System:
+    """The system with initial weights that depend on the seed and the initial model alone; torch's generator
+    is left as it was."""
     options = dict(config.system)
     if options.get("task") == "trace":
         raise InputError(
@@ -228,7 +235,25 @@ def _new_system(config: RunConfig, seed: int) -> System:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, 0x5EED))
-        return create(options.pop("name"), **options)
+        system = create(options.pop("name"), **options)
+    path = initial_model(config)
+    if path is not None:
+        taken = initialise(system, path)
+        if say is not None:
+            say(_starting_point(system, taken))
+    return system
+
+
+def _starting_point(system: System, taken: Mapping[str, str]) -> str:
+    """What came from the initial model, and what starts anew."""
+    initial = cast(dict[str, Any], system.initial)
+    kept = [name for name in system.heads if name in taken]
+    new = [f"{name} ({', '.join(h.labels)})" for name, h in system.heads.items() if name not in taken]
+    return (
+        f"starting from {initial['name']} {initial['version']} (sha256 {initial['sha256'][:12]}): front end "
+        f"and encoder taken; heads kept: {', '.join(kept) or 'none'}; heads that start anew: "
+        f"{', '.join(new) or 'none'}; its licence binds the result: {initial['licence']}"
+    )
 
 
 def _claim(folder: Path, config: RunConfig) -> None:
@@ -252,6 +277,8 @@ def _essence(config: RunConfig) -> dict[str, Any]:
     """The configuration without what may change between two calls that work on one folder."""
     values = as_dict(config)
     del values["out"]
+    if values["init"]["sha256"]:  # the content counts, not where it lies
+        del values["init"]["model"]
     for section, names in {
         "protocol": ("select", "seeds"),
         "data": ("workers", "cache"),
@@ -527,9 +554,12 @@ def _train_one(
     save_config(config, place / "config.yaml")
     _write_json(place / "environment.json", environment())
     system = _new_system(config, seed)
-    statistics = store.statistics(split.train, fitted_on="train")
-    statistics.save(place)
-    system.set_statistics(statistics.mean, statistics.sd)
+    if system.initial is not None and config.init.statistics == "keep":
+        data.Statistics(*system.statistics(), 0, INITIAL, str(store.folder.resolve()), store.key).save(place)
+    else:
+        statistics = store.statistics(split.train, fitted_on="train")
+        statistics.save(place)
+        system.set_statistics(statistics.mean, statistics.sd)
 
     def part(rows: np.ndarray) -> Examples:
         return Examples(
