@@ -1,67 +1,254 @@
-"""docs/results.md from the tables of finished runs, which are copied to docs/results/.
+"""docs/results.md and docs/experiments.md from the tables in docs/results/, and the way into these.
 
-usage: python scripts/results_page.py TITLE COMMAND RUN_FOLDER [TITLE COMMAND RUN_FOLDER ...]
+usage: python scripts/results_page.py                         write the pages anew
+       python scripts/results_page.py run TITLE COMMAND FOLDER    take the tables of a finished run, or take
+                                                              them again, under the name of its folder
+       python scripts/results_page.py tried CORPUS CHANGE FOLDER  add a line to the log of what was tried
+
+The first column of every table names the run; `docs/results/runs.csv` keeps titles and commands.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from runs import CONDITIONS, METRICS, RunError, Tables, interval, markdown, read_table
 
-DOCS = Path(__file__).parent.parent / "docs"
-METRICS = {"uar": "UAR", "war": "WAR", "ccc_valence": "CCC valence", "ccc_arousal": "CCC arousal"}
-METRICS |= {"ccc_dominance": "CCC dominance"}
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+TABLES = ("results", "summary", "groups")
+NONE = "-"
+SPEAKERS = {"pooled": "all", "untouched": "untouched"}
+CALIBRATION = {"ece": "ECE", "nll": "NLL", "brier": "Brier"}
+COST = {
+    "parameters": "parameters",
+    "macs_front_end": "front end, MAC/s",
+    "macs_network": "network, MAC/s",
+    "rtf": "real-time factor",
+    "bytes": "file, bytes",
+}
+LOG = ["corpus", "change", "metric", "value", "low", "high", "speakers", "seconds"]
+
+RESULTS = """# Results
+
+Written by `scripts/results_page.py` from the tables of finished runs in [results/](results). Speakers of
+training, development and test are disjoint. Our figures come from the exported model files, run by the native
+core over each whole recording, and take the estimate at its end. UAR is the mean recall over classes, WAR the
+accuracy; CCC is Lin's with population moments over all test recordings at once. In brackets: 95 % interval by
+bootstrap over speakers.
+
+Conditions: *raw*, every recording by itself; *running*, the recordings of a speaker one after the other, what
+was learnt about the voice carried along; *enrolled*, the voice learnt from a few recordings beforehand, which
+are not scored; *whole*, the voice learnt from all recordings of the speaker, the scored ones too
+(transductive: an upper bound, not what a live system has). *Untouched* speakers had no part in choosing the
+recipe. Floors are classical: functionals of openSMILE, SVM or ridge, on the same folds; *whole* there means
+features z-scored per speaker. A figure over one fold shows that the path works; it is no benchmark."""
+
+EXPERIMENTS = """# Experiments
+
+What was tried, from [results/experiments.csv](results/experiments.csv), written by `scripts/results_page.py`.
+Figures are over **development** speakers, never over test speakers: they chose the recipe and promise
+nothing. Value: mean of the figure over single speakers, with its 95 % t interval. Seconds: training and
+scoring on the machine that ran it."""
 
 
-HEAD = """# Results
-
-Written by `scripts/results_page.py` from the tables of the runs. Speakers of training, development and test
-are disjoint; test figures come from the exported model file, run by the native core over each whole
-recording, and take its estimate at the end. UAR is the mean recall over classes, WAR the accuracy; CCC is
-Lin's with population moments over all test recordings at once. One fold and one seed show that the path
-works; they are not a benchmark."""
+# ---- the page of results
 
 
-def section(title: str, command: str, folder: Path) -> str:
-    """One run: its command, protocol and figures; the tables behind them go to docs/results/."""
-    name = folder.name
-    for table in ("results.csv", "summary.csv", "groups.csv"):
-        shutil.copy(folder / table, DOCS / "results" / f"{name}_{table}")
-    runs, summary = pd.read_csv(folder / "results.csv"), pd.read_csv(folder / "summary.csv")
-    lines = [f"## {title}", "", "```sh", command, "```", ""]
-    first = runs.iloc[0]
-    folds = ", ".join(map(str, sorted(set(runs["fold"]))))
-    lines += [
-        f"{len(runs)} training(s); fold {folds}; {first['n_train']} recordings train, "
-        f"{first['n_dev']} develop, {first['n_test']} test, {int(runs['n_skipped'].sum())} left out; "
-        f"mode {first['mode']}; {runs['seconds'].sum():.0f} s on the machine that made it. Tested: "
-        f"{', '.join(sorted(set(' '.join(runs['test_groups']).split())))}.",
-        "",
-        "| metric | pooled | 95 % interval over groups | lowest and highest group |",
-        "|---|---|---|---|",
-    ]
-    for metric, words in METRICS.items():
-        rows = summary[summary["metric"] == metric].set_index("over")
-        if rows.empty:
+def protocols(listed: pd.DataFrame, tables: dict[str, Tables]) -> str:
+    """What each run is and how to repeat it."""
+    rows = []
+    for run in listed.itertuples():
+        results = tables[run.run].results
+        people = {name for names in results["test_groups"].dropna() for name in names.split()}
+        each = results.drop_duplicates(["fold", "seed"])
+        rows.append([
+            f"**{run.run}**: {run.title}", f"`{run.command}`", results["fold"].nunique(),
+            results["seed"].nunique(), len(people), int(each["n_test"].sum()), f"{each['seconds'].sum():.0f}",
+            ", ".join(f"[{t}](results/{run.run}_{t}.csv)" for t in TABLES),
+        ])  # fmt: skip
+    header = ["run", "command", "folds", "seeds", "speakers tested", "tests", "seconds", "tables"]
+    return "## Runs\n\n" + markdown(header, rows)
+
+
+def figures(tables: dict[str, Tables], floors: dict[str, Tables]) -> str:
+    """One line per run, figure and set of speakers; floors beside ours."""
+    rows = []
+    for name, own in tables.items():
+        for metric, words in METRICS.items():
+            for over, speakers in SPEAKERS.items():
+                found = {c: own.row(metric, over, c) for c in CONDITIONS}
+                if all(row is None for row in found.values()):
+                    continue
+                floor = floors.get(name)
+                low = {c: None if floor is None else floor.row(metric, over, c) for c in ("raw", "whole")}
+                people = max(int(row["n"]) for row in found.values() if row is not None)
+                cells = [NONE if r is None else interval(r) for r in (*found.values(), *low.values())]
+                rows.append([name, words, f"{people}, {speakers}", *cells])
+    header = ["run", "figure", "speakers", *CONDITIONS, "floor raw", "floor whole"]
+    return "## Figures\n\n" + markdown(header, rows)
+
+
+def spread(tables: dict[str, Tables], floors: dict[str, Tables]) -> str:
+    """Single speakers: sd, lowest, highest."""
+    columns = ["mean", "sd", "min", "max"]
+    rows = []
+    for name, own in tables.items():
+        for who, one in (("ours", own), ("floor", floors.get(name))):
+            if one is None:
+                continue
+            for condition, (metric, words) in itertools.product(one.conditions, METRICS.items()):
+                row = one.row(metric, "groups", condition)
+                if row is not None:
+                    numbers = [NONE if pd.isna(row[c]) else f"{row[c]:.3f}" for c in columns]
+                    rows.append([name, who, condition, words, int(row["n"]), *numbers])
+    header = ["run", "model", "condition", "figure", "speakers", "mean", "sd", "lowest", "highest"]
+    return "## Single speakers\n\n" + markdown(header, rows)
+
+
+def calibration(tables: dict[str, Tables]) -> str:
+    """Reliability of probabilities, and how often truth lies within the stated sd."""
+    rows = []
+    for name, own in tables.items():
+        known = [m for m in own.summary["metric"].unique() if m.startswith((*CALIBRATION, "coverage"))]
+        heat = [c for c in own.results if c.startswith("temperature")]
+        for condition in own.conditions if known else ():
+            warm = [f"{own.results[c].min():.2f} to {own.results[c].max():.2f}" for c in heat]
+            for metric in known:
+                row = own.row(metric, "pooled", condition)
+                if row is not None:
+                    rows.append([name, condition, CALIBRATION.get(metric, metric), interval(row),
+                                 ", ".join(warm) or NONE])  # fmt: skip
+    if not rows:
+        return ""
+    header = ["run", "condition", "figure", "value", "temperature of the folds"]
+    return "## Calibration\n\n" + markdown(header, rows)
+
+
+def cost(tables: dict[str, Tables]) -> str:
+    """What the model of the first fold takes."""
+    rows = []
+    for name, own in tables.items():
+        if not any(column in own.results for column in COST):
             continue
-        pooled, groups = rows.loc["pooled"], rows.loc["groups"]
-        lines.append(
-            f"| {words} | {pooled['mean']:.3f} | {pooled['low']:.3f} to {pooled['high']:.3f} "
-            f"| {groups['min']:.3f}, {groups['max']:.3f} |"
-        )
-    tables = ", ".join(f"[{t}](results/{name}_{t}.csv)" for t in ("results", "summary", "groups"))
-    return "\n".join([*lines, "", f"Tables: {tables}."])
+        first = own.results.iloc[0]
+        rows.append([name, *(NONE if pd.isna(first.get(c)) else f"{first[c]:.6g}" for c in COST)])
+    return "## Cost\n\n" + markdown(["run", *COST.values()], rows) if rows else ""
 
 
-def main(arguments: list[str]) -> None:
-    """Write the page."""
-    (DOCS / "results").mkdir(exist_ok=True)
-    titles, commands, folders = arguments[::3], arguments[1::3], arguments[2::3]
-    parts = [section(t, c, Path(f)) for t, c, f in zip(titles, commands, folders, strict=True)]
-    (DOCS / "results.md").write_text("\n\n".join([HEAD, *parts]) + "\n")
+def results_page(docs: Path) -> str:
+    """The text of docs/results.md."""
+    listed = read_table(docs / "results" / "runs.csv", "run", "title", "command")
+    tables = {run: Tables.read(docs / "results", f"{run}_") for run in listed["run"]}
+    floors = {
+        run: Tables.read(docs / "results", f"{run}_floor_")
+        for run in listed["run"]
+        if (docs / "results" / f"{run}_floor_summary.csv").is_file()
+    }
+    parts = [RESULTS, protocols(listed, tables), figures(tables, floors), spread(tables, floors)]
+    parts += [calibration(tables), cost(tables)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def add_run(docs: Path, title: str, command: str, folder: Path) -> None:
+    """Copy the tables of a finished run and list it."""
+    audit = folder / "audit.json"
+    if not audit.is_file() or not json.loads(audit.read_text())["ok"]:
+        raise RunError(f"{audit}: missing, or the leak check found something; such a run is not published")
+    name, target = folder.resolve().name, docs / "results"
+    target.mkdir(exist_ok=True)
+    prefixes = [p for p in ("", "floor_") if not p or (folder / f"{p}summary.csv").is_file()]
+    for prefix in prefixes:
+        Tables.read(folder, prefix)
+    for prefix, table in itertools.product(prefixes, TABLES):
+        shutil.copy(folder / f"{prefix}{table}.csv", target / f"{name}_{prefix}{table}.csv")
+    file = target / "runs.csv"
+    listed = pd.read_csv(file, dtype=str) if file.is_file() else pd.DataFrame(columns=["run"])
+    rows = [*listed[listed["run"] != name].to_dict("records")]
+    entry = {"run": name, "title": title, "command": command}
+    place = listed.index[listed["run"] == name]
+    rows.insert(int(place[0]) if len(place) else len(rows), entry)
+    pd.DataFrame(rows).to_csv(file, index=False)
+
+
+# ---- the log of experiments
+
+
+def experiments_page(docs: Path) -> str:
+    """The text of docs/experiments.md."""
+    log = read_table(docs / "results" / "experiments.csv", *LOG)
+    rows = [
+        [e["corpus"], e["change"], METRICS.get(e["metric"], e["metric"]),
+         interval({"mean": e["value"], "low": e["low"], "high": e["high"]}), e["speakers"], f"{e['seconds']:.0f}"]
+        for e in log.to_dict("records")
+    ]  # fmt: skip
+    header = ["corpus", "change", "figure", "value (95 % interval)", "speakers", "seconds"]
+    return f"{EXPERIMENTS}\n\n{markdown(header, rows)}\n"
+
+
+def add_tried(docs: Path, corpus: str, change: str, folder: Path) -> None:
+    """One line per figure of merit of a run's development speakers: the mean over them, with a t interval."""
+    from affekt import metrics
+
+    results = Tables.read(folder).results if (folder / "summary.csv").is_file() else None
+    results = read_table(folder / "results.csv", "seconds") if results is None else results
+    parts = [read_table(path, "subject") for path in sorted(folder.glob("fold_*/seed_*/predictions_dev.csv"))]
+    if not parts:
+        raise RunError(f"{folder}: no predictions of development speakers (protocol.dev is 0?)")
+    table = pd.concat(parts)
+    rows: list[dict[str, Any]] = []
+    for metric in METRICS:
+        each = [_figure(metric, part) for _, part in table.groupby("subject")]
+        each = [value for value in each if value is not None]
+        if each:
+            found = metrics.mean_interval(each)
+            row = {"corpus": corpus, "change": change, "metric": metric, "value": found.mean}
+            row |= {"low": found.low, "high": found.high, "speakers": len(each)}
+            rows.append(row | {"seconds": results.drop_duplicates(["fold", "seed"])["seconds"].sum()})
+    file = docs / "results" / "experiments.csv"
+    there = read_table(file, *LOG)[LOG] if file.is_file() else pd.DataFrame(columns=LOG)
+    whole = [*there.to_dict("records"), *rows]
+    pd.DataFrame(whole, columns=LOG).to_csv(file, index=False, float_format="%.6g")
+
+
+def _figure(metric: str, part: pd.DataFrame) -> float | None:
+    """A figure of one speaker; None where these labels are missing."""
+    from affekt import metrics
+
+    if metric.startswith("ccc_"):
+        label = metric.removeprefix("ccc_")
+        if label not in part or f"true_{label}" not in part:
+            return None
+        known = part[part[f"true_{label}"].notna()]
+        return float(metrics.ccc(known[label], known[f"true_{label}"])) if len(known) > 1 else None
+    columns = [c for c in part if c.startswith("p_")]
+    if not columns or "true_emotion" not in part:
+        return None
+    known = part[part["true_emotion"].isin([c.removeprefix("p_") for c in columns])]
+    if known.empty:
+        return None
+    chosen = known[columns].idxmax(axis=1).str.removeprefix("p_")
+    return float(getattr(metrics, metric)(chosen.to_numpy(), known["true_emotion"].to_numpy()))
+
+
+def main(arguments: list[str], docs: Path = DOCS) -> None:
+    """Do what the usage says."""
+    match arguments:
+        case []:
+            pass
+        case ["run", title, command, folder]:
+            add_run(docs, title, command, Path(folder))
+        case ["tried", corpus, change, folder]:
+            add_tried(docs, corpus, change, Path(folder))
+        case _:
+            raise SystemExit(__doc__)
+    (docs / "results.md").write_text(results_page(docs), encoding="utf-8")
+    (docs / "experiments.md").write_text(experiments_page(docs), encoding="utf-8")
 
 
 if __name__ == "__main__":
