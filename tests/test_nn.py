@@ -114,6 +114,19 @@ def test_tcn_names_a_bad_argument(kwargs, words):
         nn.TCN(3, [4])(torch.zeros(2, 5, 4))
 
 
+def test_dropout_keeps_the_mean_passes_its_mask_to_the_gradient_and_is_off_in_evaluation():
+    torch.manual_seed(0)
+    drop = nn.TCN(1, [1], dropout=0.3).blocks[0].dropout
+    x = torch.ones(200, 500, requires_grad=True)
+    y = drop(x)
+    kept = y != 0
+    assert kept.double().mean().item() == pytest.approx(0.7, abs=0.006)  # 4 sd of 100,000 draws
+    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 1 / 0.7))
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, y.detach())
+    assert drop.eval()(x) is x
+
+
 def pooled_by_hand(x, pool):
     """The formula of the model card, one window, float64."""
     x = x[-pool.window :].double().numpy()

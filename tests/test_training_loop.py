@@ -403,6 +403,21 @@ def test_traces_train_on_labels_per_step(tmp_path):
     assert ccc == pytest.approx(result.best["ccc_arousal"], abs=1e-6)
 
 
+def test_it_says_how_far_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("affekt.training.loop._Teller.every", 0.0)
+    parts, lines = (toy_examples(12, 0), toy_examples(6, 1)), []
+    config = LoopConfig(epochs=4, batch_size=5, tensorboard=False, progress=False)
+    result = train(Toy(ToyConfig()), *parts, config, tmp_path, score=score, say=lines.append)
+    for number, (line, row) in enumerate(zip(lines, result.history[:-1], strict=True), 1):
+        words = f"epoch {number} of 4, loss {row['train_loss']:.3f}, score {row['score']:.3f}, "
+        assert line.startswith(words)
+        assert line.endswith(" s left")
+    lines.clear()
+    monkeypatch.setattr("affekt.training.loop._Teller.every", 3600.0)
+    train(Toy(ToyConfig()), *parts, config, tmp_path / "b", score=score, say=lines.append)
+    assert not lines
+
+
 @pytest.mark.parametrize(
     ("progress", "terminal", "shown"),
     [(None, False, False), (None, True, True), (True, False, True), (False, True, False)],

@@ -245,6 +245,25 @@ def test_finished_folds_are_not_repeated_and_a_killed_one_goes_on(voices, tmp_pa
         np.testing.assert_array_equal(result.results[name], undisturbed[name])
 
 
+def test_several_processes_give_the_bytes_of_one(voices, tmp_path, finished):
+    """And without development speakers: all epochs, the last weights."""
+    options = ("training.epochs=3", "training.threads=1", "protocol.select=[1, 3]", "protocol.dev=0")
+    lines: list[str] = []
+    one = run_protocol(configuration(voices, tmp_path / "one", *options))
+    two = run_protocol(configuration(voices, tmp_path / "two", *options, "protocol.jobs=2"), say=lines.append)
+    for a, b in zip(one.runs, two.runs, strict=True):
+        assert a.folder.parts[-2:] == b.folder.parts[-2:]
+        assert a.model.read_bytes() == b.model.read_bytes()
+        assert (a.row["epochs"], a.row["best_epoch"], a.row["n_dev"]) == (3, 2, 0)
+        for name in ("predictions.csv", "split.csv", "statistics.json"):
+            assert (a.folder / name).read_bytes() == (b.folder / name).read_bytes()
+    for name in ("predictions.csv", "groups.csv", "summary.csv"):
+        assert (Path(one.folder) / name).read_bytes() == (Path(two.folder) / name).read_bytes()
+    assert sum(line.startswith("fold 3 (") for line in lines) == 1
+    with pytest.raises(InputError, match=r"training\.lr"):  # but the folder is the same run for more jobs
+        run_protocol(configuration(voices, tmp_path / "two", *options, "training.lr=1"))
+
+
 def test_another_configuration_may_not_use_the_folder(finished):
     _, config, _ = finished
     with pytest.raises(InputError, match=r"differs in training.lr"):

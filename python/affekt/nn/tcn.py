@@ -35,6 +35,15 @@ class _CausalConv(nn.Conv1d):
         return super().forward(nn.functional.pad(x, ((self.kernel_size[0] - 1) * self.dilation[0], 0)))
 
 
+class _Dropout(nn.Dropout):
+    """`nn.Dropout` with its mask from uniform draws: Bernoulli draws cost a seventh of a step on CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        return x * (torch.rand_like(x) >= self.p).to(x.dtype).mul_(1 / (1 - self.p))
+
+
 class _Block(nn.Module):
     """conv, activation, dropout, conv, activation, dropout, plus residual, activation."""
 
@@ -55,7 +64,7 @@ class _Block(nn.Module):
         self.act1 = _activation(activation, slope)
         self.act2 = _activation(activation, slope)
         self.act3 = _activation(activation, slope)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = _Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.dropout(self.act1(self.conv1(x)))

@@ -107,9 +107,12 @@ class ProtocolConfig:
     select : numbers of the folds to run, from 1; all when null.
     dev : development groups carved out of each fold's training part, for early stopping and model selection:
         a count, a share below 1, or a list of names. The choice depends on `seed` and the fold only, so all
-        `seeds` share it. Where the split already has a development part, that is used.
+        `seeds` share it. Where the split already has a development part, that is used. 0 for none: all epochs
+        are trained and the last weights kept.
     seeds : one training per fold and seed.
     seed : of the partition itself.
+    jobs : folds and seeds that train at the same time, each in a process of its own with one torch thread
+        (or `training.threads`). The numbers are those of jobs 1 with the same count of threads.
     allow : kinds of leak that are accepted, see `affekt.data.audit`; any other stops the run.
     """
 
@@ -122,6 +125,7 @@ class ProtocolConfig:
     dev: int | float | list[str] = 0.15
     seeds: list[int] = field(default_factory=lambda: [0])
     seed: int = 0
+    jobs: int = 1
     allow: list[str] = field(default_factory=list)
 
 
@@ -390,6 +394,7 @@ def _check(config: RunConfig) -> None:
     for name in ("factor", "ema_decay", "swa_start"):
         if not 0 < getattr(loop, name) < 1:
             raise InputError(f"training.{name} must lie between 0 and 1, got {getattr(loop, name)}")
+    least("protocol.jobs", protocol.jobs, 1)
     if not protocol.seeds or len(set(protocol.seeds)) != len(protocol.seeds):
         raise InputError(f"protocol.seeds must be distinct integers, at least one, got {protocol.seeds}")
     if protocol.select is not None and (not protocol.select or min(protocol.select) < 1):

@@ -67,6 +67,7 @@ def train(
     monitor: str = "score",
     resume: bool = True,
     stop_after: int | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> LoopResult:
     """Train `system` in place; it ends with the weights that were kept, in evaluation mode.
 
@@ -81,6 +82,8 @@ def train(
         one that picks the epoch (larger is better).
     resume : go on from ``last.ckpt`` if it is there.
     stop_after : end the call after this many epochs of this process, as if killed there.
+    say : where no progress bar is shown, called with a line on epoch, loss, score and time left, at most once
+        in ten seconds.
 
     Raises
     ------
@@ -120,6 +123,8 @@ def train(
     callbacks.append(_Checkpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False))
     if stop_after is not None:
         callbacks.append(_StopAfter(stop_after))
+    if say is not None and not _shows_bar(config):
+        callbacks.append(_Teller(keeper, say))
     if checkpoint is not None and over:
         keeper.load_state_dict(checkpoint["callbacks"][keeper.state_key])
     else:
@@ -134,6 +139,10 @@ def train(
     return LoopResult(epoch, dict(history[epoch]), len(history), history, len(history) < config.epochs)
 
 
+def _shows_bar(config: LoopConfig) -> bool:
+    return sys.stderr.isatty() if config.progress is None else config.progress
+
+
 def _fit(module: _Module, callbacks: list[Callback], folder: Path, start: Path | None) -> None:
     """Lightning's part of `train`; torch's threads and generator are left as they were."""
     config = module.loop
@@ -142,7 +151,6 @@ def _fit(module: _Module, callbacks: list[Callback], folder: Path, start: Path |
         from pytorch_lightning.loggers import TensorBoardLogger
 
         logger = TensorBoardLogger(folder, name="tensorboard", version="")
-    bar = sys.stderr.isatty() if config.progress is None else config.progress
     threads = torch.get_num_threads()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -156,7 +164,7 @@ def _fit(module: _Module, callbacks: list[Callback], folder: Path, start: Path |
                 gradient_clip_val=config.clip,
                 callbacks=callbacks,
                 logger=logger,
-                enable_progress_bar=bar,
+                enable_progress_bar=_shows_bar(config),
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
                 default_root_dir=folder,
@@ -266,7 +274,7 @@ class _Module(lightning.LightningModule):
         super().__init__()
         self.system, self.loop, self.seed = system, config, seed
         self.parts, self.score, self.monitor = (train_part, dev_part), score, monitor
-        self.sums: dict[str, list[float]] = {}
+        self.sums: dict[str, list[Tensor]] = {}
         self.identity = ""
 
     def train_dataloader(self) -> _Batches:
@@ -288,10 +296,11 @@ class _Module(lightning.LightningModule):
                 for group in groups
                 if (part := [p for p in group["params"] if (id(p) in encoder) == inside])
             ]
+        # One fused kernel: with few small tensors the step otherwise costs as much as a layer.
         if self.loop.optimiser == "sgd":
-            return torch.optim.SGD(groups, lr=self.loop.lr, momentum=0.9, nesterov=True)
+            return torch.optim.SGD(groups, lr=self.loop.lr, momentum=0.9, nesterov=True, fused=True)
         cls = torch.optim.AdamW if self.loop.optimiser == "adamw" else torch.optim.Adam
-        return cls(groups, lr=self.loop.lr)
+        return cls(groups, lr=self.loop.lr, fused=True)
 
     def on_train_epoch_start(self) -> None:
         self.sums = {}
@@ -317,7 +326,7 @@ class _Module(lightning.LightningModule):
                 "lower training.lr or training.clip, and look at the features"
             )
         for name, value in parts.items():
-            self.sums.setdefault(name, []).append(float(value.detach()))
+            self.sums.setdefault(name, []).append(value.detach())
         return parts["loss"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -382,6 +391,7 @@ class _Averaging(Callback):
         self.config = config
         self.average: dict[str, Tensor] | None = None
         self.count = 0
+        self.live: dict[str, Tensor] = {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"count": self.count, "average": self.average}
@@ -390,17 +400,19 @@ class _Averaging(Callback):
         self.count, self.average = state["count"], state["average"]
 
     @torch.no_grad()
-    def _take(self, module: _Module, share: float) -> None:
-        live = module.system.state_dict()
+    def _take(self, share: float) -> None:
         if self.average is None or share >= 1:
-            self.average = {key: value.clone() for key, value in live.items()}
+            self.average = {key: value.clone() for key, value in self.live.items()}
         else:
-            for key, value in live.items():
-                if value.is_floating_point():
-                    self.average[key].lerp_(value, share)
-                else:
-                    self.average[key].copy_(value)
+            blended = [key for key, value in self.live.items() if value.is_floating_point()]
+            torch._foreach_lerp_([self.average[k] for k in blended], [self.live[k] for k in blended], share)
+            for key in self.live.keys() - set(blended):
+                self.average[key].copy_(self.live[key])
         self.count += 1
+
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        # Views of the live weights; gathering them anew at every step costs as much as the average itself.
+        self.live = module.system.state_dict()
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self.step = trainer.global_step
@@ -409,11 +421,11 @@ class _Averaging(Callback):
         if self.config.averaging == "ema" and trainer.global_step != self.step:
             self.step = trainer.global_step
             # The first steps average over what there is, so that the random start is soon forgotten.
-            self._take(module, max(1 - self.config.ema_decay, 1 / (1 + self.count / 2)))
+            self._take(max(1 - self.config.ema_decay, 1 / (1 + self.count / 2)))
 
-    def after_epoch(self, module: _Module, epoch: int) -> None:
+    def after_epoch(self, epoch: int) -> None:
         if self.config.averaging == "swa" and epoch >= math.floor(self.config.swa_start * self.config.epochs):
-            self._take(module, 1 / (self.count + 1))
+            self._take(1 / (self.count + 1))
 
     @contextlib.contextmanager
     def applied(self, module: _Module) -> Iterator[None]:
@@ -445,9 +457,9 @@ class _Keeper(Callback):
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         schedule = next(c for c in trainer.callbacks if isinstance(c, _Schedule))
         averaging = next(c for c in trainer.callbacks if isinstance(c, _Averaging))
-        averaging.after_epoch(module, trainer.current_epoch)
+        averaging.after_epoch(trainer.current_epoch)
         row: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        row |= {f"train_{name}": float(np.mean(values)) for name, values in module.sums.items()}
+        row |= {f"train_{name}": float(torch.stack(v).double().mean()) for name, v in module.sums.items()}
         row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         dev = module.parts[1]
         value = None
@@ -484,6 +496,31 @@ class _Checkpoint(ModelCheckpoint):
             state[key] = here(state[key])
         state["best_k_models"] = {here(path): value for path, value in state["best_k_models"].items()}
         super().load_state_dict(state)
+
+
+class _Teller(Callback):
+    """Says how far the training is, now and then."""
+
+    every = 10.0  # seconds
+
+    def __init__(self, keeper: _Keeper, say: Callable[[str], None]) -> None:
+        self.keeper, self.say = keeper, say
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self.first, self.begun = trainer.current_epoch, time.perf_counter()
+        self.last = self.begun
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        now, done = time.perf_counter(), trainer.current_epoch + 1
+        if now - self.last < self.every or done == trainer.max_epochs:
+            return
+        self.last = now
+        row = self.keeper.history[-1]
+        left = (now - self.begun) / (done - self.first) * (trainer.max_epochs - done)
+        score = f", {module.monitor} {row[module.monitor]:.3f}" if module.monitor in row else ""
+        self.say(
+            f"epoch {done} of {trainer.max_epochs}, loss {row['train_loss']:.3f}{score}, {left:.0f} s left"
+        )
 
 
 class _StopAfter(Callback):

@@ -41,6 +41,7 @@ from affekt.training import scoring
 from affekt.training.config import RunConfig, SourceConfig, initial_model, load_config, save_config
 from affekt.training.examples import Examples, labels_from_table
 from affekt.training.loop import derive_seed, predict_examples, train
+from affekt.training.processes import in_processes
 
 __all__ = ["ProtocolResult", "RunResult", "environment", "fit", "prepare", "run_protocol"]
 
@@ -201,24 +202,23 @@ def run_protocol(
                     "split.csv differs: the manifest or the usable recordings changed); choose another "
                     "folder or remove that one"
                 )
-    runs = []
+    runs: dict[tuple[int, int], RunResult] = {}
     for number in numbers:
-        usable = parted[number]
         for seed in config.protocol.seeds:
             place = _place(folder, number, seed)
             done = _finished(place)
-            if done is None:
-                say(f"fold {number} ({usable.name}), seed {seed}: {usable}")
-                done = _train_one(config, store, labels, usable, number, seed, place, say)
-                runs.append(RunResult(place, place / "model.safetensors", done))
-            else:
-                runs.append(RunResult(place, place / "model.safetensors", done, reused=True))
-            say(
-                f"fold {number}, seed {seed}: {_shown(done)}"
-                + (" (there already)" if runs[-1].reused else "")
-            )
-    others = _others(folder, parted, store, {run.folder for run in runs}, say)
-    return _tables(config, folder, system, store, runs, others, noted)
+            if done is not None:
+                runs[number, seed] = RunResult(place, place / "model.safetensors", done, reused=True)
+                say(f"fold {number}, seed {seed}: {_shown(done)} (there already)")
+    shared = _Shared(config, store, labels, {number: parted[number] for number in numbers})
+    missing = [(n, s) for n in numbers for s in config.protocol.seeds if (n, s) not in runs]
+    for (number, seed), done in in_processes(_train_task, shared, missing, config.protocol.jobs, say):
+        place = _place(folder, number, seed)
+        runs[number, seed] = RunResult(place, place / "model.safetensors", done)
+        say(f"fold {number}, seed {seed}: {_shown(done)}")
+    asked = [runs[n, s] for n in numbers for s in config.protocol.seeds]
+    others = _others(folder, parted, store, {run.folder for run in asked}, say)
+    return _tables(config, folder, system, store, asked, others, noted)
 
 
 # ---- pieces of a run
@@ -280,7 +280,7 @@ def _essence(config: RunConfig) -> dict[str, Any]:
     if values["init"]["sha256"]:  # the content counts, not where it lies
         del values["init"]["model"]
     for section, names in {
-        "protocol": ("select", "seeds"),
+        "protocol": ("select", "seeds", "jobs"),
         "data": ("workers", "cache"),
         "training": ("progress", "tensorboard"),
     }.items():
@@ -536,6 +536,30 @@ def _allowed(config: RunConfig) -> list[str]:
     return [*allowed, "partition"] if config.protocol.kind in ("all", "column") else allowed
 
 
+@dataclass
+class _Shared:
+    """What all trainings of a protocol work on."""
+
+    config: RunConfig
+    store: data.FeatureStore
+    labels: Mapping[str, np.ndarray]
+    splits: Mapping[int, data.Split]
+
+
+def _train_task(shared: _Shared, task: tuple[int, int], say: Say) -> dict[str, Any]:
+    """One fold and seed; where several train at once, in a process of its own."""
+    number, seed = task
+    split, config = shared.splits[number], shared.config
+    if config.protocol.jobs > 1:  # several bars would write over each other
+        config = replace(config, training=replace(config.training, progress=False))
+    say(f"fold {number} ({split.name}), seed {seed}: {split}")
+    place = _place(Path(config.out), number, seed)
+    return _train_one(
+        config, shared.store, shared.labels, split, number, seed, place,
+        lambda line: say(f"fold {number}, seed {seed}: {line}"),
+    )  # fmt: skip
+
+
 def _train_one(
     config: RunConfig,
     store: data.FeatureStore,
@@ -581,7 +605,7 @@ def _train_one(
 
     result = train(
         system, train_part, dev_part, config.training, place, seed=seed, score=score,
-        monitor=config.monitor or "score",
+        monitor=config.monitor or "score", say=say,
     )  # fmt: skip
     trained = time.perf_counter() - begun
 
