@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -148,8 +148,8 @@ class Evaluation:
     """What `evaluate` found; printing it gives a report."""
 
     metrics: pandas.DataFrame
-    """Columns ``label, metric, value, recordings, aggregation, mode, estimate, notes``, so that a row says by
-    itself how it came about."""
+    """Columns ``label, metric, value, low, high, recordings, speakers, aggregation, mode, estimate, notes``:
+    a row says by itself how it came about; ``low, high`` bound the 95 % interval over speakers."""
     predictions: pandas.DataFrame
     """Estimates beside the truth, a row per recording: ``file, start, end, ..., true_<label>``."""
     confusion: np.ndarray | None
@@ -161,13 +161,23 @@ class Evaluation:
     """What was left out or restricted, and why."""
     failures: list[dict[str, str]] = field(default_factory=list)
     """``{"file", "reason"}`` of every recording that could not be used."""
+    mapping: dict[str, str | None] = field(default_factory=dict)
+    """Emotion in the labels -> emotion of the model that it was compared with; None where there is none."""
 
     def __str__(self) -> str:
         lines = [str(self.predictions.attrs.get("title", ""))]
         for label, rows in self.metrics.groupby("label", sort=False):
-            figures = "  ".join(f"{m} {v:.3f}" for m, v in zip(rows["metric"], rows["value"], strict=True))
+            columns = (rows[name] for name in ("metric", "value", "low", "high"))
+            figures = "  ".join(
+                f"{metric} {value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else "")
+                for metric, value, low, high in zip(*columns, strict=True)
+            )
             lines.append(
                 f"{label:<10} {figures}  (n = {rows['recordings'].iloc[0]}, {rows['aggregation'].iloc[0]})"
+            )
+        if np.isfinite(self.metrics["low"]).any():
+            lines.append(
+                f"in brackets: 95 % interval, bootstrap over {self.metrics['speakers'].max()} speakers"
             )
         if self.confusion is not None:
             width = max(9, *(len(name) + 1 for name in self.classes))
@@ -187,6 +197,7 @@ def evaluate(
     estimate: Summary = "last",
     reduction: Literal["concatenated", "per_session"] = "concatenated",
     restrict: bool = False,
+    merge: Mapping[str, str] | None = None,
     window: float | None = None,
     hop: float | None = None,
     on_error: OnError = "raise",
@@ -206,6 +217,8 @@ def evaluate(
         then averaged (``"per_session"``).
     restrict : let the model choose only among the emotions that occur in the labels. That uses knowledge of
         the labels and raises the figures; by default it may choose any that it knows.
+    merge : emotions to count as another one on both sides, e.g. ``{"calm": "neutral"}``: labels are renamed,
+        the model's probabilities added.
     on_error : ``"raise"``, or ``"skip"`` recordings that cannot be used; they are listed in ``.failures``.
     progress : as for `predict`.
 
@@ -214,8 +227,11 @@ def evaluate(
     Evaluation
         For continuous labels CCC, PCC and RMSE; for emotions UAR, WAR and macro-F1 (definitions:
         `affekt.metrics`). UAR is the mean over the emotions that occur in the labels, macro-F1 over those
-        that occur in the labels or were chosen. Recordings of emotions that the model does not know are left
-        out, and so are labels without a value; ``.notes`` states that, and what the model could choose from.
+        that occur in the labels or were chosen. Emotions are matched by name, as `affekt.data.match_emotions`
+        does (happiness is happy); ``.mapping`` holds the result. Recordings of emotions that the model does
+        not know are left out, and so are labels without a value; ``.notes`` states that, and what the model
+        could choose from. With subjects in the manifest each figure has a 95 % interval, by bootstrap over
+        subjects.
 
     Raises
     ------
@@ -223,7 +239,8 @@ def evaluate(
         The manifest shares no label with the model, or (``on_error="raise"``) a recording cannot be used.
     """
     pandas = require("pandas", purpose="tables of estimates")
-    from affekt import data, metrics
+    from affekt import data
+    from affekt._scores import comparable, score
 
     if estimate not in ("last", "mean"):
         raise InputError(f"estimate: expected 'last' or 'mean', got {estimate!r}")
@@ -232,18 +249,12 @@ def evaluate(
     check_on_error(on_error)
     native = open_model(model)
     manifest = data.read_manifest(manifest)
-    emotions = [name.removeprefix("p_") for name in native.columns if name.startswith("p_")]
-    dimensions = [name for name in manifest.labels if name in native.columns]
-    if not dimensions and not (emotions and "emotion" in manifest.labels):
-        raise DataError(
-            f"the manifest has the labels {', '.join(manifest.labels) or '(none)'}, "
-            f"the model gives {', '.join(native.columns)}: nothing to compare"
-        )
-    compared = [*dimensions, *(["emotion"] if emotions and "emotion" in manifest.labels else [])]
+    dimensions, emotions = comparable(native.columns, manifest.labels)
+    compared = [*dimensions, *(["emotion"] if emotions else [])]
     if not manifest.table[compared].notna().to_numpy().any():
         raise DataError(f"no row of the manifest has a value of {', '.join(compared)}: nothing to compare")
 
-    if emotions and "emotion" in manifest.labels:
+    if emotions:
         require("sklearn.metrics", purpose="classification metrics")  # missing now rather than at the end
 
     rows, used, failures = [], [], []
@@ -271,7 +282,7 @@ def evaluate(
 
     table = pandas.concat(rows, ignore_index=True)
     truth = manifest.table.iloc[used].reset_index(drop=True)
-    notes, figures = [], []
+    notes = []
     if failures:
         notes.append(
             f"{len(failures)} of {len(manifest)} recordings could not be used and are not in these figures"
@@ -279,7 +290,6 @@ def evaluate(
     skipped = manifest.attrs.get("skipped")
     if skipped:
         notes.append(f"{len(skipped)} more were left out when the corpus was read")
-    sessions = truth["session"].to_numpy() if "session" in truth else None
     trained = native.card.get("info", {}).get("data", [])
     seen = set(truth["corpus"].dropna()) if "corpus" in truth else {manifest.attrs.get("corpus")}
     seen = seen & ({trained} if isinstance(trained, str) else {*trained})
@@ -288,77 +298,31 @@ def evaluate(
             f"the model's card names {', '.join(sorted(seen))} as its training data: "
             "these are not figures on unseen recordings"
         )
-    if reduction == "per_session" and sessions is None:
-        raise DataError("reduction='per_session' needs a column 'session' in the manifest")
+    found_scores = score(
+        table,
+        truth,
+        columns=native.columns,
+        labels=manifest.labels,
+        reduction=reduction,
+        restrict=restrict,
+        merge=merge,
+    )
     for name in dimensions:
         table[f"true_{name}"] = truth[name].to_numpy(dtype=float)
-        known = np.isfinite(table[f"true_{name}"].to_numpy())
-        if not known.any():
-            notes.append(f"no recording has a {name} label: left out")
-            continue
-        if not known.all():
-            notes.append(f"{int((~known).sum())} recordings have no {name} label")
-        estimated, true = table[name].to_numpy(dtype=float)[known], table[f"true_{name}"].to_numpy()[known]
-        by: dict[str, Any] = {}
-        if sessions is not None and reduction == "per_session":
-            by = {"reduction": "per_session", "sessions": sessions[known]}
-        for metric, value, how in (
-            ("CCC", metrics.ccc(estimated, true, **by), reduction),
-            ("PCC", metrics.pcc(estimated, true, **by), reduction),
-            ("RMSE", metrics.rmse(estimated, true), "concatenated"),
-        ):
-            figures.append((name, metric, float(value), int(known.sum()), how))
-    confusion, classes = None, []
-    if emotions and "emotion" in truth:
+    if emotions:
         table["true_emotion"] = truth["emotion"].to_numpy()
-        there = truth["emotion"].dropna().unique()
-        present = [name for name in emotions if name in there]
-        strangers = sorted(set(there) - set(emotions))
-        kept = truth["emotion"].isin(present).to_numpy()
-        if strangers:
-            count = int(truth["emotion"].isin(strangers).sum())
-            notes.append(f"the model does not know {', '.join(strangers)}: {count} recordings left out")
-        if not len(there):
-            notes.append("no recording has an emotion label: left out")
-        elif len(present) < 2:
-            shared = ", ".join(present) or "no emotion"
-            notes.append(f"labels and model share {shared}, at least two are needed: emotion left out")
-        else:
-            choice = present if restrict else emotions
-            absent = [name for name in emotions if name not in present]
-            if absent and restrict:
-                notes.append(
-                    f"the model could choose only among the {len(present)} emotions in the labels, which "
-                    f"raises the figures; ruled out: {', '.join(absent)}"
-                )
-            elif absent:
-                notes.append(
-                    f"the model could choose any of its {len(emotions)} emotions, UAR is over the "
-                    f"{len(present)} in the labels; not in the labels: {', '.join(absent)}"
-                )
-            chances = table[[f"p_{name}" for name in choice]].to_numpy(dtype=float)
-            best = np.array(choice, dtype=object)[chances.argmax(axis=1)]
-            table["estimated_emotion"] = best
-            true, best = truth["emotion"].to_numpy(dtype=object)[kept], best[kept]
-            classes = [name for name in emotions if name in present or name in best]
-            confusion = metrics.confusion_matrix(best, true, labels=classes)
-            for metric, function in (
-                ("UAR", metrics.uar),
-                ("WAR", metrics.war),
-                ("macro-F1", metrics.macro_f1),
-            ):
-                value = float(function(best, true, labels=classes))
-                figures.append(("emotion", metric, value, int(kept.sum()), "concatenated"))
-    if not figures:
-        raise DataError(f"nothing to compare: {'; '.join(notes)}")
+    if found_scores.estimated is not None:
+        table["estimated_emotion"] = found_scores.estimated
+    notes += found_scores.notes
     table.attrs = {
         "title": f"{describe_model(native)}, {mode} mode, {estimate} estimate of {len(table)} recordings"
     }
-    names = ["label", "metric", "value", "recordings", "aggregation"]
-    scores = pandas.DataFrame(figures, columns=names).assign(
+    scores = pandas.DataFrame(found_scores.figures).assign(
         mode=mode, estimate=estimate, notes="; ".join(notes)
     )
-    return Evaluation(scores, table, confusion, classes, notes, failures)
+    return Evaluation(
+        scores, table, found_scores.confusion, found_scores.classes, notes, failures, found_scores.mapping
+    )
 
 
 class Recording(NamedTuple):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from affekt.data.audio import AudioInfo, AudioStream, AudioWarning, audio_info, read_audio, stream_audio
     from affekt.data.auditing import AuditReport, Finding, audit
     from affekt.data.corpora import corpus, list_corpora
+    from affekt.data.emotions import match_emotions
     from affekt.data.manifest import Manifest, read_manifest
     from affekt.data.splits import (
         Split,
@@ -40,6 +41,7 @@ _NAMES = {
     "audit": "auditing",
     "corpus": "corpora",
     "list_corpora": "corpora",
+    "match_emotions": "emotions",
     "Manifest": "manifest",
     "read_manifest": "manifest",
     "Split": "splits",
@@ -79,6 +81,7 @@ __all__ = [
     "leave_one_group_out",
     "list_corpora",
     "listed_folds",
+    "match_emotions",
     "overlap_mean",
     "prepare",
     "published_folds",

@@ -293,11 +293,16 @@ def rescale(values: Any, scale: tuple[float, float], name: str, files: Any = Non
 
 
 def read_csv(file: Path, text: Sequence[str]) -> pd.DataFrame:
-    """A CSV file: columns `text` as text, "NA" and the like kept, numbers exact to the last bit."""
+    """A CSV file: columns `text` as text, "NA" and the like kept, numbers exact to the last bit.
+
+    Columns may be parted by semicolons, with decimal commas, as spreadsheets write them in many countries, or
+    by tabs.
+    """
     pandas = require("pandas", purpose="manifests")
     options: dict[str, Any] = {}
     if tuple(int(part) for part in pandas.__version__.split(".")[:2]) < (3, 1):
         options["float_precision"] = "round_trip"  # the default from 3.1 on
+    options |= _dialect(file)
     # Identifiers such as 001 must stay text; numbers are parsed, and complained about, by the caller.
     return pandas.read_csv(
         file,
@@ -309,6 +314,15 @@ def read_csv(file: Path, text: Sequence[str]) -> pd.DataFrame:
     )
 
 
+def _dialect(file: Path) -> dict[str, Any]:
+    """Options of pandas for the separator that the header line has."""
+    with file.open(encoding="utf-8-sig") as stream:
+        header = stream.readline()
+    if "," in header:
+        return {}
+    return {"sep": ";", "decimal": ","} if ";" in header else {"sep": "\t"} if "\t" in header else {}
+
+
 def _read_table(file: Path) -> pd.DataFrame:
     pandas = require("pandas", purpose="manifests")
     if not file.is_file():
@@ -318,6 +332,11 @@ def _read_table(file: Path) -> pd.DataFrame:
             require("pyarrow", purpose="reading Parquet")
             return pandas.read_parquet(file)
         return read_csv(file, _TEXT)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file}: not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x}); save the table "
+            "as CSV UTF-8"
+        ) from error
     except (ValueError, OSError, pandas.errors.ParserError) as error:
         raise DataError(f"{file}: cannot be read as a table ({error})") from error
 
@@ -383,7 +402,11 @@ def _in_range(values: np.ndarray, low: float, high: float, name: str, files: Any
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         where = f" ({files.iloc[row]})" if files is not None else ""
-        hint = "; pass scales= if the table uses another scale" if (low, high) == (-1.0, 1.0) else ""
+        hint = (
+            f"; pass scales={{'{name}': (LOW, HIGH)}} if the table uses another scale"
+            if (low, high) == (-1.0, 1.0)
+            else ""
+        )
         raise DataError(
             f"{name} must lie in [{low:g}, {high:g}]; {int(bad.sum())} of {len(values)} row(s) do not, the "
             f"first is row {row}{where} with {values[row]}{hint}"

@@ -348,7 +348,7 @@ def published_folds(
         if missing and on_missing == "raise":
             raise DataError(
                 f"{name}: the manifest lacks {len(missing)} clip(s) of the published fold: "
-                f"{_checks.some(missing)}"
+                f"{_checks.some(missing)} (on_missing='skip' leaves them out)"
             )
         if not len(parts[0]) or not len(parts[1]):
             raise DataError(

@@ -344,6 +344,7 @@ def prepare(
             f"{len(reasons)} of {len(table)} recordings cannot be used: "
             + "; ".join(reasons[:5])
             + (f"; and {len(reasons) - 5} more" if len(reasons) > 5 else "")
+            + " (on_error='skip' leaves them out)"
         )
     if failed.any():
         warnings.warn(
