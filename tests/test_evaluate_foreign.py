@@ -1,4 +1,4 @@
-"""A model meets a corpus in other words: matched names, dropped classes, other scales, languages, intervals."""
+"""A model meets a corpus in other words: names, dropped classes, scales, languages, intervals."""
 
 from __future__ import annotations
 

@@ -334,8 +334,8 @@ def _read_table(file: Path) -> pd.DataFrame:
         return read_csv(file, _TEXT)
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{file}: not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x}); save the table "
-            "as CSV UTF-8"
+            f"{file}: not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x}); save it as "
+            "CSV UTF-8"
         ) from error
     except (ValueError, OSError, pandas.errors.ParserError) as error:
         raise DataError(f"{file}: cannot be read as a table ({error})") from error
