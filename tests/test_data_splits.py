@@ -290,3 +290,20 @@ def test_the_shipped_ravdess_folds_are_the_published_ones(data_dir: Path) -> Non
     for ours, theirs in zip(listed, published, strict=True):
         np.testing.assert_array_equal(ours.test, theirs.test)
         np.testing.assert_array_equal(ours.train, theirs.train)
+
+
+@pytest.mark.parametrize(("preset", "people"), [("ravdess", 24), ("emotale", 18)])
+def test_every_person_can_be_left_out_from_the_command_line(data_dir: Path, preset: str, people: int) -> None:
+    protocol = pytest.importorskip("affekt.training.protocol")
+    if not (data_dir / preset).is_dir():
+        pytest.skip(f"no {preset}")
+    options = [f"data.root={data_dir}", "protocol.kind=leave_one_group_out"]
+    config = protocol.load_config(preset, options)
+    _, manifest = protocol._manifests(config)
+    folds = protocol._folds(config, manifest)
+    assert len(folds) == people
+    person = manifest.table["file"].str.extract(r"(\d+)\.\w+$" if preset == "ravdess" else r"_(\d{3})_")[0]
+    for fold in folds:  # by the number in the file name: one person is one number, in whatever language
+        assert person[fold.test].nunique() == 1
+        assert not set(person[fold.test]) & set(person[np.concatenate([fold.train, fold.dev])])
+        assert len(fold.dev)

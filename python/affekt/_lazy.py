@@ -14,6 +14,7 @@ _EXTRA = {
     "matplotlib": "report",
     "mne": "eeg",
     "omegaconf": "train",
+    "opensmile": "floors",
     "pandas": "audio",
     "pyarrow": "train",
     "pytorch_lightning": "train",

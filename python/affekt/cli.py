@@ -22,6 +22,7 @@ __all__ = ["main"]
 _EXTRAS = {  # extra -> what it is for, and the packages that make it up
     "audio": ("reading recordings, tables", ("pandas", "soundfile", "soxr")),
     "train": ("training and protocols", ("torch", "pytorch_lightning", "omegaconf", "sklearn", "scipy")),
+    "floors": ("classical floors", ("opensmile", "sklearn")),
     "report": ("plots", ("pandas", "matplotlib")),
     "live": ("the microphone", ("sounddevice", "soundfile", "soxr")),
     "video": ("faces", ("cv2",)),
@@ -256,9 +257,9 @@ def _train(args: argparse.Namespace) -> int:
         return 0
     result = training.run_protocol(config, say=_say)
     print(result)
-    for path in _run_plots(result.folder):
+    for path in _run_plots(result.folder) if result.runs else []:
         print(f"plot   {path}", file=sys.stderr)
-    return 0 if result.audit.ok else 1
+    return 0 if result.audit.ok and (result.floor is None or result.floor.audit.ok) else 1
 
 
 def _run_plots(folder: Path) -> list[Path]:
@@ -484,6 +485,7 @@ def _parser() -> argparse.ArgumentParser:
           affekt train ravdess data.root=/data/RAVDESS 'protocol.select=[1]' training.epochs=20
           affekt train own data.manifest=mine.csv --out runs/mine
           affekt train own data.manifest=mine.csv training.encoder_lr_scale=0.3 --init shipped
+          affekt train ravdess data.root=/data/RAVDESS floor.features=egemaps floor.only=true
           affekt train my.yaml --dry-run
 
         Quote values with brackets: the shell gives them a meaning of its own.

@@ -19,6 +19,7 @@ from affekt.systems.schema import as_dict, build, nearest
 __all__ = [
     "DataConfig",
     "ExtraConfig",
+    "FloorConfig",
     "InitConfig",
     "LoopConfig",
     "ProtocolConfig",
@@ -174,6 +175,23 @@ class LoopConfig:
 
 
 @dataclass
+class FloorConfig:
+    """A classical baseline on the same folds, see `affekt.training.floors`; it needs ``affekt[floors]``.
+
+    features : ``"egemaps"`` or ``"compare"`` (openSMILE functionals), ``"none"`` for no floor.
+    only : the floor alone; no system is trained.
+    c, alpha : what is tried for the SVM's C and the ridge's alpha (on features of unit variance).
+    inner_folds : of the cross-validation over training groups that chooses among them.
+    """
+
+    features: str = "none"
+    only: bool = False
+    c: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0, 10.0, 30.0])
+    alpha: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0, 1000.0, 10000.0])
+    inner_folds: int = 5
+
+
+@dataclass
 class RunConfig:
     """Everything that a run depends on.
 
@@ -189,6 +207,7 @@ class RunConfig:
     init: InitConfig = field(default_factory=InitConfig)
     system: dict[str, Any] = field(default_factory=lambda: {"name": "speech"})
     training: LoopConfig = field(default_factory=LoopConfig)
+    floor: FloorConfig = field(default_factory=FloorConfig)
     monitor: str | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -407,3 +426,11 @@ def _check(config: RunConfig) -> None:
         raise InputError("protocol.tests must list the groups that each fold tests, got none")
     if protocol.kind == "group_kfold":
         least("protocol.folds", protocol.folds, 2)
+    choice("floor.features", config.floor.features, ("none", "egemaps", "compare"))
+    if config.floor.only and config.floor.features == "none":
+        raise InputError("floor.only needs floor.features=egemaps or compare, got none")
+    least("floor.inner_folds", config.floor.inner_folds, 2)
+    for name in ("c", "alpha"):
+        tried = getattr(config.floor, name)
+        if not tried or min(tried) <= 0:
+            raise InputError(f"floor.{name} must list numbers above 0, got {tried}")

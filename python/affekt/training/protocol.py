@@ -40,6 +40,7 @@ from affekt.systems.schema import as_dict
 from affekt.training import scoring
 from affekt.training.config import RunConfig, SourceConfig, initial_model, load_config, save_config
 from affekt.training.examples import Examples, labels_from_table
+from affekt.training.floors import FloorResult, run_floors
 from affekt.training.loop import derive_seed, predict_examples, train
 from affekt.training.processes import in_processes
 
@@ -63,7 +64,7 @@ class RunResult:
 
 @dataclass
 class ProtocolResult:
-    """A finished protocol: its folder, the tables (pandas) and the audit report.
+    """A finished protocol: its folder, the tables (pandas), the audit report and, if asked for, the floor.
 
     `runs` are the folds and seeds asked for; the tables hold all finished ones of the folder. `summary` is
     empty where the protocol has no test part.
@@ -76,6 +77,7 @@ class ProtocolResult:
     groups: Any
     skipped: Any
     audit: Any
+    floor: FloorResult | None = None
 
     def __str__(self) -> str:
         lines = [f"{self.folder}: {len(self.results)} training(s), {len(self.skipped)} recording(s) left out"]
@@ -100,6 +102,7 @@ class ProtocolResult:
                 line += f"  single groups {people['min'].iloc[0]:.3f} to {people['max'].iloc[0]:.3f}"
             lines.append(line)
         lines.append("  " + ("audit: no leak found" if self.audit.ok else f"AUDIT: {self.audit}"))
+        lines += [str(self.floor)] if self.floor else []
         return "\n".join(lines)
 
 
@@ -202,6 +205,18 @@ def run_protocol(
                     "split.csv differs: the manifest or the usable recordings changed); choose another "
                     "folder or remove that one"
                 )
+    floor = None
+    if config.floor.features != "none":  # first: it takes minutes, and what it lacks is said at once
+        table = _labelled(store, np.arange(len(store)), system, config.protocol.group)
+        table["group"] = _group_names(table, config.protocol.group)
+        chosen = {number: parted[number] for number in numbers}
+        floor = run_floors(
+            config, store, chosen, table, system.heads, lambda part: _truth(part, system),
+            allow=_allowed(config), say=say,
+        )  # fmt: skip
+        if config.floor.only:
+            none = require("pandas", purpose="result tables").DataFrame(columns=["metric", "over"])
+            return ProtocolResult(folder, [], none, none, none, _skipped_table(noted), floor.audit, floor)
     runs: dict[tuple[int, int], RunResult] = {}
     for number in numbers:
         for seed in config.protocol.seeds:
@@ -218,7 +233,7 @@ def run_protocol(
         say(f"fold {number}, seed {seed}: {_shown(done)}")
     asked = [runs[n, s] for n in numbers for s in config.protocol.seeds]
     others = _others(folder, parted, store, {run.folder for run in asked}, say)
-    return _tables(config, folder, system, store, asked, others, noted)
+    return replace(_tables(config, folder, system, store, asked, others, noted), floor=floor)
 
 
 # ---- pieces of a run
@@ -286,6 +301,7 @@ def _essence(config: RunConfig) -> dict[str, Any]:
     }.items():
         for name in names:
             del values[section][name]
+    del values["floor"]  # it does not change what is trained
     return values
 
 
@@ -774,8 +790,7 @@ def _tables(
     noted = noted + [
         f for run in finished for f in json.loads((run.folder / "done.json").read_text())["failed"]
     ]
-    skipped = pandas.DataFrame(noted, columns=["file", "start", "end", "reason"])
-    skipped = skipped.drop_duplicates(["file", "start", "end"])
+    skipped = _skipped_table(noted)
     results.insert(min(8, len(results.columns)), "n_skipped", len(skipped))
     parts = []
     for run in finished:
@@ -809,6 +824,12 @@ def _tables(
     return ProtocolResult(folder, runs, results, summary, groups, skipped, report)
 
 
+def _skipped_table(noted: list[dict[str, Any]]) -> Any:
+    pandas = require("pandas", purpose="result tables")
+    table = pandas.DataFrame(noted, columns=["file", "start", "end", "reason"])
+    return table.drop_duplicates(["file", "start", "end"])
+
+
 def environment() -> dict[str, Any]:
     """Versions and machine, as ``environment.json`` records them."""
     from importlib import metadata
@@ -821,6 +842,7 @@ def environment() -> dict[str, Any]:
         "pandas",
         "scipy",
         "scikit-learn",
+        "opensmile",
         "soundfile",
         "soxr",
     ):

@@ -1,0 +1,494 @@
+"""Classical floors: what openSMILE functionals with an SVM or a ridge reach on the folds of a run.
+
+A floor is one vector of functionals per recording, an RBF-SVM for every categorical head and a ridge
+regression per label of every continuous head. It is trained on the training and the development speakers of
+each fold together, because it needs no early stopping, and tested on the recordings that test the system.
+
+Two conditions:
+
+- ``raw``: features standardised with the mean and sd of the training recordings. The estimate of a test
+  recording depends on no other test recording.
+- ``whole``: features z-scored per speaker, with the mean and sd over all recordings of that speaker on that
+  side of the split. This is transductive: the estimate of one test recording uses the other recordings of
+  its speaker (never their labels), so it says what knowing the whole speaker is worth.
+
+C of the SVM and alpha of the ridge are chosen by a group-wise cross-validation inside the training part, by
+UAR and by CCC over the held-out speakers; ties go to the smaller C and the larger alpha, the simpler model.
+The class probabilities are ``softmax(t s)`` of the SVM's one-against-rest scores ``s``, with ``t`` from the
+same inner cross-validation.
+
+Files in the folder of the run, in the layout of its own tables with the columns ``model`` and ``condition``::
+
+    floor_results.csv   floor_summary.csv   floor_groups.csv   floor_predictions.csv   floor_audit.json
+    floors/fold_1/      partitions.csv, statistics.json (of ``raw``), predictions.csv, done.json
+
+openSMILE is licensed for research and personal use, not for products (see the licence in its package), which
+is why floors are an extra, ``pip install 'affekt[floors]'``. Its sets here: eGeMAPS v02 (88 values; Eyben et
+al. 2016, "The Geneva Minimalistic Acoustic Parameter Set", IEEE Trans. Affective Computing 7) and ComParE
+2016 (6373 values; Schuller et al. 2016, "The INTERSPEECH 2016 Computational Paralinguistics Challenge").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from affekt import data, metrics
+from affekt._lazy import require
+from affekt.data.manifest import read_csv
+from affekt.errors import DataError, InputError
+from affekt.systems.base import Head
+from affekt.systems.schema import as_dict
+from affekt.training import scoring
+from affekt.training.config import FloorConfig, RunConfig
+
+__all__ = ["CONDITIONS", "FloorResult", "Functionals", "run_floors"]
+
+CONDITIONS = {
+    "raw": "standardised on the training recordings",
+    "whole": "z-scored per speaker over all recordings of that speaker (transductive)",
+}
+_SETS = {"egemaps": "eGeMAPSv02", "compare": "ComParE_2016"}
+_PURPOSE = "classical floors (floor.features)"
+
+
+class Functionals:
+    """openSMILE functionals of a recording, as `affekt.data.prepare` takes them.
+
+    Parameters
+    ----------
+    name : ``"egemaps"`` (88 values) or ``"compare"`` (6373 values).
+    sample_rate : of the samples in Hz.
+
+    Raises
+    ------
+    InputError : another name.
+    MissingExtraError : openSMILE is not installed.
+    """
+
+    def __init__(self, name: str, sample_rate: float) -> None:
+        if name not in _SETS:
+            raise InputError(f"floor.features must be one of {', '.join(_SETS)}, got {name!r}")
+        opensmile = require("opensmile", purpose=_PURPOSE)
+        self._rate = int(sample_rate)
+        self._smile = opensmile.Smile(opensmile.FeatureSet[_SETS[name]], opensmile.FeatureLevel.Functionals)
+        self.options = {
+            "sample_rate": self._rate,
+            "set": _SETS[name],
+            "level": "functionals",
+            "opensmile": metadata.version("opensmile"),
+        }
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """Float32 ``(1, features)`` of float32 ``(time,)`` in [-1, 1].
+
+        Raises
+        ------
+        DataError : the recording is too short for the functionals.
+        """
+        # openSMILE casts to 16 bit without clipping: a sample of 1.0 would become -1.0.
+        limited = np.clip(samples, -1.0, 1.0 - 2.0**-15)
+        values = self._smile.process_signal(limited, self._rate).to_numpy(np.float32)
+        if not np.isfinite(values).all():
+            seconds = len(samples) / self._rate
+            raise DataError(f"{seconds:.3f} s are too short for the functionals of {self.options['set']}")
+        return values
+
+
+@dataclass
+class FloorResult:
+    """Tables of a floor (pandas), as they are on disk, and the audit of its folds.
+
+    `results` has one row per fold and condition; `summary` and `groups` are those of
+    `affekt.training.scoring` per condition.
+    """
+
+    name: str
+    results: Any
+    summary: Any
+    groups: Any
+    predictions: Any
+    skipped: Any
+    audit: data.AuditReport
+
+    def __str__(self) -> str:
+        folds = self.results["fold"].nunique()
+        lines = [f"{self.name}: {folds} fold(s), {len(self.skipped)} recording(s) left out"]
+        pooled = self.summary[self.summary["over"] == "pooled"]
+        for condition in pooled["condition"].unique():
+            lines.append(f"  {condition}: {CONDITIONS[condition]}")
+            for row in pooled[pooled["condition"] == condition].itertuples():
+                if row.metric.startswith(("uar", "war", "ccc_")):
+                    line = f"    {row.metric:<14} {row.mean:.3f}"
+                    if np.isfinite(row.low):
+                        line += f"  (95 % interval over {row.n} groups {row.low:.3f} to {row.high:.3f})"
+                    lines.append(line)
+        lines.append("  " + ("audit: no leak found" if self.audit.ok else f"AUDIT: {self.audit}"))
+        return "\n".join(lines)
+
+
+def run_floors(
+    config: RunConfig,
+    store: data.FeatureStore,
+    splits: Mapping[int, data.Split],
+    table: Any,
+    heads: Mapping[str, Head],
+    truth: Callable[[Any], Mapping[str, np.ndarray]],
+    *,
+    allow: list[str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> FloorResult:
+    """Train and test the floor on some folds of a run and write its tables into ``config.out``.
+
+    The functionals are cached like the features of the run, in the folder of those with ``_egemaps`` or
+    ``_compare`` behind its name. A fold that is there already is not computed again while its recordings,
+    labels, partitions and options are the same.
+
+    Parameters
+    ----------
+    config : of the run; `config.floor` says what to do.
+    store : features of the run: its recordings and the rate of their samples.
+    splits : number -> fold, as rows of `store`.
+    table : one row per row of `store`: identity, ``group``, and the labels as ``true_<label>``.
+    heads : outputs by name.
+    truth : label arrays of a part of `table`, as `affekt.training.scoring.figures` takes them.
+    allow : kinds of leak that are accepted, see `affekt.data.audit`.
+    say : called with one line per step.
+
+    Raises
+    ------
+    DataError : no fold has a test part, a recording cannot be used (``data.on_error=raise``), or a training
+        part has too few speakers or labels.
+    MissingExtraError : openSMILE or scikit-learn is not installed.
+    """
+    pandas = require("pandas", purpose="result tables")
+    require("sklearn", purpose=_PURPOSE)
+    features = Functionals(config.floor.features, store.features["options"]["sample_rate"])
+    folder = Path(config.out)
+    values, rows, own, skipped = _values(config, features, store, say)
+    findings, checked, results, parts = [], [], [], []
+    for number, given in splits.items():
+        split, failed = _usable(given, rows)
+        if not len(split.test):
+            say(f"floor, fold {number}: no test recording, nothing to do")
+            continue
+        place = folder / "floors" / f"fold_{number}"
+        place.mkdir(parents=True, exist_ok=True)
+        split.save(place / "partitions.csv", store.manifest)
+        statistics = own.statistics(rows[split.train])
+        statistics.save(place)
+        report = data.audit(place / "partitions.csv", store=own, allow=allow or ())
+        where = f"floors/{place.name}"
+        findings += [replace(finding, where=where) for finding in report.findings]
+        checked += [{**entry, "where": where} for entry in report.checked]
+        part, lines, reused = _fold(place, config, number, split, values, statistics, table, heads, truth)
+        for line in lines:
+            line["n_test_failed"] = failed
+            say(f"floor, fold {number} ({split.name}), {line['condition']}: {_shown(line)}"
+                + (" (there already)" if reused else ""))  # fmt: skip
+        results += lines
+        parts.append(part)
+    if not parts:
+        raise DataError(f"no fold has a test part for a floor (protocol.kind={config.protocol.kind})")
+    predictions = pandas.concat(parts, ignore_index=True)
+    groups: list[Any] = []
+    summary: list[Any] = []
+    for condition, part in predictions.groupby("condition", sort=False):
+        by_group = scoring.group_table(part, heads, truth)
+        over = scoring.summary_table(part, by_group, heads, truth)
+        over.insert(2, "mode", "full")
+        for tables, one in ((groups, by_group), (summary, over)):
+            one.insert(0, "model", _name(config.floor))
+            one.insert(1, "condition", condition)
+            tables.append(one)
+    result = FloorResult(
+        _name(config.floor), pandas.DataFrame(results), pandas.concat(summary, ignore_index=True),
+        pandas.concat(groups, ignore_index=True), predictions, skipped,
+        data.AuditReport(tuple(findings), tuple(checked)),
+    )  # fmt: skip
+    shown = predictions if config.protocol.group == "group" else predictions.drop(columns="group")
+    written = {
+        "predictions": shown,
+        "results": result.results,
+        "summary": result.summary,
+        "groups": result.groups,
+    }
+    for name, one in written.items():
+        one.to_csv(folder / f"floor_{name}.csv", index=False, float_format="%.6g")
+    (folder / "floor_audit.json").write_text(result.audit.to_json() + "\n")
+    return result
+
+
+# ---- features and partitions
+
+
+def _values(
+    config: RunConfig, features: Functionals, store: data.FeatureStore, say: Callable[[str], None]
+) -> tuple[np.ndarray, np.ndarray, data.FeatureStore, Any]:
+    """Functionals per row of `store` (NaN where there are none), the row of the floor's own store of each
+    (-1: none), that store, and what was left out."""
+    cache = Path(config.data.cache) if config.data.cache else Path(config.out) / "features"
+    cache = cache.with_name(f"{cache.name}_{config.floor.features}")
+    say(f"functionals {features.options['set']} of {len(store)} recordings in {cache}")
+    own = data.prepare(
+        store.manifest, features, cache, on_error=config.data.on_error, workers=config.data.workers
+    )
+    place = {(str(own.manifest.path(i)), *own.manifest.part(i)): i for i in range(len(own))}
+    rows = np.array(
+        [place.get((str(store.manifest.path(i)), *store.manifest.part(i)), -1) for i in range(len(store))]
+    )
+    loaded = np.concatenate([np.asarray(one, np.float64) for one in own])
+    values = np.full((len(store), loaded.shape[1]), np.nan)
+    values[rows >= 0] = loaded[rows[rows >= 0]]
+    return values, rows, own, own.failures
+
+
+def _usable(split: data.Split, rows: np.ndarray) -> tuple[data.Split, int]:
+    """The fold of a floor, and how many test recordings it cannot take: development rows train, rows without
+    functionals are out."""
+    train = np.concatenate([split.train, split.dev])
+    test = split.test[rows[split.test] >= 0]
+    none = np.empty(0, np.int64)
+    fold = data.Split(train[rows[train] >= 0], none, test, split.name, split.grouped_by)
+    return fold, len(split.test) - len(test)
+
+
+def _name(floor: FloorConfig) -> str:
+    return f"floor {floor.features}"
+
+
+# ---- one fold
+
+
+def _fold(
+    place: Path,
+    config: RunConfig,
+    number: int,
+    split: data.Split,
+    values: np.ndarray,
+    statistics: data.Statistics,
+    table: Any,
+    heads: Mapping[str, Head],
+    truth: Callable[[Any], Mapping[str, np.ndarray]],
+) -> tuple[Any, list[dict[str, Any]], bool]:
+    """Predictions of one fold under every condition, its rows of the results, and whether it was there."""
+    pandas = require("pandas", purpose="result tables")
+    sides = {"train": table.iloc[split.train], "test": table.iloc[split.test]}
+    numeric = pandas.api.types.is_numeric_dtype
+    text = [c for c in table if c in ("file", "subject", "session", "group") or not numeric(table[c])]
+    fingerprint = _fingerprint(config.floor, statistics.key, values, split, sides, heads)
+    done = place / "done.json"
+    if done.is_file():
+        record = json.loads(done.read_text())
+        if record["fingerprint"] == fingerprint:
+            return read_csv(place / "predictions.csv", ("condition", *text)), record["rows"], True
+        done.unlink()
+    labels = truth(sides["train"])
+    groups = sides["train"]["group"].astype(str).to_numpy()
+    parts, lines = [], []
+    for condition in CONDITIONS:
+        try:
+            train, test = _scaled(condition, values, statistics, split, table)
+            estimates, chosen = _estimates(config.floor, heads, train, labels, groups, test)
+        except DataError as error:
+            raise DataError(f"floor, fold {number}, {condition}: {error}") from error
+        part = sides["test"].reset_index(drop=True)
+        for name, head in heads.items():
+            part[head.columns] = estimates[name]
+        part.insert(0, "fold", number)
+        part.insert(1, "seed", 0)
+        part.insert(2, "model", _name(config.floor))
+        part.insert(3, "condition", condition)
+        if "start" not in part:
+            part["start"] = 0.0
+        parts.append(part)
+        lines.append({
+            "model": _name(config.floor), "condition": condition, "fold": number, "seed": 0,
+            "split": split.name, "mode": "full", "n_train": len(split.train), "n_dev": 0,
+            "n_test": len(part), "n_test_failed": 0,
+            "test_groups": " ".join(sorted(set(part["group"].astype(str)))), "chosen": chosen,
+            **scoring.figures(estimates, truth(part), heads),
+        })  # fmt: skip
+    predictions = pandas.concat(parts, ignore_index=True)
+    predictions.to_csv(place / "predictions.csv", index=False)
+    done.write_text(json.dumps({"fingerprint": fingerprint, "rows": lines}, indent=2) + "\n")
+    return predictions, lines, False
+
+
+def _fingerprint(
+    floor: FloorConfig,
+    key: str,
+    values: np.ndarray,
+    split: data.Split,
+    sides: Mapping[str, Any],
+    heads: Mapping[str, Head],
+) -> str:
+    """Hash over everything that the estimates of a fold depend on."""
+    digest = hashlib.sha256()
+    options = {name: value for name, value in as_dict(floor).items() if name != "only"}
+    known = {name: [head.kind, head.labels] for name, head in heads.items()}
+    versions = {name: metadata.version(name) for name in ("numpy", "scikit-learn")}
+    digest.update(json.dumps([options, key, known, versions], sort_keys=True).encode())
+    for name, rows in (("train", split.train), ("test", split.test)):
+        digest.update(values[rows].tobytes())
+        digest.update(sides[name].to_csv(index=False).encode())
+    return digest.hexdigest()
+
+
+def _scaled(
+    condition: str, values: np.ndarray, statistics: data.Statistics, split: data.Split, table: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training and test features of one condition."""
+    train, test = values[split.train], values[split.test]
+    if condition == "raw":
+        sd = _unit(statistics.sd)
+        return (train - statistics.mean) / sd, (test - statistics.mean) / sd
+    column = "subject" if "subject" in table else "group"
+    return tuple(  # type: ignore[return-value]
+        _by_speaker(part, table[column].iloc[rows].astype(str).to_numpy())
+        for part, rows in ((train, split.train), (test, split.test))
+    )
+
+
+def _by_speaker(values: np.ndarray, speakers: np.ndarray) -> np.ndarray:
+    """``(x - mean) / sd`` (population) with the moments of each speaker's own rows."""
+    out = np.empty_like(values)
+    for name in np.unique(speakers):
+        rows = speakers == name
+        own = values[rows]
+        out[rows] = (own - own.mean(0)) / _unit(own.std(0))
+    return out
+
+
+def _unit(sd: np.ndarray) -> np.ndarray:
+    """A feature that does not vary stays at 0 instead of dividing by its rounding."""
+    return np.where(sd > 1e-9, sd, 1.0)
+
+
+# ---- models
+
+
+def _estimates(
+    floor: FloorConfig,
+    heads: Mapping[str, Head],
+    train: np.ndarray,
+    labels: Mapping[str, np.ndarray],
+    groups: np.ndarray,
+    test: np.ndarray,
+) -> tuple[dict[str, np.ndarray], str]:
+    """Estimates of the test rows by head, and which C and alpha were chosen, in words."""
+    out, chosen = {}, []
+    for name, head in heads.items():
+        target = labels[name]
+        if head.kind == "categorical":
+            known = target >= 0
+            if len(set(target[known])) < 2:
+                raise DataError(f"head {name!r} needs training recordings of two classes at least")
+            inner = _inner(floor, groups[known])
+            out[name], c = _classes(floor, train[known], target[known], inner, test, len(head.labels))
+            chosen.append(f"C {c:g}")
+            continue
+        columns = []
+        for label, y in zip(head.labels, target.T.astype(np.float64), strict=True):
+            known = np.isfinite(y)
+            if not known.any():
+                raise DataError(f"no training recording has a label {label!r}")
+            inner = _inner(floor, groups[known])
+            column, alpha = _values_of(floor, train[known], y[known], inner, test)
+            columns.append(column)
+            chosen.append(f"alpha {label} {alpha:g}")
+        out[name] = np.stack(columns, axis=1)
+    return out, ", ".join(chosen)
+
+
+def _inner(floor: FloorConfig, groups: np.ndarray) -> list[data.Split]:
+    """Folds inside the training part, groups apart."""
+    count = len(set(groups))
+    if count < 2:
+        raise DataError(f"C and alpha are chosen over training groups; two are needed, there is {count}")
+    return data.group_kfold(groups, min(floor.inner_folds, count))
+
+
+def _classes(
+    floor: FloorConfig,
+    x: np.ndarray,
+    y: np.ndarray,
+    inner: list[data.Split],
+    test: np.ndarray,
+    size: int,
+) -> tuple[np.ndarray, float]:
+    """Class probabilities (n, size) of `test` by an RBF-SVM, and its C."""
+    best = (-np.inf, 0.0, np.empty((0, size)))
+    for c in sorted(floor.c):
+        held = np.empty((len(y), size))
+        for fold in inner:
+            held[fold.test] = _svm(c, x[fold.train], y[fold.train], x[fold.test], size)
+        score = metrics.uar(held.argmax(1), y)
+        if score > best[0]:
+            best = (score, c, held)
+    _, c, held = best
+    return _softmax(_sharpness(held, y) * _svm(c, x, y, test, size)), c
+
+
+def _svm(c: float, x: np.ndarray, y: np.ndarray, test: np.ndarray, size: int) -> np.ndarray:
+    """One-against-rest scores (n, size) of a balanced RBF-SVM with ``gamma = 1 / (features variance(x))``."""
+    present = np.unique(y)
+    scores = np.full((len(test), size), -np.inf)
+    if len(present) == 1:
+        scores[:, present[0]] = 0.0
+    else:
+        svm = require("sklearn.svm", purpose=_PURPOSE)
+        model = svm.SVC(C=c, gamma="scale", class_weight="balanced", cache_size=500).fit(x, y)
+        found = model.decision_function(test)
+        scores[:, present] = found if found.ndim == 2 else np.stack([-found, found], axis=1)
+    # A class that the training part lacks comes last, at a finite distance.
+    return np.where(np.isfinite(scores), scores, scores[:, present].min(1, keepdims=True) - 1.0)
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def _sharpness(scores: np.ndarray, y: np.ndarray) -> float:
+    """The factor in [0.01, 100] on the scores whose softmax has the least negative log-likelihood."""
+    optimize = require("scipy.optimize", purpose=_PURPOSE)
+
+    def loss(log_factor: float) -> float:
+        likely = _softmax(np.exp(log_factor) * scores)[np.arange(len(y)), y]
+        return float(-np.log(np.maximum(likely, 1e-12)).mean())
+
+    bounds = (np.log(0.01), np.log(100.0))
+    return float(np.exp(optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x))
+
+
+def _values_of(
+    floor: FloorConfig, x: np.ndarray, y: np.ndarray, inner: list[data.Split], test: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Values (n,) in [-1, 1] of `test` by a ridge regression, and its alpha."""
+    linear = require("sklearn.linear_model", purpose=_PURPOSE)
+
+    def ridge(alpha: float, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
+        return np.clip(linear.Ridge(alpha=alpha).fit(x[rows], y[rows]).predict(at), -1.0, 1.0)
+
+    best = (-np.inf, 0.0)
+    for alpha in sorted(floor.alpha, reverse=True):
+        held = np.empty(len(y))
+        for fold in inner:
+            held[fold.test] = ridge(alpha, fold.train, x[fold.test])
+        score = metrics.ccc(held, y)
+        if score > best[0]:
+            best = (score, alpha)
+    return ridge(best[1], np.arange(len(y)), test), best[1]
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    names = [n for n in row if n == "uar" or n.startswith(("uar_", "ccc_"))]
+    return ", ".join([*(f"{n} {row[n]:.3f}" for n in names), str(row["chosen"])])
