@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from runs import CONDITIONS, METRICS, RunError, Tables, interval, markdown, read_table
+from runs import CONDITIONS, METRICS, RunError, Tables, interval, labelled, markdown, read_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TABLES = ("results", "summary", "groups")
@@ -182,11 +182,11 @@ def add_run(docs: Path, title: str, command: str, folder: Path) -> None:
 def experiments_page(docs: Path) -> str:
     """The text of docs/experiments.md."""
     log = read_table(docs / "results" / "experiments.csv", *LOG)
-    rows = [
-        [e["corpus"], e["change"], METRICS.get(e["metric"], e["metric"]),
-         interval({"mean": e["value"], "low": e["low"], "high": e["high"]}), e["speakers"], f"{e['seconds']:.0f}"]
-        for e in log.to_dict("records")
-    ]  # fmt: skip
+    rows = []
+    for e in log.to_dict("records"):
+        value = interval({"mean": e["value"], "low": e["low"], "high": e["high"]})
+        figure = METRICS.get(e["metric"], e["metric"])
+        rows.append([e["corpus"], e["change"], figure, value, e["speakers"], f"{e['seconds']:.0f}"])
     header = ["corpus", "change", "figure", "value (95 % interval)", "speakers", "seconds"]
     return f"{EXPERIMENTS}\n\n{markdown(header, rows)}\n"
 
@@ -203,8 +203,8 @@ def add_tried(docs: Path, corpus: str, change: str, folder: Path) -> None:
     table = pd.concat(parts)
     rows: list[dict[str, Any]] = []
     for metric in METRICS:
-        each = [_figure(metric, part) for _, part in table.groupby("subject")]
-        each = [value for value in each if value is not None]
+        people = [labelled(metric, part) for _, part in table.groupby("subject")]
+        each = [float(getattr(metrics, name)(p, t)) for name, p, t in people if len(t)]
         if each:
             found = metrics.mean_interval(each)
             row = {"corpus": corpus, "change": change, "metric": metric, "value": found.mean}
@@ -214,26 +214,6 @@ def add_tried(docs: Path, corpus: str, change: str, folder: Path) -> None:
     there = read_table(file, *LOG)[LOG] if file.is_file() else pd.DataFrame(columns=LOG)
     whole = [*there.to_dict("records"), *rows]
     pd.DataFrame(whole, columns=LOG).to_csv(file, index=False, float_format="%.6g")
-
-
-def _figure(metric: str, part: pd.DataFrame) -> float | None:
-    """A figure of one speaker; None where these labels are missing."""
-    from affekt import metrics
-
-    if metric.startswith("ccc_"):
-        label = metric.removeprefix("ccc_")
-        if label not in part or f"true_{label}" not in part:
-            return None
-        known = part[part[f"true_{label}"].notna()]
-        return float(metrics.ccc(known[label], known[f"true_{label}"])) if len(known) > 1 else None
-    columns = [c for c in part if c.startswith("p_")]
-    if not columns or "true_emotion" not in part:
-        return None
-    known = part[part["true_emotion"].isin([c.removeprefix("p_") for c in columns])]
-    if known.empty:
-        return None
-    chosen = known[columns].idxmax(axis=1).str.removeprefix("p_")
-    return float(getattr(metrics, metric)(chosen.to_numpy(), known["true_emotion"].to_numpy()))
 
 
 def main(arguments: list[str], docs: Path = DOCS) -> None:

@@ -1,4 +1,4 @@
-"""Finished runs as `results_page.py` and `publish_model.py` read them: tables by name, with their conditions.
+"""Finished runs as `results_page.py` and `publish_model.py` read them.
 
 A table that a run must have, or a column in it, is asked for by name and its absence is an error; what only
 some runs have (floors, conditions, calibration) is None or missing from the figures.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 CONDITIONS = ("raw", "running", "enrolled", "whole")
@@ -77,6 +78,23 @@ class Tables:
         if row is None:
             raise RunError(f"summary: no line of {metric} over {over} in condition {condition}")
         return row
+
+
+def labelled(metric: str, table: pd.DataFrame) -> tuple[str, np.ndarray, np.ndarray]:
+    """Name in `affekt.metrics`, estimates and truth of a figure over the rows of a table of predictions that
+    have its label; without rows where the table has no such label."""
+    if metric.startswith("ccc_"):
+        label = metric.removeprefix("ccc_")
+        if label not in table or f"true_{label}" not in table:
+            return "ccc", np.empty(0), np.empty(0)
+        known = table[table[f"true_{label}"].notna()]
+        return "ccc", known[label].to_numpy(), known[f"true_{label}"].to_numpy()
+    columns = [c for c in table if c.startswith("p_")]
+    if not columns or "true_emotion" not in table:
+        return metric, np.empty(0), np.empty(0)
+    known = table[table["true_emotion"].isin([c.removeprefix("p_") for c in columns])]
+    best = known[columns].idxmax(axis=1).str.removeprefix("p_") if len(known) else known["true_emotion"]
+    return metric, best.to_numpy(), known["true_emotion"].to_numpy()
 
 
 def interval(row: Any, digits: int = 3) -> str:

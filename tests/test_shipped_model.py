@@ -22,15 +22,27 @@ EMOTIONS = ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "s
 COLUMNS = ["valence", "arousal", "dominance", *(f"p_{name}" for name in EMOTIONS)]
 
 
-def test_it_is_small_and_gives_every_column():
-    path = weights.default_model()
+both = pytest.mark.parametrize("name", ["speech-small", "speech-small-int8"])
+
+
+@both
+def test_it_is_small_and_gives_every_column(name):
+    path = weights.default_model(name)
     assert path.stat().st_size <= 2_000_000
     model = affekt.load(path)
+    assert model.name == name
     assert sorted(model.columns) == sorted(COLUMNS)
 
 
-def test_its_card_says_what_it_may_be_used_for():
-    info = affekt.load(weights.default_model()).card["info"]
+def test_the_int8_twin_is_that_of_the_model():
+    path, twin = (affekt.load(weights.default_model(name)) for name in ("speech-small", "speech-small-int8"))
+    assert twin.card["info"]["quantised"]["from"]["sha256"] == path.native.hash
+    assert twin.path.stat().st_size < 0.3 * path.path.stat().st_size
+
+
+@both
+def test_its_card_says_what_it_may_be_used_for(name):
+    info = affekt.load(weights.default_model(name)).card["info"]
     for key in ("licence", "data", "intended_use"):
         assert info.get(key), f"the card lacks {key}"
     assert "ravdess" in info["data"]
