@@ -90,11 +90,20 @@ def tcn(x: np.ndarray, o: Card, t: Tensors) -> np.ndarray:
     return x
 
 
-def summary(x: np.ndarray, o: Card, t: Tensors) -> np.ndarray:
-    """One pooled row over all rows of `x`, the newest last."""
+def summary(x: np.ndarray, o: Card, t: Tensors, counted: np.ndarray) -> np.ndarray:
+    """One pooled row over the rows of `x` that count, the newest last."""
     age = np.arange(len(x))[::-1]
     decay = 0.5 ** (age / o["half_life"]) if o.get("half_life") is not None else np.ones(len(x))
+    x, decay = x[counted], decay[counted]
     parts = []
+    if not len(x):
+        zeros, sd = np.zeros(x.shape[1]), np.full(x.shape[1], np.sqrt(1e-5))
+        return np.concatenate(
+            {
+                "attention_statistics": [zeros, zeros, sd],
+                "statistics": [zeros, sd],
+            }.get(o["kind"], [zeros])
+        )
     if "attention" in o["kind"]:
         score = x @ t["score.weight"][0] + t["score.bias"][0]
         weight = decay * np.exp(score - score.max())
@@ -106,6 +115,54 @@ def summary(x: np.ndarray, o: Card, t: Tensors) -> np.ndarray:
         if "statistics" in o["kind"]:
             parts.append(np.sqrt(np.maximum(weight @ (x - mean) ** 2, 0) + 1e-5))
     return np.concatenate(parts)
+
+
+def activity(x: np.ndarray, o: Card) -> np.ndarray:
+    """Speech or silence by row, every row from the whole past."""
+    default = {"scale": 1, "margin": 9, "range": 30, "rise": 0.03, "fall": 0.01, "start": -70, "least": -75}
+    o = {**default, "smoothing": 1, "hangover": 15, **o}
+    raw = x.mean(axis=1) * o["scale"]
+    level = np.array([raw[max(0, t + 1 - o["smoothing"]) : t + 1].mean() for t in range(len(raw))])
+    speech = []
+    for t in range(len(level)):
+        age = np.arange(t, -1, -1)
+        floor = min((level[: t + 1] + o["rise"] * age).min(), o["start"] + o["rise"] * t)
+        peak = (level[: t + 1] - o["fall"] * age).max()
+        speech.append(
+            level[t] > floor + o["margin"] and level[t] > peak - o["range"] and level[t] > o["least"]
+        )
+    speech = np.array(speech, bool)
+    return np.array([speech[max(0, t - o["hangover"]) : t + 1].any() for t in range(len(speech))])[:, None]
+
+
+def adapt(
+    x: np.ndarray, o: Card, t: Tensors, active: np.ndarray, state: dict[str, Any], adapting: bool
+) -> np.ndarray:
+    """Rows normalised by pooled statistics, each from all rows counted so far; leaves the last in `state`.
+
+    `state` holds count, mean and variance of the speaker and may be empty.
+    """
+    gone = 0.5 ** (1 / o["half_life"]) if o.get("half_life") is not None else 1.0
+    first = state.get("count", 0.0), state.get("mean", 0 * t["mean"]), state.get("variance", 0 * t["sd"])
+    out = np.empty_like(x)
+    for r in range(len(x)):
+        rows = x[: r + 1][active[: r + 1]] if adapting else x[:0]
+        weight = np.concatenate([[first[0] * gone ** len(rows)], gone ** np.arange(len(rows) - 1, -1, -1.0)])
+        n = weight.sum()
+        state["count"] = n
+        if n:
+            centres = np.concatenate([first[1][None], rows])
+            state["mean"] = weight @ centres / n
+            state["variance"] = weight @ (centres - state["mean"]) ** 2 / n + weight[0] * first[2] / n
+        mean, var = t["mean"], t["sd"] ** 2
+        if n:
+            total = o["prior"] + n
+            mean = (o["prior"] * t["mean"] + n * state["mean"]) / total
+            if o.get("variance", True):
+                spread = o["prior"] * (t["sd"] ** 2 + (t["mean"] - mean) ** 2)
+                var = (spread + n * (state["variance"] + (state["mean"] - mean) ** 2)) / total
+        out[r] = (x[r] - mean) / np.maximum(np.sqrt(var), o.get("floor", 1e-3))
+    return out
 
 
 def activation(x: np.ndarray, o: Card) -> np.ndarray:
@@ -132,8 +189,29 @@ def value(tensors: Tensors, name: str) -> np.ndarray:
     return np.stack([row * scale for row, scale in zip(tensor, tensors[f"{name}.scale"], strict=True)])
 
 
-def run(card: Card, tensors: Tensors, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Times (T,) and values (T, columns) of a card's graph over one recording; float64 or int16 samples."""
+def run(
+    card: Card,
+    tensors: Tensors,
+    samples: np.ndarray,
+    profile: dict[str, dict[str, Any]] | None = None,
+    adapting: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Times (T,) and values (T, columns) of a card's graph over one recording; float64 or int16 samples.
+
+    `profile` holds the state of `adapt` nodes by name and is left as it is at the end.
+    """
+    times, values, _ = run_valid(card, tensors, samples, profile, adapting)
+    return times, values
+
+
+def run_valid(
+    card: Card,
+    tensors: Tensors,
+    samples: np.ndarray,
+    profile: dict[str, dict[str, Any]] | None = None,
+    adapting: bool = True,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`run`, and whether each estimate is valid (T,)."""
     x = samples / 32768.0 if samples.dtype == np.int16 else samples.astype(np.float64)
     rows: dict[str, np.ndarray] = {card["inputs"][0]["name"]: x[:, None]}
     last: dict[str, np.ndarray] = {card["inputs"][0]["name"]: np.arange(len(x))}
@@ -141,6 +219,7 @@ def run(card: Card, tensors: Tensors, samples: np.ndarray) -> tuple[np.ndarray, 
         name, o, source = node["name"], node["options"], node["inputs"][0]
         x, at = rows[source], last[source]
         t = {k[len(name) + 1 :]: value(tensors, k) for k in tensors if k.startswith(name + ".")}
+        beside = rows[node["inputs"][1]].mean(axis=1) if len(node["inputs"]) > 1 else np.ones(len(x))
         kind = node["type"]
         if kind == "front_end":
             y = front_end(x[:, 0], o)
@@ -157,8 +236,14 @@ def run(card: Card, tensors: Tensors, samples: np.ndarray) -> tuple[np.ndarray, 
         elif kind == "pool":
             ends = [*range(o["hop"], len(x) + 1, o["hop"])]
             ends += [len(x)] if len(x) % o["hop"] else []
-            y = np.stack([summary(x[max(0, e - o["window"]) : e], o, t) for e in ends]) if ends else x[:0]
+            parts = [slice(max(0, e - o["window"]), e) for e in ends]
+            y = np.stack([summary(x[p], o, t, beside[p] >= 0.5) for p in parts]) if ends else x[:0]
             at = at[np.array(ends, int) - 1]
+        elif kind == "activity":
+            y = activity(x, o) if len(x) else np.empty((0, 1))
+        elif kind == "adapt":
+            state = {} if profile is None else profile.setdefault(name, {})
+            y = adapt(x, o, t, beside >= o.get("least", 0.5), state, adapting)
         elif kind == "linear":
             y = x @ t["weight"].T + t["bias"] if len(x) else x
         else:
@@ -168,8 +253,11 @@ def run(card: Card, tensors: Tensors, samples: np.ndarray) -> tuple[np.ndarray, 
     columns = sum(len(output["labels"]) for output in card["outputs"])
     times = last[lead] / card["inputs"][0]["rate"]
     if not len(times):
-        return times, np.empty((0, columns))
-    return times, np.concatenate([rows[output["node"]] for output in card["outputs"]], axis=1)
+        return times, np.empty((0, columns)), np.empty(0, bool)
+    valid = np.ones(len(times), bool)
+    if "validity" in card:
+        valid = rows[card["validity"]["node"]][:, 0] >= card["validity"]["least"]
+    return times, np.concatenate([rows[output["node"]] for output in card["outputs"]], axis=1), valid
 
 
 # Small models ---------------------------------------------------------------------------------------------
@@ -238,8 +326,9 @@ class Numbers:
         return np.array(values, np.int16)
 
 
-def node(name: str, node_type: str, source: str, /, **options: Any) -> Card:
-    return {"name": name, "type": node_type, "inputs": [source], "options": options}
+def node(name: str, node_type: str, source: str | list[str], /, **options: Any) -> Card:
+    inputs = [source] if isinstance(source, str) else source
+    return {"name": name, "type": node_type, "inputs": inputs, "options": options}
 
 
 def card_of(nodes: list[Card], outputs: list[Card], rate: float = 8000.0, **extra: Any) -> Card:
@@ -364,3 +453,75 @@ def trace(seed: int = 2) -> tuple[Card, Tensors]:
         "vad.bias": numbers.tensor(2, scale=0.1),
     }
     return card_of(nodes, outputs), tensors
+
+
+def speaker(
+    *,
+    pool: str = "attention_statistics",
+    half_life: float | None = None,
+    variance: bool = True,
+    prior: float = 4.0,
+    window: int = 4,
+    seed: int = 3,
+    **voice: Any,
+) -> tuple[Card, Tensors]:
+    """A small utterance model that hears where speech is and adapts to its speaker, rows and embeddings.
+
+    `voice` : options of the activity. The signal of `Numbers` has stretches of silence for it to find.
+    """
+    numbers = Numbers(seed)
+    options = {"channels": [6, 5], "kernel_size": 2, "activation": "leaky_relu"}
+    width = 5 * {"attention_statistics": 3, "statistics": 2}.get(pool, 1)
+    voice = {"margin": 6.0, "range": 12.0, "rise": 0.2, "fall": 0.05, "hangover": 1, "smoothing": 2, **voice}
+    nodes = [
+        node("mel", "front_end", "audio", **{**MEL, "floor": 1e-8}),
+        node("voice", "activity", "mel", **voice),
+        node("rows", "adapt", ["mel", "voice"], prior=30.0, variance=variance),
+        node("stack", "stack", "rows", size=3, stride=2),
+        node("voices", "stack", "voice", size=3, stride=2),
+        node("tcn", "tcn", "stack", **options),
+        node("pool", "pool", ["tcn", "voices"], kind=pool, window=window, half_life=9.0, hop=3),
+        node("talk", "linear", "voices", units=1),
+        node("speech", "pool", "talk", kind="mean", window=window, half_life=None, hop=3),
+        node(
+            "embedding",
+            "adapt",
+            ["pool", "speech"],
+            prior=prior,
+            half_life=half_life,
+            variance=variance,
+            least=0.3,
+            floor=0.05,
+        ),
+        node("vad", "linear", "embedding", units=3),
+        node("affect", "activation", "vad", kind="tanh"),
+        node("classes", "linear", "embedding", units=3),
+        node("emotion", "activation", "classes", kind="softmax"),
+    ]
+    outputs = [
+        {
+            "name": "affect",
+            "node": "affect",
+            "kind": "continuous",
+            "labels": ["valence", "arousal", "dominance"],
+            "range": [-1, 1],
+        },
+        {"name": "emotion", "node": "emotion", "kind": "categorical", "labels": ["calm", "happy", "sad"]},
+    ]
+    tensors = {
+        "rows.mean": numbers.tensor(8, scale=10.0, offset=-30.0),
+        "rows.sd": numbers.tensor(8, scale=4.0, offset=14.0),
+        **tcn_tensors("tcn", 24, options, numbers),
+        "talk.weight": np.full((1, 3), 1 / 3, np.float32),
+        "talk.bias": np.zeros(1, np.float32),
+        "embedding.mean": numbers.tensor(width, scale=0.5),
+        "embedding.sd": numbers.tensor(width, scale=0.3, offset=0.6),
+        "embedding.reference": numbers.tensor(width, scale=0.5),
+        "vad.weight": numbers.tensor(3, width),
+        "vad.bias": numbers.tensor(3),
+        "classes.weight": numbers.tensor(3, width),
+        "classes.bias": numbers.tensor(3),
+    }
+    if "attention" in pool:
+        tensors |= {"pool.score.weight": numbers.tensor(1, 5), "pool.score.bias": numbers.tensor(1)}
+    return card_of(nodes, outputs, validity={"node": "speech", "least": 0.25}), tensors

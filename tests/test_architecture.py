@@ -19,7 +19,7 @@ PACKAGE = Path(affekt.__file__).parent
 # Room -> the rooms it may import. A room is a top-level module or subpackage of affekt.
 LEAVES = {"errors", "_lazy", "_checks"}
 _CORE_USERS = {"_core", *LEAVES}
-_LIVE = {"features", "ops", "_native", *_CORE_USERS}
+_LIVE = {"features", "ops", "_native", "_profile", *_CORE_USERS}
 _BLOCKS = {"features", "ops", "metrics", *_CORE_USERS}
 _SYSTEMS = {"nn", "losses", "data", "modelfile", "_native", *_BLOCKS}
 _TRAINING = {"systems", "weights", *_SYSTEMS}
@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": LEAVES,
     "modelfile": LEAVES,
     "weights": LEAVES,
-    "_native": {"weights", *_CORE_USERS},
+    "_profile": LEAVES,
+    "_native": {"_profile", "weights", *_CORE_USERS},
     "_quantise": {"_native", "modelfile", *LEAVES},
     "ops": _CORE_USERS,
     "features": {"ops", *_CORE_USERS},
@@ -53,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
 TORCH_FREE = {
     "live",
     "_native",
+    "_profile",
     "_predict",
     "_scores",
     "_quantise",

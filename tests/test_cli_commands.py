@@ -151,7 +151,7 @@ def test_predict_to_standard_output_is_clean_csv(voice, model, capsys):
     assert main(["predict", voice, "--model", model, "--out", "-", "--summary", "last"]) == 0
     read = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert len(read) == 1
-    assert list(read.columns) == ["file", "start", "end", *COLUMNS]
+    assert list(read.columns) == ["file", "start", "end", *COLUMNS, "valid"]
 
 
 def test_predict_draws_a_picture_per_file(voice, model, tmp_path, capsys):

@@ -148,7 +148,9 @@ def test_canonical_json_takes_numpy_and_paths():
 # The reader ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["schema1_utterance", "schema1_trace", "schema1_utterance_int8"])
+@pytest.mark.parametrize(
+    "name", ["schema1_utterance", "schema1_trace", "schema1_utterance_int8", "schema1_speaker"]
+)
 def test_golden_file_is_what_the_writer_makes(name):
     """A changed writer or reference must show up as such, not as a changed promise."""
     card, tensors = getattr(reference_model, name.removeprefix("schema1_"))()
@@ -309,6 +311,59 @@ def test_each_fault_is_named(parts, path, value, message):
         Model.from_bytes(change(parts, path, value))
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("nodes.voice.inputs", ["mel", "mel"], "node 'voice': takes one input, got 2"),
+        ("nodes.voice.options.margin", -1, "'margin' must be a number in"),
+        ("nodes.voice.options.margin", 1e308, "'margin' must be a number in"),
+        ("nodes.voice.options.scale", 0, "'scale'"),
+        ("nodes.voice.options.scale", "dB", "'scale'"),
+        ("nodes.voice.options.smoothing", 0, "'smoothing' must be an integer in"),
+        ("nodes.voice.options.smoothing", 2**40, "'smoothing'"),
+        ("nodes.voice.options.hangover", -1, "'hangover'"),
+        ("nodes.voice.options.threshold", 0.5, "'threshold' is not a field"),
+        ("nodes.rows.inputs", ["mel", "voice", "voice"], "node 'rows': takes one or two inputs, got 3"),
+        ("nodes.rows.inputs", ["mel", "voices"], "node 'rows': its inputs do not tick together"),
+        ("nodes.rows.inputs", ["voice", "voice"], r"'rows\.mean' must have shape \(1\)"),
+        ("nodes.rows.options.prior", ..., "'prior' is missing"),
+        ("nodes.rows.options.prior", 0, "'prior' must be a number in"),
+        ("nodes.rows.options.prior", None, "'prior'"),
+        ("nodes.rows.options.variance", 1, "'variance' must be true or false, got 1"),
+        ("nodes.rows.options.half_life", 0, "'half_life'"),
+        ("nodes.rows.options.floor", 0, "'floor'"),
+        ("nodes.rows.options.least", 1.5, "'least'"),
+        ("nodes.pool.inputs", ["tcn", "voice"], "node 'pool': its inputs do not tick together"),
+        ("nodes.pool.inputs", ["tcn"] * 3, "node 'pool': takes one or two inputs, got 3"),
+        ("validity", "speech", "'validity' must be an object"),
+        ("validity", {"node": "speech"}, "'least' is missing"),
+        ("validity", {"node": "speech", "least": None}, "'least'"),
+        ("validity", {"node": "ghost", "least": 0}, "'ghost' does not exist"),
+        ("validity", {"node": "pool", "least": 0}, "'pool' must give 1 value, gives 15"),
+        ("validity", {"node": "voice", "least": 0}, "'voice' does not tick with the outputs"),
+        ("validity", {"node": "speech", "least": 0, "most": 1}, "'most' is not a field"),
+    ],
+)
+def test_each_fault_of_a_model_that_adapts_is_named(path, value, message):
+    with pytest.raises(ModelFileError, match=message):
+        Model.from_bytes(change(reference_model.speaker(), path, value))
+
+
+def test_the_tensors_of_a_model_that_adapts():
+    card, tensors = reference_model.speaker()
+    for name in ("rows.mean", "rows.sd"):
+        with pytest.raises(ModelFileError, match=rf"'{name}' of shape \(8\) is missing"):
+            Model.from_bytes(model_bytes(card, {k: v for k, v in tensors.items() if k != name}))
+    with pytest.raises(ModelFileError, match=r"'rows\.sd' must not be negative"):
+        Model.from_bytes(model_bytes(card, {**tensors, "rows.sd": -tensors["rows.sd"]}))
+    with pytest.raises(ModelFileError, match=r"'rows\.reference' must have shape \(8\), got \(7\)"):
+        Model.from_bytes(model_bytes(card, {**tensors, "rows.reference": np.ones(7, "f4")}))
+    without = {k: v for k, v in tensors.items() if k != "embedding.reference"}
+    assert Model.from_bytes(model_bytes(card, without)).adapts == ["rows", "embedding"]
+    idle = {key: value for key, value in card.items() if key != "validity"}
+    assert Model.from_bytes(model_bytes(idle, tensors)).run(np.zeros(8000, "f4")).valid.all()
+
+
 def test_front_ends_are_few_and_their_memory_is_counted(parts):
     card, _ = copy.deepcopy(parts)
     mel = next(node for node in card["nodes"] if node["type"] == "front_end")
@@ -461,7 +516,7 @@ def outcome(content: bytes) -> bool:
 def test_400_mutated_files_never_crash():
     seeded = random.Random(2024)
     good = [path.read_bytes() for path in sorted(GOLDEN.glob("*.safetensors"))]
-    assert len(good) == 3
+    assert len(good) == 4
     refused = ran = 0
     for i in range(150):  # bytes
         content = bytearray(seeded.choice(good))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import affekt
 import reference_model
 from affekt import AffektError, InputError, ModelFileError
-from affekt._native import Model
+from affekt._native import Estimates, Model
 from affekt.live import Engine
 from affekt.modelfile import model_bytes
 from reference_model import Numbers
@@ -30,27 +30,41 @@ def build(card, tensors) -> Model:
 
 UTTERANCE = build(*reference_model.utterance())
 TRACE = build(*reference_model.trace())
+SPEAKER = build(*reference_model.speaker())
 MODELS = {
     "utterance": UTTERANCE,
     "trace": TRACE,
     "utterance_int8": build(*reference_model.utterance_int8()),
+    "speaker": SPEAKER,
 }
 
 
 def same(a, b) -> bool:
-    """Equal times, and values equal bit for bit."""
-    return np.array_equal(a[0], b[0]) and a[1].shape == b[1].shape and a[1].tobytes() == b[1].tobytes()
+    """Equal times and validity, and values equal bit for bit."""
+    equal = np.array_equal(a[0], b[0]) and np.array_equal(a.valid, b.valid)
+    return equal and a[1].shape == b[1].shape and a[1].tobytes() == b[1].tobytes()
+
+
+def estimates_of(model: Model, got: list) -> Estimates:
+    """What an engine gave, as `Model.run` gives it."""
+    rows = np.array([list(e.values.values()) for e in got], np.float32).reshape(-1, len(model.columns))
+    return Estimates(np.array([e.time for e in got]), rows, np.array([e.valid for e in got], bool))
 
 
 # Values ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["schema1_utterance", "schema1_trace", "schema1_utterance_int8"])
+@pytest.mark.parametrize(
+    "name", ["schema1_utterance", "schema1_trace", "schema1_utterance_int8", "schema1_speaker"]
+)
 def test_golden_files_load_and_give_their_values(name):
     model = affekt.load(GOLDEN / f"{name}.safetensors")
     table = np.genfromtxt(GOLDEN / f"{name}.csv", delimiter=",", names=True)
-    assert tuple(table.dtype.names) == ("time", *model.columns)
-    times, values = model.run(SIGNAL)
+    says = ("valid",) if name == "schema1_speaker" else ()
+    assert tuple(table.dtype.names) == ("time", *model.columns, *says)
+    found = model.run(SIGNAL)
+    times, values = found
+    np.testing.assert_array_equal(found.valid, table["valid"] == 1 if says else np.ones(len(times), bool))
     np.testing.assert_allclose(times, table["time"], atol=1e-6)
     for i, column in enumerate(model.columns):
         np.testing.assert_allclose(values[:, i], table[column], atol=1e-5)
@@ -116,7 +130,7 @@ def test_any_chunking_gives_the_same_bits(name, data, n, kind):
 
     single = model.full_pass()
     parts = [single.feed(piece) for piece in pieces] + [single.finish()]
-    assert same(tuple(np.concatenate(part) for part in zip(*parts, strict=True)), whole)
+    assert same(Estimates.joined(parts), whole)
 
     engine = Engine(model, queue_s=data.draw(st.sampled_from([0.02, 0.3, 10.0])))
     stamped = data.draw(st.booleans())
@@ -131,9 +145,9 @@ def test_any_chunking_gives_the_same_bits(name, data, n, kind):
                 got += iter(engine.poll, None)
     engine.finish()
     got += iter(engine.poll, None)
-    times = np.array([e.time for e in got])
-    values = np.array([list(e.values.values()) for e in got], np.float32).reshape(-1, len(model.columns))
-    assert same((times, values), whole)
+    assert same(estimates_of(model, got), whole)
+    if model.adapts:
+        assert single.profile() == engine.profile() == whole.profile
 
 
 @pytest.mark.parametrize("name", MODELS)

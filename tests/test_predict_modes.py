@@ -58,7 +58,7 @@ def studio(tmp_path_factory):
 
 def test_the_table_is_tidy(model, voice, studio):
     table = affekt.predict([voice, studio], model)
-    assert list(table.columns) == ["file", "start", "end", *COLUMNS]
+    assert list(table.columns) == ["file", "start", "end", *COLUMNS, "valid"]
     assert list(table["file"].unique()) == [str(voice), str(studio)]
     assert not table.isna().any().any()
     for file, seconds in ((voice, 3.21), (studio, 2.3)):

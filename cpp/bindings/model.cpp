@@ -48,6 +48,23 @@ std::string listed(const Model& model) {
   return names;
 }
 
+using PyAdaptation = std::tuple<std::string, double, std::vector<double>, std::vector<double>>;
+
+py::list known(const std::vector<Adaptation>& adaptation) {
+  py::list list;
+  for (const Adaptation& a : adaptation)
+    list.append(py::make_tuple(
+        a.node, a.count, py::array_t<double>(static_cast<py::ssize_t>(a.mean.size()), a.mean.data()),
+        py::array_t<double>(static_cast<py::ssize_t>(a.variance.size()), a.variance.data())));
+  return list;
+}
+
+std::vector<Adaptation> as_profile(const std::vector<PyAdaptation>& entries) {
+  std::vector<Adaptation> profile;
+  for (const auto& [node, count, mean, variance] : entries) profile.push_back({node, count, mean, variance});
+  return profile;
+}
+
 struct PyEngine {
   PyEngine(ModelPtr model, const EngineOptions& options) : engine(std::move(model), options) {}
 
@@ -97,19 +114,41 @@ struct PyEngine {
     const std::scoped_lock lock(pushing, polling);
     engine.reset();
   }
+  py::list adaptation() {
+    std::vector<Adaptation> now;
+    {
+      const py::gil_scoped_release release;
+      const std::scoped_lock lock(polling);
+      now = engine.adaptation();
+    }
+    return known(now);
+  }
+  void adapt(const std::vector<PyAdaptation>& entries) {
+    const std::vector<Adaptation> profile = as_profile(entries);
+    const py::gil_scoped_release release;
+    const std::scoped_lock lock(polling);
+    engine.adapt(profile);
+  }
+  void set_adapting(bool adapting) {
+    const py::gil_scoped_release release;
+    const std::scoped_lock lock(polling);
+    engine.set_adapting(adapting);
+  }
 
   Engine engine;
   std::mutex pushing, polling;
 };
 
 struct PyFullPass {
-  explicit PyFullPass(ModelPtr model) : pass(std::move(model)) {}
+  PyFullPass(ModelPtr model, bool adapting) : pass(std::move(model), adapting) {}
 
-  py::tuple result(const std::vector<double>& times, const std::vector<float>& values) const {
+  py::tuple result(const std::vector<double>& times, const std::vector<float>& values,
+                   const std::vector<std::uint8_t>& valid) const {
     const auto rows = static_cast<py::ssize_t>(times.size());
     const auto columns = static_cast<py::ssize_t>(pass.model().columns().size());
     return py::make_tuple(py::array_t<double>(rows, times.data()),
-                          py::array_t<float>({rows, columns}, values.data()));
+                          py::array_t<float>({rows, columns}, values.data()),
+                          py::array_t<bool>(rows, reinterpret_cast<const bool*>(valid.data())));
   }
 
   template <class T>
@@ -119,30 +158,47 @@ struct PyFullPass {
     const auto n = static_cast<std::size_t>(samples.size());
     std::vector<double> times;
     std::vector<float> values;
+    std::vector<std::uint8_t> valid;
     Status status;
     {
       const py::gil_scoped_release release;
       const std::scoped_lock lock(running);
-      status = pass.feed(x, n, times, values);
+      status = pass.feed(x, n, times, values, &valid);
     }
     if (status != Status::ok) refuse(status, culprit(status, x, n));
-    return result(times, values);
+    return result(times, values, valid);
   }
 
   py::tuple finish() {
     std::vector<double> times;
     std::vector<float> values;
+    std::vector<std::uint8_t> valid;
     {
       const py::gil_scoped_release release;
       const std::scoped_lock lock(running);
-      pass.finish(times, values);
+      pass.finish(times, values, &valid);
     }
-    return result(times, values);
+    return result(times, values, valid);
   }
   void reset() {
     const py::gil_scoped_release release;
     const std::scoped_lock lock(running);
     pass.reset();
+  }
+  py::list adaptation() {
+    std::vector<Adaptation> now;
+    {
+      const py::gil_scoped_release release;
+      const std::scoped_lock lock(running);
+      now = pass.adaptation();
+    }
+    return known(now);
+  }
+  void adapt(const std::vector<PyAdaptation>& entries) {
+    const std::vector<Adaptation> profile = as_profile(entries);
+    const py::gil_scoped_release release;
+    const std::scoped_lock lock(running);
+    pass.adapt(profile);
   }
 
   FullPass pass;
@@ -281,8 +337,8 @@ void bind_model(py::module_& m) {
             return open(Model::from_bytes(view.data(), view.size()));
           },
           py::arg("content"))
-      .def_property_readonly("card", [](const Model& self) { return self.card(); })
       .def_property_readonly("hash", [](const Model& self) { return self.hash(); })
+      .def_property_readonly("card", [](const Model& self) { return self.card(); })
       .def_property_readonly("columns", [](const Model& self) { return self.columns(); })
       .def_property_readonly("inputs", [](const Model& self) { return describe(self.inputs()); })
       .def_property_readonly("outputs", [](const Model& self) { return describe(self.outputs()); })
@@ -291,11 +347,11 @@ void bind_model(py::module_& m) {
       .def("tensors", &tensors);
 
   py::class_<PyEngine>(m, "Engine")
-      .def(py::init([](const Holder& model, double queue_s, double reanchor_s) {
-             return std::make_unique<PyEngine>(model, EngineOptions{queue_s, reanchor_s});
+      .def(py::init([](const Holder& model, double queue_s, double reanchor_s, bool adapting) {
+             return std::make_unique<PyEngine>(model, EngineOptions{queue_s, reanchor_s, adapting});
            }),
            py::arg("model"), py::arg("queue_s") = EngineOptions{}.queue_s,
-           py::arg("reanchor_s") = EngineOptions{}.reanchor_s)
+           py::arg("reanchor_s") = EngineOptions{}.reanchor_s, py::arg("adapting") = EngineOptions{}.adapting)
       .def("push", &PyEngine::push<float>, py::arg("modality"), py::arg("samples").noconvert(),
            py::arg("time") = py::none())
       .def("push", &PyEngine::push<std::int16_t>, py::arg("modality"), py::arg("samples").noconvert(),
@@ -303,16 +359,23 @@ void bind_model(py::module_& m) {
       .def("poll", &PyEngine::poll)
       .def("finish", &PyEngine::finish)
       .def("reset", &PyEngine::reset)
+      .def("adaptation", &PyEngine::adaptation)
+      .def("adapt", &PyEngine::adapt, py::arg("profile"))
+      .def("set_adapting", &PyEngine::set_adapting, py::arg("adapting"))
       .def("latency", [](const PyEngine& self) { return self.engine.latency(); })
       .def("counters", [](const PyEngine& self) { return counters(self.engine.counters()); });
 
   py::class_<PyFullPass>(m, "FullPass")
-      .def(py::init([](const Holder& model) { return std::make_unique<PyFullPass>(model); }),
-           py::arg("model"))
+      .def(py::init([](const Holder& model, bool adapting) {
+             return std::make_unique<PyFullPass>(model, adapting);
+           }),
+           py::arg("model"), py::arg("adapting") = true)
       .def("feed", &PyFullPass::feed<float>, py::arg("samples").noconvert())
       .def("feed", &PyFullPass::feed<std::int16_t>, py::arg("samples").noconvert())
       .def("finish", &PyFullPass::finish)
-      .def("reset", &PyFullPass::reset);
+      .def("reset", &PyFullPass::reset)
+      .def("adaptation", &PyFullPass::adaptation)
+      .def("adapt", &PyFullPass::adapt, py::arg("profile"));
 
   py::class_<PyTcn>(m, "Tcn")
       .def(py::init([](int in, const std::vector<int>& channels, int kernel_size,

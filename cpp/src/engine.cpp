@@ -24,10 +24,6 @@ Status check_samples(const std::int16_t*, std::size_t) noexcept { return Status:
 float full_scale(float x) noexcept { return x; }
 float full_scale(std::int16_t x) noexcept { return static_cast<float>(x) * (1.0f / 32768.0f); }
 
-bool all_finite(std::span<const float> values) noexcept {
-  return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
-}
-
 /// Fixed ring between one producer and one consumer. Positions count up for ever; the storage is a power of
 /// two.
 template <class T>
@@ -191,6 +187,7 @@ struct Engine::Impl {
       : model(std::move(shared)), run(model->graph()) {
     for (const InputSpec& input : model->inputs())
       channels.push_back(std::make_unique<Channel>(input, options));
+    run.set_adapting(options.adapting);
     // Schema 1 has no node that joins signals, so all outputs stem from the one signal there is.
     lead = channels[model->graph().vertices[model->graph().output_vertex.front()].signal].get();
   }
@@ -216,7 +213,7 @@ struct Engine::Impl {
     estimate.sample = run.sample(next);
     estimate.time = lead->time_of(estimate.sample);
     estimate.values = {run.values(next), model->columns().size()};
-    estimate.valid = all_finite(estimate.values);
+    estimate.valid = run.valid(next);
     ++next;
     estimates.store(estimates.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     if (!estimate.valid)
@@ -311,6 +308,10 @@ void Engine::reset() noexcept {
   impl_->invalid.store(0);
 }
 
+std::vector<Adaptation> Engine::adaptation() const { return impl_->run.adaptation(); }
+void Engine::adapt(std::span<const Adaptation> profile) { impl_->run.adapt(profile); }
+void Engine::set_adapting(bool adapting) noexcept { impl_->run.set_adapting(adapting); }
+
 double Engine::latency() const noexcept {
   const Timing& timing = impl_->model->timing();
   return timing.lookahead_s + std::max(timing.first_estimate_s, timing.hop_s);
@@ -332,22 +333,27 @@ Counters Engine::counters() const noexcept {
 const Model& Engine::model() const noexcept { return *impl_->model; }
 
 struct FullPass::Impl {
-  explicit Impl(std::shared_ptr<const Model> shared)
+  Impl(std::shared_ptr<const Model> shared, bool adapting)
       : model(std::move(shared)),
         run(model->graph()),
         scaled(model->graph().block),
-        rate(model->inputs().front().rate) {}
+        rate(model->inputs().front().rate) {
+    run.set_adapting(adapting);
+  }
 
-  void append(std::size_t rows, std::vector<double>& times, std::vector<float>& values) {
+  void append(std::size_t rows, std::vector<double>& times, std::vector<float>& values,
+              std::vector<std::uint8_t>* valid) {
     const std::size_t columns = model->columns().size();
     for (std::size_t i = 0; i < rows; ++i) {
       times.push_back(Anchor{}.at(run.sample(i), rate));
       values.insert(values.end(), run.values(i), run.values(i) + columns);
+      if (valid) valid->push_back(run.valid(i));
     }
   }
 
   template <class T>
-  Status feed(const T* x, std::size_t n, std::vector<double>& times, std::vector<float>& values) {
+  Status feed(const T* x, std::size_t n, std::vector<double>& times, std::vector<float>& values,
+              std::vector<std::uint8_t>* valid) {
     if (finished) return Status::finished;
     if (const Status status = check_samples(x, n); status != Status::ok) return status;
     for (std::size_t at = 0; at < n;) {
@@ -359,7 +365,7 @@ struct FullPass::Impl {
         for (std::size_t i = 0; i < m; ++i) scaled[i] = full_scale(x[at + i]);
         block = scaled.data();
       }
-      append(run.process(0, block, m), times, values);
+      append(run.process(0, block, m), times, values, valid);
       at += m;
     }
     return Status::ok;
@@ -372,24 +378,29 @@ struct FullPass::Impl {
   bool finished = false;
 };
 
-FullPass::FullPass(std::shared_ptr<const Model> model) : impl_(std::make_unique<Impl>(present(model))) {}
+FullPass::FullPass(std::shared_ptr<const Model> model, bool adapting)
+    : impl_(std::make_unique<Impl>(present(model), adapting)) {}
 FullPass::~FullPass() = default;
 FullPass::FullPass(FullPass&&) noexcept = default;
 FullPass& FullPass::operator=(FullPass&&) noexcept = default;
 
 Status FullPass::feed(const float* samples, std::size_t n, std::vector<double>& times,
-                      std::vector<float>& values) {
-  return impl_->feed(samples, n, times, values);
+                      std::vector<float>& values, std::vector<std::uint8_t>* valid) {
+  return impl_->feed(samples, n, times, values, valid);
 }
 Status FullPass::feed(const std::int16_t* samples, std::size_t n, std::vector<double>& times,
-                      std::vector<float>& values) {
-  return impl_->feed(samples, n, times, values);
+                      std::vector<float>& values, std::vector<std::uint8_t>* valid) {
+  return impl_->feed(samples, n, times, values, valid);
 }
-void FullPass::finish(std::vector<double>& times, std::vector<float>& values) {
+void FullPass::finish(std::vector<double>& times, std::vector<float>& values,
+                      std::vector<std::uint8_t>* valid) {
   if (impl_->finished) return;
   impl_->finished = true;
-  impl_->append(impl_->run.finish(), times, values);
+  impl_->append(impl_->run.finish(), times, values, valid);
 }
+std::vector<Adaptation> FullPass::adaptation() const { return impl_->run.adaptation(); }
+void FullPass::adapt(std::span<const Adaptation> profile) { impl_->run.adapt(profile); }
+void FullPass::set_adapting(bool adapting) noexcept { impl_->run.set_adapting(adapting); }
 void FullPass::reset() noexcept {
   impl_->run.reset();
   impl_->finished = false;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <set>
 
 #if defined(__SSE2__)
@@ -10,6 +11,7 @@
 #endif
 
 #include "affekt/error.hpp"
+#include "speaker.hpp"
 
 namespace affekt {
 namespace {
@@ -34,6 +36,10 @@ Geometry compose(const Geometry& inner, const Geometry& outer, const Fields& at)
   };
   return {affine(inner.offset, inner.stride, outer.offset), affine(0, inner.stride, outer.stride),
           affine(inner.span, inner.stride, outer.span - 1)};
+}
+
+bool tick_together(const Graph::Vertex& a, const Graph::Vertex& b) {
+  return a.signal == b.signal && a.clock.offset == b.clock.offset && a.clock.stride == b.clock.stride;
 }
 
 /// Flushes denormals while it lives: they are slow, and a decaying network makes many.
@@ -74,10 +80,18 @@ Graph::Graph(const Json& json, const std::vector<TensorView>& tensors) {
   read_inputs(card);
   read_nodes(card, table);
   read_outputs(card);
+  read_validity(card);
+  check_use(card);
   table.done();
   check_latency(card);
   card.done();
   plan_memory();
+}
+
+const Graph::Vertex* Graph::find(const std::string& name) const noexcept {
+  const auto vertex =
+      std::find_if(vertices.begin(), vertices.end(), [&](const Vertex& v) { return v.name == name; });
+  return vertex == vertices.end() ? nullptr : &*vertex;
 }
 
 void Graph::read_inputs(Fields& card) {
@@ -135,9 +149,8 @@ void Graph::read_nodes(Fields& card, TensorTable& tensors) {
         node.fields.fail("its input " + brief(std::string_view(from)) + " does not exist");
 
   const auto placed = [&](const std::string& name) -> std::size_t {  // vertex + 1, or 0
-    for (std::size_t v = 0; v < vertices.size(); ++v)
-      if (vertices[v].name == name) return v + 1;
-    return 0;
+    const Vertex* const vertex = find(name);
+    return vertex ? static_cast<std::size_t>(vertex - vertices.data()) + 1 : 0;
   };
   const auto signal_of = [&](const std::string& name) -> std::size_t {
     for (std::size_t i = 0; i < inputs.size(); ++i)
@@ -206,10 +219,8 @@ void Graph::read_outputs(Fields& card) {
     output.kind = fields.text("kind", {"continuous", "categorical"});
     output.labels = fields.texts("labels");
     const std::string node = fields.text("node");
-    const auto vertex =
-        std::find_if(vertices.begin(), vertices.end(), [&](const Vertex& v) { return v.name == node; });
-    if (vertex == vertices.end())
-      fields.fail("its node " + brief(std::string_view(node)) + " does not exist");
+    const Vertex* const vertex = find(node);
+    if (!vertex) fields.fail("its node " + brief(std::string_view(node)) + " does not exist");
     if (output.labels.size() != vertex->node->width())
       fields.fail("has " + std::to_string(output.labels.size()) + " labels, node '" + node + "' gives " +
                   std::to_string(vertex->node->width()) + " values");
@@ -233,7 +244,7 @@ void Graph::read_outputs(Fields& card) {
       if (!columns_seen.insert(columns.back()).second)
         fields.fail("the column " + brief(std::string_view(columns.back())) + " appears twice");
     }
-    output_vertex.push_back(static_cast<std::size_t>(vertex - vertices.begin()));
+    output_vertex.push_back(static_cast<std::size_t>(vertex - vertices.data()));
     outputs.push_back(output);
   }
 
@@ -241,8 +252,7 @@ void Graph::read_outputs(Fields& card) {
   std::uint64_t span = 0;
   for (const std::size_t v : output_vertex) {
     const Vertex& vertex = vertices[v];
-    if (vertex.signal != lead.signal || vertex.clock.offset != lead.clock.offset ||
-        vertex.clock.stride != lead.clock.stride)
+    if (!tick_together(vertex, lead))
       card.fail("the outputs do not tick together: nodes '" + lead.name + "' and '" + vertex.name + "'");
     span = std::max(span, vertex.clock.span);
   }
@@ -250,9 +260,28 @@ void Graph::read_outputs(Fields& card) {
   timing.first_estimate_s = static_cast<double>(lead.clock.offset + 1) / rate;
   timing.hop_s = static_cast<double>(lead.clock.stride) / rate;
   timing.context_s = static_cast<double>(span) / rate;
+}
 
+void Graph::read_validity(Fields& card) {
+  if (!card.has("validity")) return;
+  Fields fields(card.object("validity"), "card: validity");
+  const std::string node = fields.text("node");
+  least_validity = fields.number("least", -1e30, 1e30);
+  fields.done();
+  const Vertex* const vertex = find(node);
+  if (!vertex) fields.fail("its node " + brief(std::string_view(node)) + " does not exist");
+  if (vertex->node->width() != 1)
+    fields.fail("its node '" + node + "' must give 1 value, gives " + std::to_string(vertex->node->width()));
+  if (!tick_together(*vertex, vertices[output_vertex.front()]))
+    fields.fail("its node '" + node + "' does not tick with the outputs");
+  validity = static_cast<std::size_t>(vertex - vertices.data()) + 1;
+}
+
+/// Every node must serve an output (or tell its validity), every input a node.
+void Graph::check_use(const Fields& card) const {
   std::vector<bool> used(vertices.size(), false), heard(inputs.size(), false);
   for (const std::size_t v : output_vertex) used[v] = true;
+  if (validity != 0) used[validity - 1] = true;
   for (std::size_t v = vertices.size(); v-- > 0;) {
     if (!used[v]) card.fail("no output depends on node '" + vertices[v].name + "'");
     for (const std::size_t from : vertices[v].from) {
@@ -370,6 +399,7 @@ std::size_t GraphRun::collect() noexcept {
   const std::size_t columns = graph_->columns.size();
   std::size_t rows = cells_[graph_->output_vertex.front()].rows;
   for (const std::size_t v : graph_->output_vertex) rows = std::min(rows, cells_[v].rows);  // as above
+  if (graph_->validity != 0) rows = std::min(rows, cells_[graph_->validity - 1].rows);
   for (std::size_t o = 0; o < graph_->outputs.size(); ++o) {
     const std::size_t width = graph_->outputs[o].labels.size();
     const float* from = cells_[graph_->output_vertex[o]].out.data();
@@ -378,6 +408,57 @@ std::size_t GraphRun::collect() noexcept {
       std::memcpy(to + r * columns, from + r * width, width * sizeof(float));
   }
   return rows;
+}
+
+bool GraphRun::valid(std::size_t i) const noexcept {
+  if (graph_->validity != 0 && !(cells_[graph_->validity - 1].out[i] >= graph_->least_validity)) return false;
+  const float* from = values(i);
+  return std::all_of(from, from + graph_->columns.size(), [](float v) { return std::isfinite(v); });
+}
+
+void GraphRun::set_adapting(bool adapting) noexcept {
+  for (Cell& cell : cells_)
+    if (SpeakerState* const speaker = cell.state->speaker()) speaker->adapting = adapting;
+}
+
+std::vector<Adaptation> GraphRun::adaptation() const {
+  std::vector<Adaptation> known;
+  for (std::size_t v = 0; v < cells_.size(); ++v)
+    if (const SpeakerState* const speaker = cells_[v].state->speaker())
+      known.push_back({graph_->vertices[v].name, speaker->count, speaker->mean, speaker->variance});
+  return known;
+}
+
+void GraphRun::adapt(std::span<const Adaptation> profile) {
+  const auto refuse = [](const Adaptation& entry, const std::string& message) {
+    throw InvalidArgument("profile: node " + brief(std::string_view(entry.node)) + ": " + message);
+  };
+  std::vector<const Adaptation*> of(cells_.size(), nullptr);
+  for (const Adaptation& entry : profile) {
+    const Graph::Vertex* const vertex = graph_->find(entry.node);
+    const std::size_t v = vertex ? static_cast<std::size_t>(vertex - graph_->vertices.data()) : 0;
+    if (!vertex || !cells_[v].state->speaker()) refuse(entry, "the model adapts no such node");
+    if (of[v]) refuse(entry, "appears twice");
+    if (!std::isfinite(entry.count) || entry.count < 0)
+      refuse(entry, "count must be a number not below 0, got " + std::to_string(entry.count));
+    const auto check = [&](const char* name, const std::vector<double>& values, double low) {
+      const std::size_t width = vertex->node->width();
+      if (values.size() != width)
+        refuse(entry, std::string(name) + " must have " + std::to_string(width) + " values, got " +
+                          std::to_string(values.size()));
+      for (const double value : values)
+        if (!std::isfinite(value) || value < low)
+          refuse(entry, std::string(name) + " must be finite numbers" + (low == 0 ? " not below 0" : "") +
+                            ", got " + std::to_string(value));
+    };
+    check("mean", entry.mean, -std::numeric_limits<double>::infinity());
+    check("variance", entry.variance, 0);
+    of[v] = &entry;
+  }
+  for (std::size_t v = 0; v < cells_.size(); ++v)
+    if (SpeakerState* const speaker = cells_[v].state->speaker())
+      speaker->start_from(of[v] ? of[v]->count : 0, of[v] ? of[v]->mean.data() : nullptr,
+                          of[v] ? of[v]->variance.data() : nullptr);
 }
 
 std::size_t GraphRun::process(std::size_t signal, const float* samples, std::size_t n) noexcept {

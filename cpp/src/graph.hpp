@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "affekt/aligned.hpp"
+#include "affekt/engine.hpp"
 #include "affekt/model.hpp"
 #include "node.hpp"
 
@@ -33,11 +34,15 @@ class Graph {
   std::vector<InputSpec> inputs;
   std::vector<OutputSpec> outputs;
   std::vector<std::size_t> output_vertex;  // per output
+  std::size_t validity = 0;                // vertex + 1 of the node that says what is valid, or 0
+  double least_validity = 0;
   std::vector<std::string> columns;
   Timing timing;
   std::size_t block = 0;   // most samples of one GraphRun::process
   std::size_t memory = 0;  // bytes of one GraphRun
 
+  /// The vertex of that name, or nullptr.
+  const Vertex* find(const std::string& name) const noexcept;
   /// Most rows that vertex `v` gives in one call.
   std::vector<std::size_t> capacity() const { return capacity_for(block, nullptr); }
 
@@ -45,6 +50,8 @@ class Graph {
   void read_inputs(Fields& card);
   void read_nodes(Fields& card, TensorTable& tensors);
   void read_outputs(Fields& card);
+  void read_validity(Fields& card);
+  void check_use(const Fields& card) const;
   void check_latency(Fields& card) const;
   void plan_memory();
   std::vector<std::size_t> capacity_for(std::size_t block, double* bytes) const;
@@ -64,10 +71,20 @@ class GraphRun {
 
   /// Values of estimate `i` of the last call, in column order.
   const float* values(std::size_t i) const noexcept { return estimates_.data() + i * graph_->columns.size(); }
+  /// Whether there was something to judge and every value is finite.
+  bool valid(std::size_t i) const noexcept;
   /// Index of the last sample that it used.
   std::uint64_t sample(std::size_t i) const noexcept {
     return cells_[graph_->output_vertex.front()].index[i];
   }
+
+  /// Whether `adapt` nodes count rows; true at first.
+  void set_adapting(bool adapting) noexcept;
+  /// What each `adapt` node knows of the speaker.
+  std::vector<Adaptation> adaptation() const;
+  /// Sets it, for now and for reset(); nodes that are not named start from their prior. Throws
+  /// InvalidArgument.
+  void adapt(std::span<const Adaptation> profile);
 
  private:
   struct Cell {  // run-time side of a vertex

@@ -155,6 +155,12 @@ double Fields::number(const char* key, double low, double high) {
   return number;
 }
 
+bool Fields::boolean(const char* key) {
+  const Json& value = get(key);
+  if (!value.is_boolean()) wrong(key, "true or false", value);
+  return value.get<bool>();
+}
+
 std::vector<int> Fields::integers(const char* key, int low, int high, std::size_t max_count) {
   const Json& value = array(key);
   const std::string expected = "at most " + std::to_string(max_count) + " integers in [" +

@@ -31,6 +31,7 @@ class Fields {
   std::string text(const char* key, const std::vector<std::string>& allowed);
   std::int64_t integer(const char* key, std::int64_t low, std::int64_t high);
   double number(const char* key, double low, double high);
+  bool boolean(const char* key);
   std::vector<int> integers(const char* key, int low, int high, std::size_t max_count);
   std::vector<std::string> texts(const char* key);
   /// Throws if the object has a key that nobody asked for.

@@ -24,11 +24,15 @@ struct Geometry {
   std::uint64_t offset = 0, stride = 1, span = 1;
 };
 
+class SpeakerState;
+
 class NodeState {
  public:
   virtual ~NodeState() = default;
   /// Back to the start of a recording.
   virtual void reset() noexcept {}
+  /// What it has learnt of the speaker; nullptr where a node learns nothing.
+  virtual SpeakerState* speaker() noexcept { return nullptr; }
 };
 
 class Node {
@@ -91,6 +95,16 @@ struct NodeSource {
   /// Throws when weights of shape (out, in, taps), packed, would be too many; asked before they are built.
   void reserve(std::size_t out, std::size_t in, std::size_t taps) const;
 };
+
+/// The "options" object as fields; every factory but the front end's reads it through this.
+Fields options_of(NodeSource& source);
+
+/// Mean of a row, as masks and activities are judged by.
+inline double row_mean(const float* x, std::size_t n) noexcept {
+  double sum = 0;
+  for (std::size_t c = 0; c < n; ++c) sum += x[c];
+  return sum / static_cast<double>(n);
+}
 
 /// Throws ModelFileError for an unknown type, option, width, tensor or value.
 std::unique_ptr<Node> make_node(NodeSource& source);

@@ -11,6 +11,7 @@
 #include "affekt/tcn.hpp"
 #include "dense.hpp"
 #include "node.hpp"
+#include "speaker.hpp"
 
 namespace affekt {
 namespace {
@@ -136,14 +137,15 @@ class TcnNode final : public Node {
   Tcn tcn_;
 };
 
-/// Weighted summary of the last `window` rows, every `hop` rows. Computed anew from the window each time,
-/// oldest row first, so that nothing older leaves a trace, not even by rounding.
+/// Weighted summary of the last `window` rows, every `hop` rows; with a second input, a mask, of those that
+/// count. Computed anew from the window each time, oldest row first, so that nothing older leaves a trace,
+/// not even by rounding.
 class PoolNode final : public Node {
  public:
   enum Kind { mean = 1, statistics = 2, attention = 4, attention_statistics = attention | statistics };
 
   PoolNode(Kind kind, std::size_t in, std::size_t window, std::size_t hop, std::optional<double> half_life,
-           std::span<const float> score, float score_bias)
+           std::span<const float> score, float score_bias, std::size_t mask)
       : Node(in * (kind == attention_statistics ? 3
                    : kind == statistics         ? 2
                                                 : 1),
@@ -152,12 +154,13 @@ class PoolNode final : public Node {
         in_(in),
         window_(window),
         hop_(hop),
+        mask_(mask),
         score_bias_(score_bias),
         score_(score.begin(), score.end()),
         decay_(half_life ? std::log(2.0) / *half_life : 0.0) {}
 
   std::size_t state_bytes(std::size_t) const override {
-    return window_ * (in_ * sizeof(float) + 2 * sizeof(double)) + 2 * in_ * sizeof(double);
+    return window_ * (in_ * sizeof(float) + 2 * sizeof(double) + 1) + 2 * in_ * sizeof(double);
   }
   std::unique_ptr<NodeState> make_state(std::size_t) const override {
     return std::make_unique<State>(window_, in_);
@@ -176,6 +179,7 @@ class PoolNode final : public Node {
         for (std::size_t c = 0; c < in_; ++c) score += static_cast<double>(score_[c]) * x[c];
         s.scores[at] = score;
       }
+      s.counted[at] = mask_ == 0 || row_mean(in[1] + r * mask_, mask_) >= 0.5;
       if (++s.count % hop_ == 0) summarise(s, out + rows++ * width());
     }
     return rows;
@@ -190,10 +194,11 @@ class PoolNode final : public Node {
  private:
   struct State final : NodeState {
     State(std::size_t window, std::size_t in)
-        : rows(window * in), scores(window), weights(window), sum(in), square(in) {}
+        : rows(window * in), scores(window), weights(window), sum(in), square(in), counted(window) {}
     void reset() noexcept override { count = 0; }
     std::vector<float> rows;
     std::vector<double> scores, weights, sum, square;
+    std::vector<unsigned char> counted;  // whether the mask lets a row count
     std::uint64_t count = 0;
   };
 
@@ -209,16 +214,19 @@ class PoolNode final : public Node {
   }
 
   /// weights = exp(log weight - max) / sum, with the decay as a term of the logarithm so that no sum can
-  /// vanish
+  /// vanish; all 0 where no row counts
   void weigh(State& s, bool scored) const noexcept {
     const auto logarithm = [&](std::size_t age, std::size_t at) {
       return (scored ? s.scores[at] : 0.0) - decay_ * static_cast<double>(age);
     };
     double largest = -std::numeric_limits<double>::infinity(), total = 0;
-    over_window(s, [&](std::size_t age, std::size_t at) { largest = std::max(largest, logarithm(age, at)); });
     over_window(s, [&](std::size_t age, std::size_t at) {
-      total += s.weights[at] = std::exp(logarithm(age, at) - largest);
+      if (s.counted[at]) largest = std::max(largest, logarithm(age, at));
     });
+    over_window(s, [&](std::size_t age, std::size_t at) {
+      total += s.weights[at] = s.counted[at] ? std::exp(logarithm(age, at) - largest) : 0.0;
+    });
+    if (total == 0) return;
     over_window(s, [&](std::size_t, std::size_t at) { s.weights[at] /= total; });
   }
 
@@ -256,7 +264,7 @@ class PoolNode final : public Node {
   }
 
   Kind kind_;
-  std::size_t in_, window_, hop_;
+  std::size_t in_, window_, hop_, mask_;  // mask_: its width, 0 without one
   double score_bias_;
   std::vector<float> score_;
   double decay_;
@@ -371,11 +379,6 @@ std::unique_ptr<Node> make_front_end(NodeSource& source) {
   return std::make_unique<FrontEndNode>(std::move(plan));
 }
 
-/// The "options" object as fields; every factory but the front end's reads it through this.
-Fields options_of(NodeSource& source) {
-  return Fields(source.options.object("options"), source.options.where());
-}
-
 std::unique_ptr<Node> make_standardise(NodeSource& source) {
   options_of(source).done();
   const std::size_t width = source.widths[0];
@@ -467,7 +470,8 @@ std::unique_ptr<Node> make_pool(NodeSource& source) {
                                : kind == "attention"          ? PoolNode::attention
                                : kind == "statistics"         ? PoolNode::statistics
                                                               : PoolNode::mean;
-  return std::make_unique<PoolNode>(value, width, window, hop, half_life, score, bias);
+  const std::size_t mask = source.widths.size() > 1 ? source.widths[1] : 0;
+  return std::make_unique<PoolNode>(value, width, window, hop, half_life, score, bias, mask);
 }
 
 std::unique_ptr<Node> make_linear(NodeSource& source) {
@@ -548,6 +552,10 @@ std::span<const float> NodeSource::tensor(const std::string& param,
   return found->values;
 }
 
+Fields options_of(NodeSource& source) {
+  return Fields(source.options.object("options"), source.options.where());
+}
+
 std::unique_ptr<Node> make_node(NodeSource& source) {
   using Factory = std::unique_ptr<Node> (*)(NodeSource&);
   static const std::map<std::string, Factory> factories = {{"front_end", make_front_end},
@@ -556,10 +564,15 @@ std::unique_ptr<Node> make_node(NodeSource& source) {
                                                            {"tcn", make_tcn},
                                                            {"pool", make_pool},
                                                            {"linear", make_linear},
-                                                           {"activation", make_activation}};
+                                                           {"activation", make_activation},
+                                                           {"activity", make_activity},
+                                                           {"adapt", make_adapt}};
   const auto it = factories.find(source.type);
   if (it == factories.end()) source.fail("unknown node type " + brief(std::string_view(source.type)));
-  if (source.widths.size() != 1) source.fail("takes one input, got " + std::to_string(source.widths.size()));
+  const bool masked = source.type == "pool" || source.type == "adapt";
+  if (source.widths.size() > (masked ? 2 : 1))
+    source.fail(std::string("takes one ") + (masked ? "or two inputs" : "input") + ", got " +
+                std::to_string(source.widths.size()));
   return it->second(source);
 }
 

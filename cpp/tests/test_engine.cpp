@@ -29,7 +29,7 @@ using affekt::test::golden_signal;
 namespace {
 
 const char* const kFiles[] = {"schema1_utterance.safetensors", "schema1_trace.safetensors",
-                              "schema1_utterance_int8.safetensors"};
+                              "schema1_speaker.safetensors", "schema1_utterance_int8.safetensors"};
 
 std::shared_ptr<const Model> utterance() {
   static const auto model = Model::load(golden_path(kFiles[0]));
@@ -39,8 +39,9 @@ std::shared_ptr<const Model> utterance() {
 struct Result {
   std::vector<double> times;
   std::vector<float> values;
+  std::vector<std::uint8_t> valid;
   bool operator==(const Result& other) const {
-    return times == other.times && values.size() == other.values.size() &&
+    return times == other.times && valid == other.valid && values.size() == other.values.size() &&
            std::memcmp(values.data(), other.values.data(), values.size() * sizeof(float)) == 0;
   }
 };
@@ -49,15 +50,16 @@ template <class T>
 Result full(const std::shared_ptr<const Model>& model, const std::vector<T>& x) {
   Result r;
   FullPass pass(model);
-  CHECK(pass.feed(x.data(), x.size(), r.times, r.values) == Status::ok);
-  pass.finish(r.times, r.values);
+  CHECK(pass.feed(x.data(), x.size(), r.times, r.values, &r.valid) == Status::ok);
+  pass.finish(r.times, r.values, &r.valid);
   return r;
 }
 
 void drain(Engine& engine, Result& r) {
   Estimate estimate;
   while (engine.poll(estimate)) {
-    CHECK(estimate.valid);
+    for (const float value : estimate.values) CHECK(std::isfinite(value));
+    r.valid.push_back(estimate.valid);
     r.times.push_back(estimate.time);
     r.values.insert(r.values.end(), estimate.values.begin(), estimate.values.end());
   }
@@ -100,13 +102,71 @@ void any_chunking_equals_the_full_pass() {
       pass.reset();
       for (std::size_t at = 0; at < x.size();) {
         const std::size_t n = std::min<std::size_t>(x.size() - at, 1 + random() % most);
-        pass.feed(x.data() + at, n, r.times, r.values);
+        pass.feed(x.data() + at, n, r.times, r.values, &r.valid);
         at += n;
       }
-      pass.finish(r.times, r.values);
+      pass.finish(r.times, r.values, &r.valid);
       CHECK(r == expected);
     }
   }
+}
+
+void what_is_learnt_can_be_taken_and_given() {
+  const auto model = Model::load(golden_path(kFiles[2]));
+  const auto x = as_float(golden_signal(20000));
+  FullPass first(model);
+  Result fresh, known, r;
+  first.feed(x.data(), x.size(), fresh.times, fresh.values, &fresh.valid);
+  first.finish(fresh.times, fresh.values, &fresh.valid);
+  CHECK(std::count(fresh.valid.begin(), fresh.valid.end(), 0) > 2);
+  const auto profile = first.adaptation();
+  CHECK_EQ(profile.size(), 2u);
+  CHECK_EQ(profile[0].node, "rows");
+  CHECK_EQ(profile[1].mean.size(), 15u);
+  CHECK(profile[0].count > 50);
+
+  // From a profile: another result, the same for engine and pass, again after a reset, and the profile stays.
+  FullPass again(model, false);
+  Engine engine(model);
+  again.adapt(profile);
+  engine.adapt(profile);
+  engine.set_adapting(false);
+  for (int round = 0; round < 2; ++round) {
+    known = r = {};
+    again.feed(x.data(), x.size(), known.times, known.values, &known.valid);
+    again.finish(known.times, known.values, &known.valid);
+    CHECK(engine.push("audio", x.data(), x.size()) == Status::ok);
+    engine.finish();
+    drain(engine, r);
+    CHECK(r == known);
+    CHECK(r.values != fresh.values);
+    CHECK(engine.adaptation()[1].mean == profile[1].mean);
+    CHECK(engine.adaptation()[1].variance == profile[1].variance);
+    again.reset();
+    engine.reset();
+  }
+  again.adapt({});  // forgets
+  CHECK_EQ(again.adaptation()[0].count, 0.0);
+
+  const auto expect = [&](const char* text, auto change) {
+    auto wrong = profile;
+    change(wrong);
+    CHECK_THROWS(engine.adapt(wrong), InvalidArgument, text);
+    CHECK(engine.adaptation()[1].mean == profile[1].mean);
+  };
+  using Profile = std::vector<affekt::Adaptation>;
+  expect("adapts no such node", [](Profile& p) { p[0].node = "pool"; });
+  expect("adapts no such node", [](Profile& p) { p[0].node = "nobody"; });
+  expect("appears twice", [](Profile& p) { p[1] = p[0]; });
+  expect("must have 15 values, got 14", [](Profile& p) { p[1].mean.pop_back(); });
+  expect("must have 8 values, got 0", [](Profile& p) { p[0].variance.clear(); });
+  expect("count must be", [](Profile& p) { p[0].count = -1; });
+  expect("count must be", [](Profile& p) { p[0].count = NAN; });
+  expect("mean must be finite", [](Profile& p) { p[0].mean[3] = INFINITY; });
+  expect("not below 0", [](Profile& p) { p[0].variance[3] = -1e-9; });
+  Engine plain(utterance());
+  CHECK(plain.adaptation().empty());
+  CHECK_THROWS(plain.adapt(profile), InvalidArgument, "adapts no such node");
 }
 
 void older_audio_than_the_context_has_no_influence() {
@@ -322,6 +382,7 @@ void wrong_construction() {
 
 int main() {
   any_chunking_equals_the_full_pass();
+  what_is_learnt_can_be_taken_and_given();
   older_audio_than_the_context_has_no_influence();
   finish_gives_what_is_owed();
   statuses();

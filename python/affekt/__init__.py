@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from affekt._native import Model as Model
     from affekt._native import get_include as get_include
     from affekt._native import load as load
+    from affekt._predict import enrol as enrol
     from affekt._predict import evaluate as evaluate
     from affekt._predict import predict as predict
+    from affekt._profile import Profile as Profile
     from affekt._quantise import quantise as quantise
     from affekt.errors import AffektError as AffektError
     from affekt.errors import DataError as DataError
@@ -63,7 +65,9 @@ _NAMES = {
     "ModelFileError": "affekt.errors",
     "NotStreamableError": "affekt.errors",
     "Model": "affekt._native",
+    "Profile": "affekt._profile",
     "create": "affekt.systems",
+    "enrol": "affekt._predict",
     "evaluate": "affekt._predict",
     "get_include": "affekt._native",
     "list_systems": "affekt.systems",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from affekt import _core
+from affekt._profile import Profile
 from affekt.errors import AffektError, InputError
 
-__all__ = ["FullPass", "Model", "get_include", "load"]
+__all__ = ["Estimates", "FullPass", "Model", "get_include", "load"]
 
 
 def get_include() -> str:
@@ -66,6 +68,49 @@ def as_signal(samples: Any, name: str = "samples") -> np.ndarray:
     raise InputError(f"{name}: expected float32 or float64 in [-1, 1], or int16, got dtype {array.dtype}")
 
 
+class Estimates(tuple[np.ndarray, np.ndarray]):
+    """Estimates along a recording: the pair ``times, values``, with more beside it.
+
+    Attributes
+    ----------
+    times : (T,) float64, seconds from the first sample to the last sample that each estimate used.
+    values : (T, columns) float32.
+    valid : (T,) bool; False where the model says that there was nothing to judge (no speech). The values are
+        then what the graph gives all the same. True throughout for a model that does not say.
+    profile : what the model knows of the speaker at the end, from `Model.run` of a model that adapts; else
+        None.
+    """
+
+    valid: np.ndarray
+    profile: Profile | None
+
+    def __new__(
+        cls, times: np.ndarray, values: np.ndarray, valid: np.ndarray, profile: Profile | None = None
+    ) -> Estimates:
+        self = super().__new__(cls, (times, values))
+        self.valid, self.profile = valid, profile
+        return self
+
+    def __getnewargs__(self) -> tuple[Any, ...]:  # for copy and pickle
+        return (*self, self.valid, self.profile)
+
+    @property
+    def times(self) -> np.ndarray:
+        return self[0]
+
+    @property
+    def values(self) -> np.ndarray:
+        return self[1]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Estimates], profile: Profile | None = None) -> Estimates:
+        """One after the other."""
+        times, values, valid = (
+            np.concatenate([part.__getnewargs__()[i] for part in parts]) for i in range(3)
+        )
+        return cls(times, values, valid, profile)
+
+
 class Model:
     """A trained model, immutable and shareable between threads.
 
@@ -79,10 +124,13 @@ class Model:
     path : where it came from; None for `from_bytes`.
     sample_rate : of the audio input, Hz.
     inputs, outputs : lists of dicts with names, kinds, rates, labels.
+    hash : SHA-256 of card and weights, hex: names this very model.
+    adapts : names of the nodes that learn how the speaker sounds; empty for a model that does not adapt.
     columns : names of the values of an estimate: the labels of continuous outputs, ``p_<label>`` of
         categorical ones.
     timing : dict of seconds: ``first_estimate_s`` (signal before the first regular estimate), ``hop_s``
-        (between estimates), ``context_s`` (older signal has no influence), ``lookahead_s`` (0: causal).
+        (between estimates), ``context_s`` (older signal has no influence, but for what a model that adapts
+        or looks for speech has learnt of speaker and noise), ``lookahead_s`` (0: causal).
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -107,6 +155,8 @@ class Model:
         self.outputs: list[dict[str, Any]] = native.outputs
         self.columns: list[str] = native.columns
         self.timing: dict[str, float] = native.timing
+        self.hash: str = native.hash
+        self.adapts: list[str] = [str(n["name"]) for n in self.card["nodes"] if n["type"] == "adapt"]
 
     @property
     def name(self) -> str:
@@ -120,9 +170,12 @@ class Model:
         """Copies of the weights, float32 (int8 ones dequantised), by name."""
         return dict(self.native.tensors())
 
-    def full_pass(self) -> FullPass:
-        """A pass over one recording that arrives in pieces, in memory that does not grow with its length."""
-        return FullPass(self)
+    def full_pass(self, profile: Profile | None = None, adapt: bool = True) -> FullPass:
+        """A pass over one recording that arrives in pieces, in memory that does not grow with its length.
+
+        `profile`, `adapt` : as for `run`.
+        """
+        return FullPass(self, profile, adapt)
 
     def run(
         self,
@@ -130,7 +183,10 @@ class Model:
         mode: Literal["full", "stream"] = "full",
         chunk: int | None = None,
         sample_rate: float | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+        *,
+        profile: Profile | None = None,
+        adapt: bool = True,
+    ) -> Estimates:
         """Estimates over one recording.
 
         Parameters
@@ -139,15 +195,20 @@ class Model:
         mode : ``"full"`` runs blocks; ``"stream"`` goes through the live engine. Both give the same bits.
         chunk : samples per push in stream mode; default 20 ms.
         sample_rate : rate of `samples` in Hz, if known: checked, never converted.
+        profile : what is known of the speaker, for a model that adapts; None starts from the average speaker
+            of the training data.
+        adapt : whether to learn from this recording while it runs. False uses the profile as it is; a model
+            that does not adapt takes either.
 
         Returns
         -------
-        times : (T,) float64, seconds from the first sample to the last sample that each estimate used.
-        values : (T, len(columns)) float32. T is 0 when the recording is shorter than one frame.
+        Estimates : the pair ``times, values``, and ``.valid``, ``.profile`` beside it. There are none when
+            the recording is shorter than one frame.
 
         Raises
         ------
-        InputError : wrong shape, type or rate; a sample that is not finite or beyond +-1e6; unknown mode.
+        InputError : wrong shape, type or rate; a sample that is not finite or beyond +-1e6; unknown mode; a
+            profile of another model.
         AffektError : the model produced a value that is not finite.
         """
         signal = as_signal(samples)
@@ -159,30 +220,33 @@ class Model:
         if mode == "full":
             if chunk is not None:
                 raise InputError("chunk: belongs to mode='stream'; full mode chooses its own blocks")
-            single = self.full_pass()
+            single = self.full_pass(profile, adapt)
             parts = [single.feed(signal), single.finish()]
-            times = np.concatenate([part[0] for part in parts])
-            values = np.concatenate([part[1] for part in parts])
-        elif mode == "stream":
-            times, values = self._stream(signal, chunk)
-        else:
-            raise InputError(f"mode: expected 'full' or 'stream', got {mode!r}")
-        return times, values
+            return Estimates.joined(parts, single.profile() if self.adapts else None)
+        if mode == "stream":
+            return self._stream(signal, chunk, profile, adapt)
+        raise InputError(f"mode: expected 'full' or 'stream', got {mode!r}")
 
-    def _stream(self, signal: np.ndarray, chunk: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def _stream(
+        self, signal: np.ndarray, chunk: int | None, profile: Profile | None, adapt: bool
+    ) -> Estimates:
         step = max(1, round(0.02 * self.sample_rate)) if chunk is None else chunk
         if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 1:
             raise InputError(f"chunk: expected a number of samples >= 1, got {chunk!r}")
-        engine = _core.Engine(self.native)
+        engine = _core.Engine(self.native, adapting=as_switch(adapt))
+        start_from(engine, self, profile)
         modality = self.inputs[0]["name"]
         times: list[float] = []
         rows: list[np.ndarray] = []
+        valid: list[bool] = []
 
         def drain() -> None:
             while (estimate := engine.poll()) is not None:
                 times.append(estimate[0])
                 rows.append(estimate[2])
-                _check_valid(estimate[0], estimate[3])
+                valid.append(estimate[3])
+                if not (estimate[3] or np.isfinite(estimate[2]).all()):
+                    raise _not_finite(estimate[0])
 
         for start in range(0, len(signal), int(step)):
             piece = signal[start : start + int(step)]
@@ -192,7 +256,8 @@ class Model:
         engine.finish()
         drain()
         values = np.stack(rows) if rows else np.empty((0, len(self.columns)), np.float32)
-        return np.asarray(times, np.float64), values
+        known = profile_of(engine, self) if self.adapts else None
+        return Estimates(np.asarray(times, np.float64), values, np.asarray(valid, bool), known)
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{i['name']} ({i['kind']}, {i['rate']:g} Hz)" for i in self.inputs)
@@ -219,33 +284,69 @@ class FullPass:
     >>> times, values = single.finish()                         # doctest: +SKIP
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, profile: Profile | None = None, adapt: bool = True) -> None:
         self.model = model
-        self._native = _core.FullPass(model.native)
+        self._native = _core.FullPass(model.native, as_switch(adapt))
+        start_from(self._native, model, profile)
 
-    def feed(self, samples: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Run further samples, see `Model.run`; times (T,) and values (T, columns) of what became due."""
+    def feed(self, samples: Any) -> Estimates:
+        """Run further samples, see `Model.run`; the estimates that became due."""
         return self._checked(self._native.feed(as_signal(samples)))
 
-    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+    def finish(self) -> Estimates:
         """End the recording: the estimate over what came since the last regular one, if anything did."""
         return self._checked(self._native.finish())
 
     def reset(self) -> None:
-        """Start another recording."""
+        """Start another recording, from the same profile."""
         self._native.reset()
 
+    def profile(self) -> Profile:
+        """What the model knows of the speaker by now. Raises `InputError` for a model that does not adapt."""
+        return profile_of(self._native, self.model)
+
     @staticmethod
-    def _checked(result: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        times, values = result
+    def _checked(result: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Estimates:
+        times, values, valid = result
         finite = np.isfinite(values).all(axis=1)
         if not finite.all():
-            _check_valid(times[int(np.argmin(finite))], False)
-        return times, values
+            raise _not_finite(times[int(np.argmin(finite))])
+        return Estimates(times, values, valid)
 
 
-def _check_valid(time: float, valid: bool) -> None:
-    if not valid:
-        raise AffektError(
-            f"the model produced a value that is not finite at {time:.3f} s; it cannot be trusted"
+def _not_finite(time: float) -> AffektError:
+    return AffektError(f"the model produced a value that is not finite at {time:.3f} s; it cannot be trusted")
+
+
+def as_switch(adapt: Any) -> bool:
+    """`adapt` if it is a bool, else `InputError`."""
+    if not isinstance(adapt, bool | np.bool_):
+        raise InputError(f"adapt: expected True or False, got {adapt!r}")
+    return bool(adapt)
+
+
+def start_from(run: _core.Engine | _core.FullPass, model: Model, profile: Profile | None) -> None:
+    """Let `run`, of `model`, start from `profile`; `InputError` where that is not a profile of this model."""
+    if profile is None:
+        return
+    if not isinstance(profile, Profile):
+        raise InputError(f"profile: expected an affekt.Profile or None, got {type(profile).__name__}")
+    must_adapt(model)
+    if profile.model != model.hash:
+        raise InputError(
+            f"profile: it belongs to the model {profile.name!r} ({profile.model[:12]}), not to this one, "
+            f"{model.name!r} ({model.hash[:12]}); enrol again"
         )
+    run.adapt([(name, *entry) for name, entry in profile.nodes.items()])
+
+
+def profile_of(run: _core.Engine | _core.FullPass, model: Model) -> Profile:
+    """What `run`, of `model`, knows of its speaker. Raises `InputError` for a model that does not adapt."""
+    must_adapt(model)
+    return Profile(model.hash, {name: entry for name, *entry in run.adaptation()}, model.name)
+
+
+def must_adapt(model: Model) -> None:
+    """Refuse a model without an `adapt` node."""
+    if not model.adapts:
+        raise InputError(f"the model {model.name!r} does not adapt to its speaker, so it has no profiles")

@@ -21,10 +21,12 @@ from affekt.errors import AffektError, DataError, InputError
 if TYPE_CHECKING:
     import pandas
 
-    from affekt._native import Model
+    from affekt._native import Estimates, Model
+    from affekt._profile import Profile, Statistics
     from affekt.data.audio import AudioStream
+    from affekt.live import Estimate
 
-__all__ = ["Evaluation", "Recording", "evaluate", "open_model", "predict", "recording"]
+__all__ = ["Evaluation", "Recording", "enrol", "evaluate", "open_model", "predict", "recording"]
 
 Mode = Literal["full", "window", "stream"]
 Summary = Literal["last", "mean"]
@@ -46,6 +48,8 @@ def predict(
     hop: float | None = None,
     chunk: int | Sequence[int] | None = None,
     mono: Literal["mean"] | int = "mean",
+    profile: Profile | None = None,
+    adapt: bool = True,
     on_error: OnError = "raise",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> pandas.DataFrame:
@@ -65,13 +69,17 @@ def predict(
         windows: a model that pools over time gives one row per window, one that answers per step is averaged
         where windows overlap.
     summary : None for a row per estimate; ``"last"`` (what the model says at the end) or ``"mean"`` (over all
-        its estimates) for one row per file.
+        its estimates) for one row per file. Both look at the valid estimates only, if there are any.
     window, hop : seconds, for ``mode="window"`` only; by default the model's own context (its memory), and
         half the window. Rounded to whole steps of the model. A rest at the end becomes a last window that
         ends with the recording.
     chunk : samples per push (at the model's rate), or several sizes to cycle through, for ``mode="stream"``
         only; 0.1 s by default.
     mono : ``"mean"`` over the channels, or the index of one.
+    profile : what is known of the speaker (`enrol`), for a model that adapts. Every recording (and window)
+        starts from it; None starts from the average speaker of the training data.
+    adapt : whether to go on learning how the speaker sounds within each recording. False uses the profile as
+        it is. A model that does not adapt takes either.
     on_error : ``"raise"`` at the first recording that cannot be used, or ``"skip"`` it: then
         ``table.attrs["failures"]`` lists ``{"file", "reason"}`` for each.
     progress : called with (files done, files in all, file) before each file and once at the end.
@@ -79,10 +87,11 @@ def predict(
     Returns
     -------
     pandas.DataFrame
-        Columns ``file, start, end, valence, arousal, dominance, p_<emotion>, ...`` (those the model has): the
-        estimate rests on the audio of `file` between `start` and `end` seconds and on nothing else. In full
-        and stream mode `end` is the time of the last sample used, and `start` lies the model's context before
-        it.
+        Columns ``file, start, end, valence, arousal, dominance, p_<emotion>, ..., valid`` (those the model
+        has): the estimate rests on the audio of `file` between `start` and `end` seconds and on nothing
+        else. In full and stream mode `end` is the time of the last sample used, and `start` lies the model's
+        context before it; what a model has learnt of speaker and background noise goes further back.
+        ``valid`` is False where the model says that it heard no speech; such values are not to be used.
         ``attrs`` names the model, mode, failures and conversions.
 
     Raises
@@ -90,7 +99,8 @@ def predict(
     DataError
         A recording is missing, empty, not audio, not finite, silent throughout, or too short.
     InputError
-        An argument is out of range, or the model takes something other than audio.
+        An argument is out of range, the model takes something other than audio, or the profile belongs to
+        another model.
     ModelFileError
         The model file cannot be used, or none was named and this build carries none.
 
@@ -114,7 +124,17 @@ def predict(
         if progress is not None:
             progress(done, len(files), file)
         try:
-            result = recording(file, native, mode=mode, window=window, hop=hop, chunk=chunk, mono=mono)
+            result = recording(
+                file,
+                native,
+                mode=mode,
+                window=window,
+                hop=hop,
+                chunk=chunk,
+                mono=mono,
+                profile=profile,
+                adapt=adapt,
+            )
         except DataError as error:
             if on_error == "raise":
                 raise
@@ -132,7 +152,8 @@ def predict(
         table = pandas.concat(frames, ignore_index=True)
     else:
         columns = _ordered(native.columns)
-        table = pandas.DataFrame({"file": [], **{name: np.empty(0) for name in ("start", "end", *columns)}})
+        empty = {name: np.empty(0) for name in ("start", "end", *columns)}
+        table = pandas.DataFrame({"file": [], **empty, "valid": np.empty(0, bool)})
     table.attrs = {
         "model": describe_model(native),
         "mode": mode,
@@ -141,6 +162,95 @@ def predict(
         "converted": converted,
     }
     return table
+
+
+def enrol(
+    model: str | PathLike[str] | Model | None,
+    audio: Any,
+    neutral: bool = False,
+    *,
+    profile: Profile | None = None,
+) -> Profile:
+    """Learn how a speaker sounds, from recordings of that speaker alone.
+
+    Each `adapt` node of the model counts the rows in which it hears speech; with n rows of mean m_s the model
+    then normalises by statistics pooled with those of its training population (docs/model_file.md).
+
+    Parameters
+    ----------
+    model : a model file, a loaded `affekt.Model`, or None for the small one that ships with affekt.
+    audio : a recording or a list of them: audio files, or arrays (time,) at the model's sample rate, float in
+        [-1, 1] or int16. They are heard one after the other.
+    neutral : the speaker is calm in all of them. Then only the difference from neutral speech of the training
+        population is taken over, mean = prior mean + m_s - reference, with the population's variance, so that
+        the speaker's neutral stays neutral. Without it, recordings should hold the speaker's usual mixture of
+        emotions. Needs a model that knows its population's neutral (tensor `reference`).
+    profile : what to go on from, of this speaker; None starts afresh.
+
+    Returns
+    -------
+    Profile : for ``profile=`` of `predict`, `evaluate`, `affekt.Model.run` and `affekt.live.Engine`.
+
+    Raises
+    ------
+    InputError
+        The model does not adapt, or knows no neutral reference; `audio` is empty or not audio.
+    DataError
+        A recording cannot be read, or no speech was heard in any.
+
+    Examples
+    --------
+    >>> anna = affekt.enrol("model.safetensors", ["anna1.wav", "anna2.wav"])       # doctest: +SKIP
+    >>> table = affekt.predict("talk.wav", "model.safetensors", profile=anna)      # doctest: +SKIP
+    """
+    from affekt._native import must_adapt
+    from affekt._profile import Profile
+    from affekt.data import audio as files
+
+    native = open_model(model)
+    must_adapt(native)
+    tensors = native.tensors()
+    if not isinstance(neutral, bool):
+        raise InputError(f"neutral: expected True or False, got {neutral!r}")
+    unknown = [name for name in native.adapts if f"{name}.reference" not in tensors]
+    if neutral and unknown:
+        raise InputError(
+            f"neutral: the model {native.name!r} does not know how its population sounds when calm "
+            f"(node {unknown[0]!r} has no 'reference'); enrol from mixed speech instead"
+        )
+    single = isinstance(audio, str | PathLike | np.ndarray)
+    items = [audio] if single else list(audio)
+    if not items:
+        raise InputError("audio: expected at least one recording, got none")
+    heard = profile
+    for item in items:
+        if isinstance(item, str | PathLike):
+            with files.stream_audio(item, native.sample_rate, _BLOCK_SECONDS) as stream:
+                heard = _full(native, _Signal(stream), heard, True).profile
+        else:
+            heard = native.run(item, profile=heard).profile
+    if heard is None or heard.empty or heard == profile:
+        raise DataError("audio: no speech was heard in it, so there is nothing to enrol from")
+    if not neutral:
+        return heard
+    shifted = {}
+    for node in native.card["nodes"]:
+        if node["name"] in heard.nodes:
+            shifted[node["name"]] = _shifted(heard.nodes[node["name"]], node, tensors)
+    return Profile(native.hash, shifted, native.name)
+
+
+def _shifted(entry: Statistics, node: dict[str, Any], tensors: dict[str, np.ndarray]) -> Statistics:
+    """Statistics of neutral speech as those that a mixture of emotions would have.
+
+    Pooled with the prior they give a mean moved by n / (prior + n) of the difference, and the prior's
+    variance: what the moved mean adds to the pooled variance is taken off first, as far as there is any.
+    """
+    mean, sd, reference = (tensors[f"{node['name']}.{t}"].astype(float) for t in ("mean", "sd", "reference"))
+    prior = float(node["options"]["prior"])
+    moved = entry.mean - reference
+    variance = np.maximum(sd**2 - prior / (prior + entry.count) * moved**2, 0.0)
+    return entry._replace(mean=mean + moved, variance=variance)
 
 
 @dataclass
@@ -200,6 +310,8 @@ def evaluate(
     merge: Mapping[str, str] | None = None,
     window: float | None = None,
     hop: float | None = None,
+    profile: Profile | None = None,
+    adapt: bool = True,
     on_error: OnError = "raise",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
@@ -210,7 +322,7 @@ def evaluate(
     model : as for `predict`.
     manifest : a `affekt.data.Manifest`, its CSV or Parquet file, or a DataFrame: ``file``, labels (any of
         ``emotion, valence, arousal, dominance``), optionally ``start, end, session``.
-    mode, window, hop : as for `predict`.
+    mode, window, hop, profile, adapt : as for `predict`.
     estimate : which estimate stands for a recording: its ``"last"`` one (for a model that pools over time,
         the one over the whole recording as far as its memory reaches), or the ``"mean"`` over all.
     reduction : of CCC and PCC: over all recordings at once (``"concatenated"``), or within each session and
@@ -264,7 +376,17 @@ def evaluate(
             progress(index, len(manifest), str(file))
         begin, until = manifest.part(index)
         try:
-            found = recording(file, native, mode=mode, window=window, hop=hop, begin=begin, until=until)
+            found = recording(
+                file,
+                native,
+                mode=mode,
+                window=window,
+                hop=hop,
+                begin=begin,
+                until=until,
+                profile=profile,
+                adapt=adapt,
+            )
         except DataError as error:
             if on_error == "raise":
                 raise
@@ -287,6 +409,9 @@ def evaluate(
         notes.append(
             f"{len(failures)} of {len(manifest)} recordings could not be used and are not in these figures"
         )
+    silent = int((~table["valid"]).sum())
+    if silent:
+        notes.append(f"in {silent} recordings the model heard no speech; they are in these figures")
     skipped = manifest.attrs.get("skipped")
     if skipped:
         notes.append(f"{len(skipped)} more were left out when the corpus was read")
@@ -334,6 +459,8 @@ class Recording(NamedTuple):
     """(estimates,) seconds of the last sample used."""
     values: np.ndarray
     """(estimates, columns) float32."""
+    valid: np.ndarray
+    """(estimates,) bool: whether the model heard something to judge."""
     columns: list[str]
     """What the columns of `values` are; those of the model."""
     duration: float
@@ -342,18 +469,21 @@ class Recording(NamedTuple):
     """How the file was brought to the model's format; empty when it fitted."""
 
     def summarised(self, how: Summary) -> Recording:
-        """One estimate for the whole recording: its last one, or the mean over all."""
-        values = (
-            self.values[-1:] if how == "last" else self.values.mean(axis=0, keepdims=True, dtype=np.float64)
-        )
+        """One estimate for the whole recording, its last one or the mean: of the valid if there are any."""
+        values = self.values[self.valid] if self.valid.any() else self.values
+        values = values[-1:] if how == "last" else values.mean(axis=0, keepdims=True, dtype=np.float64)
         return self._replace(
-            start=np.zeros(1), end=np.array([self.duration]), values=values.astype(np.float32, copy=False)
+            start=np.zeros(1),
+            end=np.array([self.duration]),
+            values=values.astype(np.float32, copy=False),
+            valid=np.array([self.valid.any()]),
         )
 
     def frame(self, pandas: Any, file: str) -> pandas.DataFrame:
         """As a tidy table."""
         columns = {name: self.values[:, self.columns.index(name)] for name in _ordered(self.columns)}
-        return pandas.DataFrame({"file": file, "start": self.start, "end": self.end, **columns})
+        spans = {"file": file, "start": self.start, "end": self.end}
+        return pandas.DataFrame({**spans, **columns, "valid": self.valid})
 
 
 def recording(
@@ -367,6 +497,8 @@ def recording(
     mono: Literal["mean"] | int = "mean",
     begin: float = 0.0,
     until: float | None = None,
+    profile: Profile | None = None,
+    adapt: bool = True,
 ) -> Recording:
     """Estimates along one recording, or along the part from `begin` to `until` seconds; see `predict`.
 
@@ -389,20 +521,21 @@ def recording(
             warnings.filterwarnings("ignore", ".*every sample is zero", audio.AudioWarning)
             starts = None
             if mode == "full":
-                times, values = _full(model, signal)
+                found = _full(model, signal, profile, adapt)
             elif mode == "stream":
-                times, values = _stream(model, signal, chunk)
+                found = _stream(model, signal, chunk, profile, adapt)
             else:
-                starts, times, values = _windows(model, signal, window, hop)
+                starts, found = _windows(model, signal, window, hop, profile, adapt)
         conversion = _conversion(stream, mono)
     if not signal.heard:
         raise DataError(f"{fspath(path)}: every sample is zero, so there is nothing to judge")
     duration = signal.samples / model.sample_rate
+    times, values = found
     if not len(times):
         raise DataError(f"{fspath(path)}: {duration:.3f} s is too short for a single estimate")
     if starts is None:
         starts = np.maximum(times - model.timing["context_s"], 0.0)
-    return Recording(starts, times, values, list(model.columns), duration, conversion)
+    return Recording(starts, times, values, found.valid, list(model.columns), duration, conversion)
 
 
 class _Signal:
@@ -438,28 +571,44 @@ def _conversion(stream: AudioStream, mono: Literal["mean"] | int) -> str:
     return ", ".join(steps)
 
 
-def estimates_frame(
-    model: Model, found: Sequence[tuple[float, Sequence[float]]], name: str
-) -> pandas.DataFrame:
-    """The tidy table of estimates (time, values) that an engine gave for the source called `name`."""
+def estimates_frame(model: Model, found: Sequence[Estimate], name: str) -> pandas.DataFrame:
+    """The tidy table of the estimates that an engine gave for the source called `name`."""
     pandas = require("pandas", purpose="tables of estimates")
-    times = np.array([time for time, _ in found], dtype=np.float64)
-    values = np.array([row for _, row in found], dtype=np.float32).reshape(-1, len(model.columns))
+    estimates = _collected(model, found)
+    times, values = estimates
     starts = np.maximum(times - model.timing["context_s"], 0.0)
     duration = float(times[-1]) if found else 0.0
-    return Recording(starts, times, values, list(model.columns), duration, "").frame(pandas, name)
+    columns = list(model.columns)
+    return Recording(starts, times, values, estimates.valid, columns, duration, "").frame(pandas, name)
 
 
-def _full(model: Model, signal: _Signal) -> tuple[np.ndarray, np.ndarray]:
-    run = model.full_pass()
+def _collected(model: Model, found: Sequence[Estimate]) -> Estimates:
+    from affekt._native import Estimates
+
+    rows = [[estimate[name] for name in model.columns] for estimate in found]
+    return Estimates(
+        np.array([estimate.time for estimate in found], dtype=np.float64),
+        np.array(rows, dtype=np.float32).reshape(-1, len(model.columns)),
+        np.array([estimate.valid for estimate in found], dtype=bool),
+    )
+
+
+def _full(model: Model, signal: Iterable[np.ndarray], profile: Profile | None, adapt: bool) -> Estimates:
+    from affekt._native import Estimates
+
+    run = model.full_pass(profile, adapt)
     parts = [run.feed(block) for block in signal]
     parts.append(run.finish())
-    return _joined(parts, len(model.columns))
+    return Estimates.joined(parts, run.profile() if model.adapts else None)
 
 
 def _stream(
-    model: Model, signal: _Signal, chunk: int | Sequence[int] | None
-) -> tuple[np.ndarray, np.ndarray]:
+    model: Model,
+    signal: _Signal,
+    chunk: int | Sequence[int] | None,
+    profile: Profile | None,
+    adapt: bool,
+) -> Estimates:
     from affekt.live import Engine
     from affekt.live.sources import Chunk, estimates
 
@@ -476,19 +625,24 @@ def _stream(
             yield Chunk(modality, piece, position / model.sample_rate, model.sample_rate)
             position += piece.size
 
-    times: list[float] = []
-    rows: list[list[float]] = []
-    for estimate in estimates(Engine(model), chunks()):
-        if not estimate.valid:
+    found = []
+    for estimate in estimates(Engine(model, profile=profile, adapt=adapt), chunks()):
+        if not (estimate.valid or all(map(math.isfinite, estimate.values.values()))):
             raise AffektError(f"the model gave a value that is not finite at {estimate.time:.3f} s")
-        times.append(estimate.time)
-        rows.append([estimate[name] for name in model.columns])
-    return np.array(times, dtype=np.float64), np.array(rows, dtype=np.float32).reshape(-1, len(model.columns))
+        found.append(estimate)
+    return _collected(model, found)
 
 
 def _windows(
-    model: Model, signal: _Signal, window: float | None, hop: float | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    model: Model,
+    signal: _Signal,
+    window: float | None,
+    hop: float | None,
+    profile: Profile | None,
+    adapt: bool,
+) -> tuple[np.ndarray, Estimates]:
+    from affekt._native import Estimates
+
     rate = model.sample_rate
     step = max(1, round(model.timing["hop_s"] * rate))
 
@@ -508,28 +662,35 @@ def _windows(
     starts: list[float] = []
     ends: list[float] = []
     rows: list[np.ndarray] = []
-    sums: dict[int, tuple[np.ndarray, int, float]] = {}  # last sample -> sum, windows, start of the earliest
+    valid: list[bool] = []
+    # last sample -> sum, windows, start of the earliest, whether any is valid
+    sums: dict[int, tuple[np.ndarray, int, float, bool]] = {}
     for first, samples in _cut(signal, size, stride, step):
-        times, values = model.run(samples)
+        found = model.run(samples, profile=profile, adapt=adapt)
+        times, values = found
         if not len(times):
             continue
         if pooled:
             starts.append(first / rate)
             ends.append((first + samples.size - 1) / rate)
             rows.append(values[-1])
+            valid.append(found.valid[-1])
             continue
-        for when, value in zip(times, values, strict=True):
+        for when, value, good in zip(times, values, found.valid, strict=True):
             last = first + round(when * rate)
-            total, count, start = sums.get(last, (0.0, 0, first / rate))
-            sums[last] = (total + value.astype(np.float64), count + 1, start)
+            total, count, start, any_good = sums.get(last, (0.0, 0, first / rate, False))
+            sums[last] = (total + value.astype(np.float64), count + 1, start, any_good or bool(good))
     if not pooled:
         for last in sorted(sums):
-            total, count, start = sums[last]
+            total, count, start, good = sums[last]
             starts.append(start)
             ends.append(last / rate)
             rows.append((total / count).astype(np.float32))
+            valid.append(good)
     values = np.array(rows, dtype=np.float32).reshape(-1, len(model.columns))
-    return np.array(starts, dtype=np.float64), np.array(ends, dtype=np.float64), values
+    return np.array(starts, dtype=np.float64), Estimates(
+        np.array(ends, dtype=np.float64), values, np.array(valid, dtype=bool)
+    )
 
 
 def _cut(blocks: Iterable[np.ndarray], size: int, stride: int, step: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -567,12 +728,6 @@ def _pieces(blocks: Iterable[np.ndarray], sizes: Sequence[int]) -> Iterator[np.n
         held = held[position:]
     if held.size:
         yield held
-
-
-def _joined(parts: list[tuple[np.ndarray, np.ndarray]], columns: int) -> tuple[np.ndarray, np.ndarray]:
-    times = np.concatenate([np.asarray(times, dtype=np.float64) for times, _ in parts])
-    values = np.concatenate([np.asarray(rows, dtype=np.float32).reshape(-1, columns) for _, rows in parts])
-    return times, values
 
 
 def open_model(model: str | PathLike[str] | Model | None) -> Model:

@@ -172,7 +172,7 @@ def _stream(args: argparse.Namespace) -> int:
             for estimate in estimates(Engine(model), _until(source, until)):
                 show(estimate.time, {name: estimate[name] for name in model.columns})
                 if args.out is not None:
-                    found.append((estimate.time, [estimate[name] for name in model.columns]))
+                    found.append(estimate)
     except KeyboardInterrupt:
         pass  # the usual way to end it
     finally:
@@ -807,7 +807,7 @@ def _print_summary(table: Any) -> None:
     print("mean over each recording (--out FILE.csv writes every estimate):")
     width = min(48, max(len(str(file)) for file in table["file"].unique()))
     for file, rows in table.groupby("file", sort=False):
-        mean = rows.drop(columns=["file", "start", "end"]).mean().to_dict()
+        mean = rows.drop(columns=["file", "start", "end", "valid"]).mean().to_dict()
         name = str(file) if len(str(file)) <= width else "…" + str(file)[-(width - 1) :]
         print(f"{name:<{width}}  {rows['end'].max():7.1f} s  {_describe(mean)}")
 

@@ -27,18 +27,21 @@ def main() -> None:
         "schema1_utterance": reference_model.utterance(),
         "schema1_trace": reference_model.trace(),
         "schema1_utterance_int8": reference_model.utterance_int8(),
+        "schema1_speaker": reference_model.speaker(),
     }.items():
         write_model(HERE / f"{name}.safetensors", card, tensors)
-        times, values = reference_model.run(card, tensors, signal)
+        times, values, valid = reference_model.run_valid(card, tensors, signal)
         columns = [
             f"p_{label}" if output["kind"] == "categorical" else label
             for output in card["outputs"]
             for label in output["labels"]
         ]
         with open(HERE / f"{name}.csv", "w", encoding="ascii") as file:
-            print("time", *columns, sep=",", file=file)
-            for time, row in zip(times, values, strict=True):
-                print(f"{time:.6f}", *(f"{value:.6f}" for value in row), sep=",", file=file)
+            said = "validity" in card
+            print("time", *columns, *(["valid"] if said else []), sep=",", file=file)
+            for time, row, good in zip(times, values, valid, strict=True):
+                numbers = [time, *row, *([good] if said else [])]
+                print(*(f"{number:.6f}" for number in numbers), sep=",", file=file)
 
 
 if __name__ == "__main__":

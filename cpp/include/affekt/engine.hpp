@@ -33,12 +33,24 @@ struct Estimate {
   double time = 0;                ///< of the last sample that it used, in the pushes' clock, seconds
   std::uint64_t sample = 0;       ///< index of that sample since construction or reset
   std::span<const float> values;  ///< in the order of Model::columns(); valid until the next poll or reset
-  bool valid = true;  ///< false when a value is not finite (weights or signal out of all proportion)
+  /// False where the model's card says that there was nothing to judge (no speech), and when a value is not
+  /// finite (weights or signal out of all proportion).
+  bool valid = true;
 };
 
 struct EngineOptions {
   double queue_s = 10.0;    ///< samples that may wait between push and poll, in seconds, (0, 3600]
   double reanchor_s = 0.1;  ///< disagreement between time stamps and sample count that moves the clock
+  bool adapting = true;     ///< whether the model goes on learning how its speaker sounds, if it can
+};
+
+/// What a node of type `adapt` knows of a speaker: mean and variance (1/N) of the rows that it counted, one
+/// value per feature. The estimates of a model that has one come from rows normalised by these, pooled with
+/// the training population's (docs/model_file.md).
+struct Adaptation {
+  std::string node;  ///< its name in the card
+  double count = 0;  ///< rows, less what was forgotten; with 0 the others mean nothing
+  std::vector<double> mean, variance;
 };
 
 /// Since construction or reset.
@@ -63,7 +75,8 @@ struct Counters {
 /// pass them; a move beyond those is made by the first later push that finds room and still differs. Times
 /// may not decrease from push to push; those of estimates step back where the clock moves back (an overlap).
 ///
-/// For any chunking of the pushes the values equal those of FullPass on the same samples, bit for bit.
+/// For any chunking of the pushes the values equal those of FullPass on the same samples, bit for bit; for a
+/// model that adapts, from the same adaptation.
 class AFFEKT_API Engine {
  public:
   /// Throws ModelFileError, or InvalidArgument for the options.
@@ -91,8 +104,18 @@ class AFFEKT_API Engine {
   bool poll(Estimate& estimate) noexcept;
   /// No more samples will come.
   void finish() noexcept;
-  /// Back to the state after construction, counters included.
+  /// Back to the state after construction, counters included; a model that adapts, to what adapt() set last.
   void reset() noexcept;
+
+  /// What the model knows of its speaker by now, one entry per `adapt` node; none for a model without.
+  /// This and the next two: from the thread that polls.
+  std::vector<Adaptation> adaptation() const;
+  /// Sets it, for now and for every reset() to come; nodes that are not named start from their prior.
+  /// Throws InvalidArgument: a node that the model does not adapt or one twice, another width, a count or
+  /// variance below 0, a value that is not finite. Nothing changes then.
+  void adapt(std::span<const Adaptation> profile);
+  /// Whether it goes on learning; what it knows stays in use either way.
+  void set_adapting(bool adapting) noexcept;
 
   /// Longest time, in seconds of signal, from a sample to the next estimate: look-ahead plus the signal
   /// before the first estimate or the hop between estimates, whichever is longer. Computing time comes on
@@ -109,19 +132,26 @@ class AFFEKT_API Engine {
 /// One recording through the same graph, in blocks: memory does not grow with its length.
 class AFFEKT_API FullPass {
  public:
-  explicit FullPass(std::shared_ptr<const Model> model);
+  explicit FullPass(std::shared_ptr<const Model> model, bool adapting = true);
   ~FullPass();
   FullPass(FullPass&&) noexcept;
   FullPass& operator=(FullPass&&) noexcept;
 
   /// Runs `n` further samples of the model's input. Appends one time (seconds from the first sample) per
-  /// estimate to `times` and one row per estimate to `values`. A status other than ok: nothing was run.
-  Status feed(const float* samples, std::size_t n, std::vector<double>& times, std::vector<float>& values);
+  /// estimate to `times` and one row per estimate to `values`, and 1 (Estimate::valid) or 0 to `valid` if
+  /// given. A status other than ok: nothing was run.
+  Status feed(const float* samples, std::size_t n, std::vector<double>& times, std::vector<float>& values,
+              std::vector<std::uint8_t>* valid = nullptr);
   Status feed(const std::int16_t* samples, std::size_t n, std::vector<double>& times,
-              std::vector<float>& values);
+              std::vector<float>& values, std::vector<std::uint8_t>* valid = nullptr);
   /// Ends the recording: the estimate over what came since the last regular one, if anything did.
-  void finish(std::vector<double>& times, std::vector<float>& values);
+  void finish(std::vector<double>& times, std::vector<float>& values,
+              std::vector<std::uint8_t>* valid = nullptr);
   void reset() noexcept;
+  /// As for Engine.
+  std::vector<Adaptation> adaptation() const;
+  void adapt(std::span<const Adaptation> profile);
+  void set_adapting(bool adapting) noexcept;
   const Model& model() const noexcept;
 
  private:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from affekt import _core
-from affekt._native import Model, as_signal
+from affekt._native import Model, as_signal, as_switch, profile_of, start_from
+from affekt._profile import Profile
 from affekt.errors import InputError
 
 __all__ = ["Engine", "Estimate"]
@@ -24,7 +25,8 @@ class Estimate:
     sample : index of that sample since the start.
     values : name -> value, all columns of the model in order (``valence``, ..., ``p_<emotion>``).
     probabilities : label -> probability over the categorical outputs; empty if there are none.
-    valid : False when a value is not finite; such an estimate must not be used.
+    valid : False where the model says that there was nothing to judge (no speech in its memory), and when a
+        value is not finite; such an estimate must not be used.
     """
 
     time: float
@@ -51,6 +53,9 @@ class Engine:
     model : path of a model file, or a `Model` (shared, so that many sessions hold the weights once).
     queue_s : seconds of signal that may wait between `push` and `poll`, in (0, 3600].
     reanchor_s : seconds by which a push's time may differ from the sample count before the clock moves.
+    profile : what is known of the speaker (`affekt.enrol`), for a model that adapts; `reset` returns to it.
+        None starts from the average speaker of the training data.
+    adapt : whether to go on learning how the speaker sounds; a model that does not adapt takes either.
 
     Notes
     -----
@@ -65,11 +70,18 @@ class Engine:
 
     Raises
     ------
-    ModelFileError : see `affekt.load`. InputError : an option is out of range.
+    ModelFileError : see `affekt.load`. InputError : an option is out of range, or the profile belongs to
+        another model.
     """
 
     def __init__(
-        self, model: str | os.PathLike[str] | Model, *, queue_s: float = 10.0, reanchor_s: float = 0.1
+        self,
+        model: str | os.PathLike[str] | Model,
+        *,
+        queue_s: float = 10.0,
+        reanchor_s: float = 0.1,
+        profile: Profile | None = None,
+        adapt: bool = True,
     ) -> None:
         self.model = model if isinstance(model, Model) else Model(model)
         try:
@@ -78,7 +90,8 @@ class Engine:
             raise InputError(
                 f"queue_s, reanchor_s: expected numbers, got {queue_s!r}, {reanchor_s!r}"
             ) from error
-        self._native = _core.Engine(self.model.native, *seconds)
+        self._native = _core.Engine(self.model.native, *seconds, as_switch(adapt))
+        start_from(self._native, self.model, profile)
         self._columns = self.model.columns
         self._modalities = {str(spec["name"]) for spec in self.model.inputs}
         self._probabilities = [
@@ -139,8 +152,21 @@ class Engine:
         self._native.finish()
 
     def reset(self) -> None:
-        """Back to the start of a recording; the clock and the counters too."""
+        """Back to the start of a recording and to the profile; the clock and the counters too."""
         self._native.reset()
+
+    def profile(self) -> Profile:
+        """What the model knows of the speaker by now, from all that was polled.
+
+        Raises
+        ------
+        InputError : the model does not adapt.
+        """
+        return profile_of(self._native, self.model)
+
+    def adapt(self, on: bool) -> None:
+        """Go on learning how the speaker sounds, or stop; what is known stays in use."""
+        self._native.set_adapting(as_switch(on))
 
     def latency(self) -> float:
         """Longest wait in seconds of signal from a sample to the next estimate, the first included.

@@ -1,7 +1,8 @@
 """Torch building blocks that the native core runs too.
 
 Everything is time-major: `(batch, time, feature)`, with a boolean `(batch, time)` mask beside it where
-lengths differ. `TCN`, `Stack`, `Standardise` and `Pool` have a node of the same name in the model file.
+lengths differ. `TCN`, `Stack`, `Standardise`, `Pool`, `Activity` and `Adapt` have a node of the same name in
+the model file.
 """
 
 # ruff: noqa: E402
@@ -12,6 +13,17 @@ require("torch", purpose="affekt.nn")
 from affekt.nn.augment import FeatureAugment
 from affekt.nn.pool import Pool
 from affekt.nn.rows import Stack, Standardise, lengths_to_mask
+from affekt.nn.speaker import Activity, Adapt, SpeakerState
 from affekt.nn.tcn import TCN
 
-__all__ = ["TCN", "FeatureAugment", "Pool", "Stack", "Standardise", "lengths_to_mask"]
+__all__ = [
+    "TCN",
+    "Activity",
+    "Adapt",
+    "FeatureAugment",
+    "Pool",
+    "SpeakerState",
+    "Stack",
+    "Standardise",
+    "lengths_to_mask",
+]

@@ -54,7 +54,7 @@ def trace_figure(
     if len(files) != 1:
         raise InputError(f"table: expected the rows of one file, got {len(files)} files (see save_traces)")
     emotions = [name for name in table.columns if name.startswith("p_")]
-    dimensions = [name for name in table.columns if name not in ("file", "start", "end", *emotions)]
+    dimensions = [name for name in table.columns if name not in ("file", "start", "end", "valid", *emotions)]
     if not emotions and not dimensions:
         raise InputError(f"table: expected columns with estimates, got only {', '.join(table.columns)}")
 
