@@ -1,9 +1,12 @@
 """docs/results.md and docs/experiments.md from the tables in docs/results/, and the way into these.
 
 usage: python scripts/results_page.py                         write the pages anew
-       python scripts/results_page.py run TITLE COMMAND FOLDER    take the tables of a finished run, or take
-                                                              them again, under the name of its folder
-       python scripts/results_page.py tried CORPUS CHANGE FOLDER  add a line to the log of what was tried
+       python scripts/results_page.py run TITLE COMMAND FOLDER [FLOOR]
+                                                   take the tables of a finished run, or take them again,
+                                                   under the name of its folder; those of its floor from
+                                                   another run over the same folds, if it has none itself
+       python scripts/results_page.py tried CORPUS CHANGE FOLDER
+                                                   add to the log of what was tried
 
 The first column of every table names the run; `docs/results/runs.csv` keeps titles and commands.
 """
@@ -24,7 +27,8 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 TABLES = ("results", "summary", "groups")
 NONE = "-"
 SPEAKERS = {"pooled": "all", "untouched": "untouched"}
-CALIBRATION = {"ece": "ECE", "nll": "NLL", "brier": "Brier"}
+CALIBRATION = {"ece": "ECE", "nll": "NLL", "brier": "Brier score"}
+CALIBRATION |= {"coverage68": "within 1 sd", "coverage95": "within 1.96 sd"}
 COST = {
     "parameters": "parameters",
     "macs_front_end": "front end, MAC/s",
@@ -115,19 +119,25 @@ def calibration(tables: dict[str, Tables]) -> str:
     """Reliability of probabilities, and how often truth lies within the stated sd."""
     rows = []
     for name, own in tables.items():
-        known = [m for m in own.summary["metric"].unique() if m.startswith((*CALIBRATION, "coverage"))]
+        known = [m for m in own.summary["metric"].unique() if m.startswith(tuple(CALIBRATION))]
         heat = [c for c in own.results if c.startswith("temperature")]
         for condition in own.conditions if known else ():
             warm = [f"{own.results[c].min():.2f} to {own.results[c].max():.2f}" for c in heat]
             for metric in known:
                 row = own.row(metric, "pooled", condition)
                 if row is not None:
-                    rows.append([name, condition, CALIBRATION.get(metric, metric), interval(row),
+                    rows.append([name, condition, _words(metric), interval(row),
                                  ", ".join(warm) or NONE])  # fmt: skip
     if not rows:
         return ""
     header = ["run", "condition", "figure", "value", "temperature of the folds"]
     return "## Calibration\n\n" + markdown(header, rows)
+
+
+def _words(metric: str) -> str:
+    """``coverage68_arousal`` for people."""
+    kind, _, label = metric.partition("_")
+    return f"{CALIBRATION[kind]} {label}".strip()
 
 
 def cost(tables: dict[str, Tables]) -> str:
@@ -155,18 +165,24 @@ def results_page(docs: Path) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def add_run(docs: Path, title: str, command: str, folder: Path) -> None:
-    """Copy the tables of a finished run and list it."""
-    audit = folder / "audit.json"
-    if not audit.is_file() or not json.loads(audit.read_text())["ok"]:
-        raise RunError(f"{audit}: missing, or the leak check found something; such a run is not published")
+def add_run(docs: Path, title: str, command: str, folder: Path, floor: Path | None = None) -> None:
+    """Copy the tables of a finished run, and of its floor, and list it."""
     name, target = folder.resolve().name, docs / "results"
     target.mkdir(exist_ok=True)
-    prefixes = [p for p in ("", "floor_") if not p or (folder / f"{p}summary.csv").is_file()]
-    for prefix in prefixes:
-        Tables.read(folder, prefix)
-    for prefix, table in itertools.product(prefixes, TABLES):
-        shutil.copy(folder / f"{prefix}{table}.csv", target / f"{name}_{prefix}{table}.csv")
+    sources = {"": folder}
+    if floor is not None or (folder / "floor_summary.csv").is_file():
+        sources["floor_"] = floor or folder
+    tables = {}
+    for prefix, source in sources.items():
+        audit = source / f"{prefix}audit.json"
+        if not audit.is_file() or not json.loads(audit.read_text())["ok"]:
+            raise RunError(f"{audit}: missing, or the leak check found something; that is not published")
+        tables[prefix] = Tables.read(source, prefix)
+    tested = [{(row.fold, row.test_groups) for row in one.results.itertuples()} for one in tables.values()]
+    if tested[0] != tested[-1]:
+        raise RunError(f"{sources['floor_']}: its floor was tested on other folds than {folder}")
+    for (prefix, source), table in itertools.product(sources.items(), TABLES):
+        shutil.copy(source / f"{prefix}{table}.csv", target / f"{name}_{prefix}{table}.csv")
     file = target / "runs.csv"
     listed = pd.read_csv(file, dtype=str) if file.is_file() else pd.DataFrame(columns=["run"])
     rows = [*listed[listed["run"] != name].to_dict("records")]
@@ -221,8 +237,8 @@ def main(arguments: list[str], docs: Path = DOCS) -> None:
     match arguments:
         case []:
             pass
-        case ["run", title, command, folder]:
-            add_run(docs, title, command, Path(folder))
+        case ["run", title, command, folder, *floor] if len(floor) < 2:
+            add_run(docs, title, command, Path(folder), *map(Path, floor))
         case ["tried", corpus, change, folder]:
             add_tried(docs, corpus, change, Path(folder))
         case _:

@@ -29,6 +29,8 @@ def write_run(folder: Path, *, conditions=("raw", "running"), floor: bool = True
             ["uar", "groups", condition, 0.52 + i / 10, 0.07, 0.3, 0.7, 4, 0.41, 0.63],
             ["uar", "untouched", condition, 0.45 + i / 10, 0.02, 0.35, 0.55, 3, None, None],
             ["ccc_arousal", "pooled", condition, 0.8, None, None, None, 1, None, None],
+            ["ece", "pooled", condition, 0.07, 0.01, 0.05, 0.1, 4, None, None],
+            ["coverage95_arousal", "pooled", condition, 0.93, 0.01, 0.9, 0.97, 4, None, None],
         ]
         for fold in (1, 2):
             people = f"anna-{fold} otto-{fold}"
@@ -39,6 +41,7 @@ def write_run(folder: Path, *, conditions=("raw", "running"), floor: bool = True
     pandas.DataFrame(results).to_csv(folder / "results.csv", index=False)
     pandas.DataFrame(groups).to_csv(folder / "groups.csv", index=False)
     if floor:
+        (folder / "floor_audit.json").write_text(json.dumps({"ok": True}))
         lines = [["uar", "pooled", "whole", 0.631, 0.02, 0.6, 0.66, 4, None, None]]
         pandas.DataFrame(lines, columns=SUMMARY).to_csv(folder / "floor_summary.csv", index=False)
         pandas.DataFrame(results).to_csv(folder / "floor_results.csv", index=False)
@@ -83,12 +86,24 @@ def test_a_run_shows_conditions_untouched_speakers_floors_and_spread(docs, tmp_p
     ]
     assert row_of(page, "loso", "CCC arousal", "1, all")[3] == "0.800"  # one speaker: no interval
     assert row_of(page, "loso", "ours", "running", "UAR")[4:] == ["4", "0.620", "0.070", "0.410", "0.630"]
+    assert row_of(page, "loso", "raw", "ECE")[3] == "0.070 (0.050 to 0.100)"
+    assert row_of(page, "loso", "running", "within 1.96 sd arousal")[3] == "0.930 (0.900 to 0.970)"
     # Two folds, four speakers, 60 tests and 25 s, whatever the number of conditions.
     about = row_of(page, "**loso**: Four speakers")
     assert about[1:7] == ["`affekt train x 'a=[1]'`", "2", "1", "4", "60", "25"]
     assert row_of(page, "loso", "1234")
     for table in ("results", "summary", "groups", "floor_summary"):
         assert (docs / "results" / f"loso_{table}.csv").read_bytes() == (folder / f"{table}.csv").read_bytes()
+
+
+def test_a_floor_may_come_from_another_run_over_the_same_folds(docs, tmp_path):
+    ours, floor = write_run(tmp_path / "ours", floor=False), write_run(tmp_path / "floor")
+    results_page.main(["run", "Ours", "affekt train", str(ours), str(floor)], docs)
+    assert row_of((docs / "results.md").read_text(), "ours", "UAR", "4, all")[-1] == "0.631 (0.600 to 0.660)"
+    table = pandas.read_csv(floor / "floor_results.csv")
+    table.assign(test_groups="emma").to_csv(floor / "floor_results.csv", index=False)
+    with pytest.raises(runs.RunError, match="floor was tested on other folds"):
+        results_page.add_run(docs, "Ours", "affekt train", ours, floor)
 
 
 def test_a_run_that_comes_again_keeps_its_place(docs, tmp_path):
