@@ -99,6 +99,27 @@ def test_round_trip_through_the_core(parts, tmp_path):
         np.testing.assert_array_equal(read[name], tensor)
 
 
+def test_weights_are_read_again_from_the_file_of_this_model_alone(parts, tmp_path, monkeypatch):
+    card, tensors = parts
+    monkeypatch.chdir(tmp_path)
+    write_model("m.safetensors", card, tensors)
+    model = affekt.load("m.safetensors")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert model.tensors().keys() == tensors.keys()
+    other = write_model(tmp_path / "m.safetensors", {**card, "version": "2"}, tensors)
+    with pytest.raises(
+        ModelFileError, match=r"m\.safetensors: holds another model than the one that was loaded"
+    ):
+        model.tensors()
+    other.unlink()
+    with pytest.raises(ModelFileError, match=r"m\.safetensors: no such file"):
+        model.tensors()
+    assert model.run(reference_model.Numbers(7).signal(12000))[1].shape[1] == 6  # it runs all the same
+    in_memory = Model.from_bytes(model_bytes(card, tensors))
+    np.testing.assert_array_equal(in_memory.tensors()["vad.bias"], tensors["vad.bias"])
+
+
 def test_writing_over_a_file_leaves_no_rest(parts, tmp_path):
     card, tensors = parts
     path = tmp_path / "m.safetensors"

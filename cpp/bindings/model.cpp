@@ -286,9 +286,9 @@ py::list describe(const std::vector<Spec>& specs) {
   return list;
 }
 
-py::dict tensors(const Model& model) {
+py::dict arrays(const std::vector<Tensor>& tensors) {
   py::dict d;
-  for (const TensorView& t : model.tensors()) {
+  for (const Tensor& t : tensors) {
     const std::vector<py::ssize_t> shape(t.shape.begin(), t.shape.end());
     d[py::str(t.name)] = py::array_t<float>(shape, t.values.data());
   }
@@ -344,7 +344,16 @@ void bind_model(py::module_& m) {
       .def_property_readonly("outputs", [](const Model& self) { return describe(self.outputs()); })
       .def_property_readonly("timing", [](const Model& self) { return timing(self.timing()); })
       .def_property_readonly("state_bytes", &Model::state_bytes)
-      .def("tensors", &tensors);
+      .def(
+          "tensors", [](const Model& self, const std::string& path) { return arrays(self.tensors(path)); },
+          py::arg("path"))
+      .def(
+          "tensors_from_bytes",
+          [](const Model& self, const py::bytes& content) {
+            const std::string_view view = content;
+            return arrays(self.tensors(view.data(), view.size()));
+          },
+          py::arg("content"));
 
   py::class_<PyEngine>(m, "Engine")
       .def(py::init([](const Holder& model, double queue_s, double reanchor_s, bool adapting) {

@@ -90,7 +90,7 @@ struct NodeSource {
 
   [[noreturn]] void fail(const std::string& message) const { options.fail(message); }
   bool has(const std::string& param) const { return tensors->find(name + "." + param) != nullptr; }
-  /// Values of tensor "<node>.<param>", which must have this shape.
+  /// Values of tensor "<node>.<param>", which must have this shape; gone once the graph is built.
   std::span<const float> tensor(const std::string& param, const std::vector<std::size_t>& shape) const;
   /// Throws when weights of shape (out, in, taps), packed, would be too many; asked before they are built.
   void reserve(std::size_t out, std::size_t in, std::size_t taps) const;

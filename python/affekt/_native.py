@@ -139,12 +139,14 @@ class Model:
         if "\0" in os.fspath(path):
             raise InputError(f"path: expected no null character, got {path!r}")
         self._init(_core.Model.load(os.fsencode(path)), Path(path))
+        self._file = os.path.abspath(path)  # where it is after a change of directory, too
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Model:
         """The model in `content`, the bytes of a model file. Raises `ModelFileError`."""
         self = cls.__new__(cls)
-        self._init(_core.Model.from_bytes(bytes(content)), None)
+        self._content = bytes(content)
+        self._init(_core.Model.from_bytes(self._content), None)
         return self
 
     def _init(self, native: Any, path: Path | None) -> None:
@@ -167,8 +169,17 @@ class Model:
         return float(self.inputs[0]["rate"])
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Copies of the weights, float32 (int8 ones dequantised), by name."""
-        return dict(self.native.tensors())
+        """The weights, float32 (int8 ones dequantised), by name.
+
+        Read again from the file, because a model keeps them only in the form that it computes with.
+
+        Raises
+        ------
+        ModelFileError : the file is gone or holds another model by now.
+        """
+        if self.path is None:
+            return self.native.tensors_from_bytes(self._content)
+        return self.native.tensors(os.fsencode(self._file))
 
     def full_pass(self, profile: Profile | None = None, adapt: bool = True) -> FullPass:
         """A pass over one recording that arrives in pieces, in memory that does not grow with its length.

@@ -44,7 +44,14 @@ struct Timing {
 struct TensorView {
   std::string name;
   std::vector<std::size_t> shape;
-  std::span<const float> values;  ///< row-major, dequantised; lives as long as the model
+  std::span<const float> values;  ///< row-major
+};
+
+/// One tensor of a model file.
+struct Tensor {
+  std::string name;
+  std::vector<std::size_t> shape;
+  std::vector<float> values;  ///< row-major, dequantised
 };
 
 /// A model file of schema 1, checked as a whole at load: container, hash, card, graph, every tensor's shape.
@@ -68,7 +75,11 @@ class AFFEKT_API Model {
   /// One name per value of an estimate: the labels of continuous outputs, "p_" + label of categorical ones.
   const std::vector<std::string>& columns() const noexcept;
   const Timing& timing() const noexcept;
-  const std::vector<TensorView>& tensors() const noexcept;
+  /// The weights, read again from the file that the model came from: it keeps them in its own packed form
+  /// only. Throws ModelFileError: the file cannot be read, or holds another model by now.
+  std::vector<Tensor> tensors(const std::string& path) const;
+  /// The same from memory. Throws ModelFileError.
+  std::vector<Tensor> tensors(const void* data, std::size_t size) const;
   /// Bytes that one engine or full pass over this model allocates besides its queue.
   std::size_t state_bytes() const noexcept;
 
