@@ -88,4 +88,4 @@ def test_prediction_without_a_model_prints_the_licence_once_per_process(tmp_path
         assert done.returncode == 0, done.stderr
         assert done.stderr.count(weights.licence()) == 1
         assert weights.licence() not in done.stdout
-        assert done.stdout.split() == ["file", "start", "end", *COLUMNS]
+        assert done.stdout.split() == ["file", "start", "end", *COLUMNS, "valid"]
