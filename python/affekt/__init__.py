@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from affekt import nn as nn
     from affekt import ops as ops
     from affekt import report as report
+    from affekt import robustness as robustness
     from affekt import systems as systems
     from affekt import training as training
     from affekt._native import Model as Model
@@ -53,6 +54,7 @@ _MODULES = {
     "nn",
     "ops",
     "report",
+    "robustness",
     "systems",
     "training",
 }

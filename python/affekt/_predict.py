@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from affekt._native import Estimates, Model
     from affekt._profile import Profile, Statistics
+    from affekt.data import Manifest
     from affekt.data.audio import AudioStream
     from affekt.live import Estimate
 
@@ -415,14 +416,7 @@ def evaluate(
     skipped = manifest.attrs.get("skipped")
     if skipped:
         notes.append(f"{len(skipped)} more were left out when the corpus was read")
-    trained = native.card.get("info", {}).get("data", [])
-    seen = set(truth["corpus"].dropna()) if "corpus" in truth else {manifest.attrs.get("corpus")}
-    seen = seen & ({trained} if isinstance(trained, str) else {*trained})
-    if seen:
-        notes.append(
-            f"the model's card names {', '.join(sorted(seen))} as its training data: "
-            "these are not figures on unseen recordings"
-        )
+    notes += seen_note(native, manifest, truth)
     found_scores = score(
         table,
         truth,
@@ -750,6 +744,19 @@ def open_model(model: str | PathLike[str] | Model | None) -> Model:
             f"model: expected one that takes a single audio signal, this one takes {', '.join(kinds)}"
         )
     return model
+
+
+def seen_note(model: Model, manifest: Manifest, truth: pandas.DataFrame) -> list[str]:
+    """A note where the recordings of `truth` are of a corpus that the model's card names as training data."""
+    trained = model.card.get("info", {}).get("data", [])
+    corpora = set(truth["corpus"].dropna()) if "corpus" in truth else {manifest.attrs.get("corpus")}
+    seen = corpora & ({trained} if isinstance(trained, str) else {*trained})
+    if not seen:
+        return []
+    return [
+        f"the model's card names {', '.join(sorted(map(str, seen)))} as its training data: "
+        "these are not figures on unseen recordings"
+    ]
 
 
 def describe_model(model: Model) -> str:

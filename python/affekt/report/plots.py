@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["confusion_figure", "save_figure", "save_traces", "trace_figure", "training_figure"]
+__all__ = [
+    "confusion_figure",
+    "robustness_figure",
+    "save_figure",
+    "save_traces",
+    "trace_figure",
+    "training_figure",
+]
 
 # Colours that people with any colour vision tell apart (Okabe and Ito), by what they stand for everywhere.
 _AFFECT = {"valence": "#0072B2", "arousal": "#D55E00", "dominance": "#009E73"}
@@ -234,6 +241,63 @@ def confusion_figure(matrix: Any, labels: list[str], *, title: str = "Confusion 
     axis.tick_params(length=0)
     for spine in axis.spines.values():
         spine.set_visible(False)
+    return figure
+
+
+def robustness_figure(table: pandas.DataFrame, condition: str, *, title: str | None = None) -> Figure:
+    """Figures of merit against the levels of one condition, with bands for their 95 % intervals.
+
+    UAR in one panel and CCC in another, as far as the table has them; the recordings as they are come first,
+    or at 0 dB of gain.
+
+    Parameters
+    ----------
+    table : as `affekt.robustness.curves` gives it.
+    condition : one of the table, not ``clean``.
+    title : heading; by default the condition and its unit.
+
+    Raises
+    ------
+    InputError
+        The table does not have the condition.
+    """
+    rows = table[table["condition"].isin(["clean", condition])]
+    if condition == "clean" or condition not in set(rows["condition"]):
+        raise InputError(
+            f"condition: expected one of the table ({', '.join(sorted({*table['condition']} - {'clean'}))}), "
+            f"got {condition!r}"
+        )
+    levels = list(dict.fromkeys(rows["level"]))
+    if condition == "gain":
+        levels.sort(key=lambda level: 0.0 if level == "" else -float(level))
+    words = [
+        "clean" if level == "" else f"{level:g}" if isinstance(level, float) else level for level in levels
+    ]
+    panels = [name for name in ("UAR", "CCC") if name in set(rows["metric"])]
+    figure = _figure(5.2 * len(panels), 3.6)
+    for number, metric in enumerate(panels, 1):
+        axis = figure.add_subplot(1, len(panels), number)
+        _bare(axis)
+        shown = rows[rows["metric"] == metric]
+        for label, part in shown.groupby("label", sort=False):
+            part = part.set_index("level").loc[levels]
+            colour, at = _AFFECT.get(str(label), _OTHERS[0]), np.arange(len(levels))
+            axis.plot(at, part["value"], color=colour, linewidth=1.8, marker="o", markersize=4, label=label)
+            axis.fill_between(at, part["low"], part["high"], color=colour, alpha=0.15, linewidth=0)
+            clean = float(part.loc[[""], "value"].iloc[0])
+            axis.axhline(clean, color=colour, linewidth=0.8, linestyle=":")
+        low = float(np.nanmin([shown["value"].min(), shown["low"].min(), 0.0]))
+        axis.set_ylim(min(0.0, low), 1.0)
+        axis.set_xticks(range(len(levels)), words)
+        axis.grid(axis="y", color="#eeeeee", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.set_xlabel(str(rows["unit"].iloc[-1]), color=_INK)
+        axis.set_title(metric, loc="left", fontsize=11, color=_INK)
+        if shown["label"].nunique() > 1:
+            axis.legend(frameon=False, fontsize=9, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 0.99),
+                        borderaxespad=0)  # fmt: skip
+    heading = title if title is not None else f"{condition}, 95 % intervals over speakers"
+    figure.suptitle(heading, x=0.012, ha="left", fontsize=13, fontweight="bold", color=_INK)
     return figure
 
 
