@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import affekt
 import reference_model
-from affekt import InputError, Profile
+from affekt import DataError, InputError, Profile
 from affekt._native import Model
 from affekt.live import Engine
 from affekt.modelfile import model_bytes
@@ -38,6 +39,22 @@ def rows_model(nodes, tensors, width: int, rate: float = 8000.0, **extra) -> Mod
 
 def as_reference(profile: Profile) -> dict:
     return {name: entry._asdict() for name, entry in profile.nodes.items()}
+
+
+# Options of an activity; no margin is so small that rounding could decide.
+VOICE = st.fixed_dictionaries(
+    {},
+    optional={
+        "margin": st.floats(0.5, 30),
+        "range": st.floats(0.5, 60),
+        "rise": st.floats(0, 2),
+        "fall": st.floats(0, 2),
+        "start": st.floats(-90, -10),
+        "least": st.floats(-90, -10),
+        "smoothing": st.integers(1, 9),
+        "hangover": st.integers(0, 20),
+    },
+)
 
 
 # Agreement with the definitions ----------------------------------------------------------------------------
@@ -70,19 +87,7 @@ def test_agrees_with_the_definitions(pool, half_life, variance):
 
 
 @given(
-    options=st.fixed_dictionaries(
-        {},
-        optional={
-            "margin": st.floats(0, 30),
-            "range": st.floats(0, 60),
-            "rise": st.floats(0, 2),
-            "fall": st.floats(0, 2),
-            "start": st.floats(-90, -10),
-            "least": st.floats(-90, -10),
-            "smoothing": st.integers(1, 9),
-            "hangover": st.integers(0, 20),
-        },
-    ),
+    options=VOICE,
     log=st.sampled_from([("db", 1.0), ("ln", 10 / np.log(10)), ("log10", 10.0)]),
     seed=st.integers(0, 5),
 )
@@ -182,6 +187,183 @@ def test_a_window_in_which_nothing_counts_gives_zeros():
     engine = Engine(SPEAKER)
     engine.push("audio", np.zeros(8000, np.int16))
     assert not any(estimate.valid for estimate in iter(engine.poll, None))
+
+
+# The torch twins -------------------------------------------------------------------------------------------
+
+
+@given(
+    options=VOICE,
+    cut=st.integers(1, 140),
+)
+def test_torch_activity_is_the_core_s(options, cut):
+    torch, nn = pytest.importorskip("torch"), pytest.importorskip("affekt.nn")
+    twin = nn.Activity(**options)
+    nodes = [node("mel", "front_end", "audio", **MEL), node("voice", "activity", "mel", **twin.options())]
+    nodes.append(node("same", "linear", "voice", units=1))
+    model = rows_model(nodes, {"same.weight": np.ones((1, 1), "f4"), "same.bias": np.zeros(1, "f4")}, 1)
+    rows = torch.from_numpy(mel_rows(SIGNAL))
+    core = model.run(SIGNAL).values
+    np.testing.assert_array_equal(twin(rows[None])[0], core)
+    # Padding changes nothing before it and is silent.
+    padded = torch.cat([rows[:cut], torch.full((5, 8), 70.0)])
+    mask = torch.arange(cut + 5) < cut
+    found = twin(padded[None], mask[None])[0]
+    np.testing.assert_array_equal(found[:cut], core[:cut])
+    assert not found[cut:].any()
+
+
+def core_of(twin, activity: dict) -> Model:
+    """The node of an `nn.Adapt` behind mel rows and their activity, in the core."""
+    nodes = [
+        node("mel", "front_end", "audio", **MEL),
+        node("voice", "activity", "mel", **activity),
+        node("a", "adapt", ["mel", "voice"], **twin.options()),
+    ]
+    tensors = {f"a.{name}": value.numpy() for name, value in twin.state_dict().items()}
+    return rows_model(nodes, tensors, 8)
+
+
+@given(
+    half_life=st.sampled_from([None, 2.0, 50.0]),
+    variance=st.booleans(),
+    prior=st.sampled_from([1e-3, 5.0, 300.0]),
+    floor=st.sampled_from([1e-3, 30.0]),
+    seed=st.integers(0, 3),
+    warm=st.booleans(),
+    adapting=st.booleans(),
+)
+def test_torch_adapt_is_the_core_s(half_life, variance, prior, floor, seed, warm, adapting):
+    torch, nn = pytest.importorskip("torch"), pytest.importorskip("affekt.nn")
+    numbers = Numbers(seed)
+    twin = nn.Adapt(8, prior=prior, half_life=half_life, variance=variance, floor=floor, reference=True)
+    mean, sd = numbers.tensor(8, scale=10, offset=-40.0), numbers.tensor(8, scale=5, offset=10.0)
+    twin.set(mean, sd, mean + 1)
+    voice = {"margin": 3.0, "range": 15.0, "hangover": 1}
+    model = core_of(twin, voice)
+    profile = model.run(SIGNAL[3000:7000]).profile if warm else None
+    state = None
+    if warm:
+        entry = profile.nodes["a"]
+        state = nn.SpeakerState(*(torch.tensor(value, dtype=torch.float64)[None] for value in entry))
+    rows = torch.from_numpy(mel_rows(SIGNAL))[None]
+    activity = nn.Activity(**voice)(rows)
+    assert 0.2 < activity.mean() < 0.9
+    core = model.run(SIGNAL, profile=profile, adapt=adapting)
+    found = twin(rows, activity, state=state, adapting=adapting)
+    np.testing.assert_allclose(found[0], core.values, rtol=1e-5, atol=1e-5)
+    if adapting:
+        known, entry = twin.statistics(rows, activity, state=state), core.profile.nodes["a"]
+        assert known.count.item() == pytest.approx(entry.count, rel=1e-9)
+        np.testing.assert_allclose(known.mean[0], entry.mean, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(known.variance[0], entry.variance, rtol=1e-9, atol=1e-9)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    half_life=st.sampled_from([None, 4.0]),
+    offset=st.sampled_from([0.0, 1e4]),
+    seed=st.integers(0, 100),
+)
+def test_torch_adapt_of_a_padded_batch_equals_the_loop(lengths, half_life, offset, seed):
+    torch, nn = pytest.importorskip("torch"), pytest.importorskip("affekt.nn")
+    draw = torch.Generator().manual_seed(seed)
+    twin = nn.Adapt(3, prior=2.0, half_life=half_life)
+    twin.set([offset, offset, offset + 5], [1.0, 2.0, 0.0])
+    time, batch = max(lengths), len(lengths)
+    x = torch.randn(batch, time, 3, generator=draw, dtype=torch.float64) + offset
+    activity = torch.rand(batch, time, 2, generator=draw)
+    mask = nn.lengths_to_mask(lengths)
+    junk = torch.where(mask[..., None], x, torch.nan)
+    state = nn.SpeakerState(torch.arange(batch).double(), x[:, 0] + 1, torch.rand(batch, 3).double())
+    whole, known = twin(junk, activity, mask, state), twin.statistics(junk, activity, mask, state)
+    for i, n in enumerate(lengths):
+        one = nn.SpeakerState(*(value[i : i + 1] for value in state))
+        alone = twin(x[i : i + 1, :n], activity[i : i + 1, :n], state=one)
+        torch.testing.assert_close(whole[i : i + 1, :n], alone, rtol=1e-6, atol=1e-6)
+        expected = twin.statistics(x[i : i + 1, :n], activity[i : i + 1, :n], state=one)
+        for a, b in zip(expected, known, strict=True):
+            torch.testing.assert_close(a, b[i : i + 1], rtol=1e-9, atol=1e-9)
+
+
+def test_pooled_states_are_those_of_all_rows_together():
+    torch, nn = pytest.importorskip("torch"), pytest.importorskip("affekt.nn")
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 30, 3, generator=draw, dtype=torch.float64) * 3 + 1e4
+    active = (torch.rand(2, 30, 1, generator=draw) > 0.4).double()
+    twin = nn.Adapt(3)
+    parts = [twin.statistics(x[:, a:b], active[:, a:b]) for a, b in ((0, 3), (3, 4), (4, 4), (4, 30))]
+    whole = twin.statistics(x, active)
+    for a, b in zip(nn.Adapt.pooled(parts), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-9)
+    single = nn.Adapt.pooled([nn.SpeakerState(*(value[0] for value in part)) for part in parts])
+    torch.testing.assert_close(single.mean, whole.mean[0], rtol=1e-12, atol=0)
+    nothing = nn.Adapt.pooled([twin.statistics(x, torch.zeros_like(active))])
+    assert nothing.count.tolist() == [0, 0]
+    assert not nothing.mean.any()
+    with pytest.raises(InputError, match="at least one state"):
+        nn.Adapt.pooled([])
+
+
+def test_the_gradient_takes_statistics_for_constants():
+    torch, nn = pytest.importorskip("torch"), pytest.importorskip("affekt.nn")
+    twin = nn.Adapt(3, prior=2.0)
+    x = torch.randn(1, 6, 3, dtype=torch.float64, requires_grad=True)
+    twin(x).sum().backward()
+    for t in range(6):  # 1 / the divisor: prior (mean 0, sd 1, two rows) and rows up to t
+        rows = x.detach()[0, : t + 1]
+        mean = rows.sum(0) / (2 + len(rows))
+        sd = ((2 * (1 + mean**2) + ((rows - mean) ** 2).sum(0)) / (2 + len(rows))).sqrt()
+        torch.testing.assert_close(x.grad[0, t], 1 / sd)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prior": 0.0}, "prior must be a number from 1e-06"),
+        ({"prior": float("nan")}, "prior must be"),
+        ({"half_life": -1.0}, "half_life must be"),
+        ({"least": 2.0}, "least must be"),
+        ({"floor": 0.0}, "floor must be"),
+    ],
+)
+def test_torch_adapt_names_a_bad_option(options, message):
+    nn = pytest.importorskip("affekt.nn")
+    with pytest.raises(InputError, match=message):
+        nn.Adapt(3, **options)
+
+
+def test_the_torch_twins_name_bad_input():
+    torch, nn = pytest.importorskip("torch"), pytest.importorskip("affekt.nn")
+    for options, message in (
+        ({"margin": -1.0}, "margin must be a number from 0"),
+        ({"scale": float("inf")}, "scale must be"),
+        ({"smoothing": 0}, "smoothing must be 1 to 4096 rows, got 0"),
+        ({"hangover": 2.5}, "hangover must be 0 to 4096 rows, got 2.5"),
+    ):
+        with pytest.raises(InputError, match=message):
+            nn.Activity(**options)
+    with pytest.raises(InputError, match=r"x must be \(batch, time, d\)"):
+        nn.Activity()(torch.zeros(3, 8))
+    twin, x = nn.Adapt(3), torch.zeros(2, 5, 3)
+    good = twin.statistics(x)
+    for call, message in (
+        (lambda: twin(x[..., :2]), r"x must be \(batch, time, 3\), got \(2, 5, 2\)"),
+        (lambda: twin(x, x[:, :4]), r"activity must be \(2, 5, 'k >= 1'\), got \(2, 4, 3\)"),
+        (lambda: twin(x, mask=x[..., 0]), r"mask must be boolean \(2, 5\)"),
+        (lambda: twin(x, state=good._replace(count=-good.count)), r"state.count must be \(2,\)"),
+        (lambda: twin(x, state=good._replace(mean=good.mean * torch.nan)), "state.mean must be"),
+        (
+            lambda: twin(x, state=good._replace(variance=good.variance[:1])),
+            r"state.variance must be \(2, 3\)",
+        ),
+        (lambda: twin.set([0.0] * 3, [1.0, 1.0, -1.0]), "sd must not be negative"),
+        (lambda: twin.set([0.0] * 2, [1.0] * 3), "mean must be 3 finite numbers"),
+        (lambda: twin.set([0.0] * 3, [1.0] * 3, [0.0] * 3), "reference: expected None"),
+        (lambda: nn.Adapt(3, reference=True).set([0.0] * 3, [1.0] * 3), "reference: expected values"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
 
 
 # Profiles --------------------------------------------------------------------------------------------------
@@ -295,3 +477,166 @@ def test_wrong_profiles_are_named(tmp_path):
         Profile(profile.model, {})
     with pytest.raises(InputError, match="model: expected the hash"):
         Profile("", profile.nodes)
+
+
+# Enrolment -------------------------------------------------------------------------------------------------
+
+
+def adapting_rows(prior: float = 50.0, reference: bool = True) -> tuple[Model, dict[str, np.ndarray]]:
+    """Mel rows that adapt, and what they adapt from."""
+    numbers = Numbers(5)
+    tensors = {
+        "a.mean": numbers.tensor(8, scale=5, offset=-45.0),
+        "a.sd": numbers.tensor(8, scale=2, offset=20.0),
+        "a.reference": numbers.tensor(8, scale=5, offset=-45.0),
+    }
+    nodes = [
+        node("mel", "front_end", "audio", **MEL),
+        node("voice", "activity", "mel", margin=6.0),
+        node("a", "adapt", ["mel", "voice"], prior=prior),
+    ]
+    if not reference:
+        del tensors["a.reference"]
+    return rows_model(nodes, tensors, 8), {k: v.astype(float) for k, v in tensors.items()}
+
+
+def test_enrolment_counts_recordings_one_after_the_other(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    first, second = LONG[:20000], SIGNAL
+    by_hand = SPEAKER.run(second, profile=SPEAKER.run(first).profile).profile
+    assert affekt.enrol(SPEAKER, [first, second]) == by_hand
+    assert affekt.enrol(SPEAKER, first) == SPEAKER.run(first).profile
+    assert affekt.enrol(SPEAKER, second, profile=affekt.enrol(SPEAKER, first)) == by_hand
+    files = [tmp_path / "ä.wav", tmp_path / "b.wav"]
+    for path, signal in zip(files, (first, second), strict=True):
+        soundfile.write(path, signal, 8000, subtype="PCM_16")
+    assert affekt.enrol(SPEAKER, files) == by_hand
+    assert affekt.enrol(SPEAKER, [str(files[0]), second]) == by_hand
+
+
+@pytest.mark.parametrize("prior", [1e-3, 20.0, 1e5])
+def test_neutral_enrolment_moves_the_mean_by_the_difference_and_keeps_the_variance(prior):
+    model, tensors = adapting_rows(prior)
+    heard = affekt.enrol(model, LONG).nodes["a"]
+    profile = affekt.enrol(model, LONG, neutral=True)
+    n = heard.count
+    assert profile.nodes["a"].count == n > 100
+    mean = tensors["a.mean"] + (heard.mean - tensors["a.reference"]) * n / (n + prior)
+    expected = (mel_rows(SIGNAL) - mean) / tensors["a.sd"]
+    found = model.run(SIGNAL, profile=profile, adapt=False).values
+    # The moved mean widens the pooled spread; what of that exceeds the prior's variance cannot be taken off.
+    moved = np.abs(heard.mean - tensors["a.reference"]) * np.sqrt(prior / (prior + n))
+    exact = moved <= tensors["a.sd"]
+    assert exact.any()
+    np.testing.assert_allclose(found[:, exact], expected[:, exact], rtol=1e-5, atol=1e-5)
+    wider = np.sqrt(
+        prior
+        / (prior + n)
+        * (1 + n / (prior + n) * (heard.mean - tensors["a.reference"]) ** 2 / tensors["a.sd"] ** 2)
+    )
+    np.testing.assert_allclose(found[:, ~exact], (expected / wider)[:, ~exact], rtol=1e-5, atol=1e-5)
+
+
+def test_enrolment_that_cannot_be_is_refused(tmp_path):
+    model, _ = adapting_rows(reference=False)
+    with pytest.raises(
+        InputError, match=r"neutral: the model 'tiny' does not know .* 'a' has no 'reference'"
+    ):
+        affekt.enrol(model, SIGNAL, neutral=True)
+    with pytest.raises(InputError, match="neutral: expected True or False, got 'yes'"):
+        affekt.enrol(model, SIGNAL, neutral="yes")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="'tiny' does not adapt to its speaker"):
+        affekt.enrol(PLAIN, SIGNAL)
+    with pytest.raises(InputError, match="audio: expected at least one recording, got none"):
+        affekt.enrol(model, [])
+    silence = np.zeros(16000, np.int16)
+    with pytest.raises(DataError, match="no speech was heard"):
+        affekt.enrol(model, [silence, silence])
+    known = affekt.enrol(model, SIGNAL)
+    with pytest.raises(DataError, match="no speech was heard"):
+        affekt.enrol(model, silence, profile=known)
+    with pytest.raises(InputError, match="belongs to the model"):
+        affekt.enrol(SPEAKER, SIGNAL, profile=known)
+    with pytest.raises(DataError, match=r"nobody\.wav"):
+        affekt.enrol(model, tmp_path / "nobody.wav")
+    with pytest.raises(InputError, match="samples: expected"):
+        affekt.enrol(model, [3])
+    with pytest.raises(InputError, match="audio: expected recordings, got int"):
+        affekt.enrol(model, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not a profile: not JSON"),
+        ("[" * 100_000, "not a profile: not JSON"),
+        ("[]", "no 'affekt_profile'"),
+        ('{"affekt_profile": 2}', "of format 2, expected 1"),
+        ('{"affekt_profile": 1}', "not a profile: KeyError 'nodes'"),
+        ('{"affekt_profile": 1, "nodes": 3, "model": "x"}', "not a profile: AttributeError"),
+        ('{"affekt_profile": 1, "nodes": {"a": {"count": 1}}, "model": "x"}', "KeyError 'mean'"),
+        ('{"affekt_profile": 1, "nodes": {"a": 1}, "model": "x"}', "not a profile: TypeError"),
+        ('{"affekt_profile": 1, "nodes": {}, "model": "x"}', "expected at least one node"),
+        (
+            '{"affekt_profile": 1, "model": "x", "nodes": {"a": {"count": NaN, "mean": [1], "variance": 1}}}',
+            "a: count must be a finite number",
+        ),
+        (
+            '{"affekt_profile": 1, "model": 3, "nodes": {"a": {"count": 1, "mean": [1], "variance": [1]}}}',
+            "expected the hash of a model",
+        ),
+    ],
+)
+def test_files_that_are_no_profiles(tmp_path, text, message):
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"odd\.json: .*" + message):
+        Profile.load(path)
+    with pytest.raises(DataError, match=r"none\.json: cannot be read: No such file"):
+        Profile.load(tmp_path / "none.json")
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    pytest.importorskip("soundfile")
+    import soundfile
+
+    from affekt.cli import main
+
+    model, plain, talk = tmp_path / "m.safetensors", tmp_path / "p.safetensors", tmp_path / "talk.wav"
+    model.write_bytes(model_bytes(*reference_model.speaker()))
+    plain.write_bytes(model_bytes(*reference_model.trace()))
+    soundfile.write(talk, LONG, 8000, subtype="PCM_16")
+    anna, out = tmp_path / "anna.json", tmp_path / "t.csv"
+    words = ["--model", str(model), "--out", str(out)]
+
+    def table(*more: str) -> str:
+        assert main(["predict", str(talk), *words, *more]) == 0
+        return out.read_text()
+
+    assert main(["enrol", str(model), str(talk), "--out", str(anna)]) == 0
+    assert "rows at node embedding" in capsys.readouterr().out
+    assert Profile.load(anna) == affekt.enrol(model, talk)
+    fresh, known, fixed = table(), table("--profile", str(anna)), table("--profile", str(anna), "--no-adapt")
+    assert len({fresh, known, fixed, table("--no-adapt")}) == 4
+    assert fresh.splitlines()[0].endswith(",p_sad,valid")
+    assert fresh.splitlines()[1].endswith(",False")
+    for more in ((), ("--profile", str(anna)), ("--no-adapt",)):
+        assert main(["stream", str(talk), *words, *more]) == 0
+        assert "no speech" in capsys.readouterr().out
+        live = out.read_text()
+        full = table(*more)
+        assert [line.split(",", 1)[1] for line in live.splitlines()] == [
+            line.split(",", 1)[1] for line in full.splitlines()
+        ]
+    labels = tmp_path / "labels.csv"
+    soundfile.write(tmp_path / "b.wav", SIGNAL, 8000, subtype="PCM_16")
+    labels.write_text("file,arousal\ntalk.wav,0.5\nb.wav,0.25\n")
+    assert main(["evaluate", str(labels), "--model", str(model), "--profile", str(anna), "--no-adapt"]) == 0
+    capsys.readouterr()
+    assert main(["enrol", str(plain), str(talk), "--out", str(anna)]) == 2
+    assert "does not adapt to its speaker" in capsys.readouterr().err
+    assert main(["predict", str(talk), "--model", str(plain), "--no-adapt"]) == 0
+    assert main(["predict", str(talk), "--model", str(plain), "--profile", str(anna)]) == 2
+    assert "so it has no profiles" in capsys.readouterr().err
+    assert main(["enrol", str(model), str(talk), "--out", str(tmp_path / "none" / "a.json")]) == 2
+    assert "--out: the folder" in capsys.readouterr().err

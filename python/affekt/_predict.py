@@ -219,8 +219,11 @@ def enrol(
             f"neutral: the model {native.name!r} does not know how its population sounds when calm "
             f"(node {unknown[0]!r} has no 'reference'); enrol from mixed speech instead"
         )
-    single = isinstance(audio, str | PathLike | np.ndarray)
-    items = [audio] if single else list(audio)
+    if isinstance(audio, str | PathLike | np.ndarray):
+        audio = [audio]
+    elif not isinstance(audio, Iterable):
+        raise InputError(f"audio: expected recordings, got {type(audio).__name__}")
+    items = list(audio)
     if not items:
         raise InputError("audio: expected at least one recording, got none")
     heard = profile

@@ -124,6 +124,8 @@ def _predict(args: argparse.Namespace) -> int:
         hop=args.hop,
         chunk=args.chunk,
         mono=args.channel if args.channel is not None else "mean",
+        profile=_profile(args),
+        adapt=args.adapt,
         on_error=args.on_error,
         progress=_progress("affekt predict") if len(args.files) > 1 else None,
     )
@@ -142,6 +144,27 @@ def _predict(args: argparse.Namespace) -> int:
     return 2 if failures and not len(table) else 0
 
 
+def _profile(args: argparse.Namespace) -> Any:
+    """The profile that the arguments name, or None."""
+    import affekt
+
+    return None if args.profile is None else affekt.Profile.load(args.profile)
+
+
+def _enrol(args: argparse.Namespace) -> int:
+    import affekt
+
+    target = Path(args.out)
+    if not target.resolve().parent.is_dir():
+        raise InputError(f"--out: the folder {target.resolve().parent} does not exist")
+    before = _profile(args)
+    profile = affekt.enrol(args.model, args.audio, args.neutral, profile=before)
+    path = profile.save(target)
+    rows = ", ".join(f"{entry.count:g} rows at node {name}" for name, entry in profile.nodes.items())
+    print(f"profile {path}: {rows}")
+    return 0
+
+
 def _stream(args: argparse.Namespace) -> int:
     from affekt._predict import estimates_frame, open_model
     from affekt.live import Engine
@@ -155,6 +178,7 @@ def _stream(args: argparse.Namespace) -> int:
         raise InputError(f"--chunk-ms: expected a positive number, got {args.chunk_ms:g}")
     _check_table_path(args.out)
     model = open_model(args.model)
+    engine = Engine(model, profile=_profile(args), adapt=args.adapt)
     rate, modality = model.sample_rate, model.inputs[0]["name"]
     chunk = max(1, round(args.chunk_ms / 1000 * rate))
     if args.mic:
@@ -169,8 +193,8 @@ def _stream(args: argparse.Namespace) -> int:
     found = []
     try:
         with source:
-            for estimate in estimates(Engine(model), _until(source, until)):
-                show(estimate.time, {name: estimate[name] for name in model.columns})
+            for estimate in estimates(engine, _until(source, until)):
+                show(estimate.time, {name: estimate[name] for name in model.columns}, estimate.valid)
                 if args.out is not None:
                     found.append(estimate)
     except KeyboardInterrupt:
@@ -202,6 +226,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         reduction=args.reduction,
         restrict=args.only_present,
         merge=_pairs("--merge", args.merge),
+        profile=_profile(args),
+        adapt=args.adapt,
         on_error=args.on_error,
         progress=_progress("affekt evaluate"),
     )
@@ -576,6 +602,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", metavar="TABLE", help="write the figures to a .csv or .parquet file")
     sub.add_argument("--predictions", metavar="TABLE", help="write estimates beside labels to such a file")
     sub.add_argument("--plot", metavar="PICTURE", help="draw the confusion matrix (.png, .pdf, .svg)")
+    _add_speaker(sub)
     _add_on_error(sub)
 
     sub = verb(
@@ -667,7 +694,34 @@ def _parser() -> argparse.ArgumentParser:
         "--chunk", type=int, metavar="N", help="samples per push in stream mode (default: 0.1 s)"
     )
     sub.add_argument("--channel", type=int, metavar="N", help="use channel N (from 0) instead of the average")
+    _add_speaker(sub)
     _add_on_error(sub)
+
+    sub = verb(
+        "enrol",
+        _enrol,
+        "learn how a speaker sounds",
+        """
+        Run a model that adapts to its speaker over recordings of one person, and write down what it
+        learnt: a profile, for --profile of predict, evaluate and stream. It holds statistics of what the
+        model computes, no audio, and fits this one model.
+
+        examples:
+          affekt enrol my-model.safetensors anna1.wav anna2.wav --out anna.json
+          affekt enrol my-model.safetensors calm.wav --neutral --out anna.json
+          affekt enrol my-model.safetensors more.wav --profile anna.json --out anna.json
+        """,
+    )
+    sub.add_argument("model", metavar="MODEL", help="a model file, or a shipped model by name")
+    sub.add_argument("audio", nargs="+", metavar="AUDIO", help="recordings of one speaker and nobody else")
+    sub.add_argument("--out", required=True, metavar="FILE", help="profile to write (.json)")
+    sub.add_argument(
+        "--neutral",
+        action="store_true",
+        help="the recordings are calm: take over only how this speaker's calm differs from that of others "
+        "(default: they hold the speaker's usual mixture)",
+    )
+    sub.add_argument("--profile", metavar="FILE", help="what to go on from, of the same speaker")
 
     sub = verb(
         "stream",
@@ -696,6 +750,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--out", metavar="TABLE", help="write the table at the end (.csv, .parquet; - prints it)"
     )
+    _add_speaker(sub)
 
     sub = verb(
         "audit",
@@ -835,6 +890,20 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_speaker(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--profile",
+        metavar="FILE",
+        help="what 'affekt enrol' wrote about the speaker (default: nothing known)",
+    )
+    parser.add_argument(
+        "--no-adapt",
+        action="store_false",
+        dest="adapt",
+        help="learn nothing about the speaker while running; for models that would",
+    )
+
+
 def _add_on_error(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on-error",
@@ -860,6 +929,9 @@ class _Version(argparse.Action):
 # ---- output
 
 
+_SILENT = "no speech"
+
+
 class _Live:
     """A line that renews itself on a terminal; a line per estimate elsewhere."""
 
@@ -868,8 +940,9 @@ class _Live:
         self._same_line = out.isatty()
         self.count = 0
 
-    def __call__(self, time: float, values: dict[str, float]) -> None:
-        text = f"{time:8.2f} s  {_describe(values)}"
+    def __call__(self, time: float, values: dict[str, float], valid: bool) -> None:
+        silent = not valid and all(map(math.isfinite, values.values()))
+        text = f"{time:8.2f} s  {_SILENT if silent else _describe(values)}"
         if self._same_line:
             print(f"\r\x1b[K{text[: _terminal_width() - 1]}", end="", file=self._out, flush=True)
         else:
@@ -902,9 +975,10 @@ def _print_summary(table: Any) -> None:
     print("mean over each recording (--out FILE.csv writes every estimate):")
     width = min(48, max(len(str(file)) for file in table["file"].unique()))
     for file, rows in table.groupby("file", sort=False):
-        mean = rows.drop(columns=["file", "start", "end", "valid"]).mean().to_dict()
+        heard = rows[rows["valid"]].drop(columns=["file", "start", "end", "valid"])
+        what = _describe(heard.mean().to_dict()) if len(heard) else _SILENT
         name = str(file) if len(str(file)) <= width else "…" + str(file)[-(width - 1) :]
-        print(f"{name:<{width}}  {rows['end'].max():7.1f} s  {_describe(mean)}")
+        print(f"{name:<{width}}  {rows['end'].max():7.1f} s  {what}")
 
 
 def _check_table_path(path: str | None) -> None:
