@@ -189,6 +189,37 @@ def test_a_window_in_which_nothing_counts_gives_zeros():
     assert not any(estimate.valid for estimate in iter(engine.poll, None))
 
 
+def test_activity_finds_the_speech_in_real_clips(data_dir):
+    """The defaults on RAVDESS: a second of room before the sentence, most of a second after it."""
+    pytest.importorskip("soundfile")
+    mel = {**MEL, "sample_rate": 16000.0, "n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 40}
+    mel |= {"f_min": 60.0, "f_max": 7600.0, "floor": 1e-8}
+    nodes = [
+        node("mel", "front_end", "audio", **mel),
+        node("voice", "activity", "mel"),
+        node("same", "linear", "voice", units=1),
+    ]
+    model = rows_model(
+        nodes, {"same.weight": np.ones((1, 1), "f4"), "same.bias": np.zeros(1, "f4")}, 1, 16000.0
+    )
+    files = sorted((data_dir / "ravdess").glob("*/*.flac"))[::48]
+    if not files:
+        pytest.skip("no RAVDESS recordings among the real data")
+    shares, before, after = [], [], []
+    for path in files:
+        speech = model.run(affekt.data.read_audio(path, 16000)).values[:, 0]
+        at = np.flatnonzero(speech)
+        assert len(at)
+        shares.append(speech.mean())
+        before.append(at[0] / 100)
+        after.append((len(speech) - 1 - at[-1]) / 100)
+    assert 0.45 < np.median(shares) < 0.65
+    assert min(shares) > 0.3
+    assert max(shares) < 0.9
+    assert 0.7 < np.median(before) < 1.1
+    assert 0.5 < np.median(after) < 1.0
+
+
 # The torch twins -------------------------------------------------------------------------------------------
 
 

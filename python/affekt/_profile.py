@@ -37,7 +37,7 @@ class Profile:
 
     A model starts from it (``profile=`` of `affekt.predict`, `affekt.Model.run`, `affekt.live.Engine`) and,
     unless told otherwise, goes on learning from what it hears. It holds means and variances of what the model
-    computes inside, no audio.
+    computes inside, no audio, and fits that one model file: not its int8 twin, nor a later version.
 
     Parameters
     ----------

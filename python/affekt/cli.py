@@ -1044,6 +1044,8 @@ def _print_card(model: Any) -> None:
         f"timing   an estimate every {timing['hop_s']:.3g} s from {timing['first_estimate_s']:.3g} s on, "
         f"over the last {timing['context_s']:.3g} s"
     )
+    if model.adapts:
+        print(f"adapts   to its speaker at {', '.join(model.adapts)} (see 'affekt enrol --help')")
     print(f"nodes    {' -> '.join(node['name'] + ' (' + node['type'] + ')' for node in card['nodes'])}")
     tensors = card["tensors"]
     int8 = {name for name, entry in tensors.items() if entry["dtype"] == "I8"}

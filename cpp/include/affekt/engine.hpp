@@ -108,7 +108,8 @@ class AFFEKT_API Engine {
   void reset() noexcept;
 
   /// What the model knows of its speaker by now, one entry per `adapt` node; none for a model without.
-  /// This and the next two: from the thread that polls.
+  /// Samples are computed in blocks, so this may be ahead of the estimate polled last, and set_adapting()
+  /// acts from the next block on. This and the next two: from the thread that polls.
   std::vector<Adaptation> adaptation() const;
   /// Sets it, for now and for every reset() to come; nodes that are not named start from their prior.
   /// Throws InvalidArgument: a node that the model does not adapt or one twice, another width, a count or

@@ -156,7 +156,10 @@ class Engine:
         self._native.reset()
 
     def profile(self) -> Profile:
-        """What the model knows of the speaker by now, from all that was polled.
+        """What the model knows of the speaker by now.
+
+        Samples are computed in blocks, so this may be ahead of the estimate polled last; once `poll` has
+        given None it rests on all that was pushed.
 
         Raises
         ------
@@ -165,7 +168,10 @@ class Engine:
         return profile_of(self._native, self.model)
 
     def adapt(self, on: bool) -> None:
-        """Go on learning how the speaker sounds, or stop; what is known stays in use."""
+        """Go on learning how the speaker sounds, or stop, from the next block that is computed.
+
+        What is known stays in use either way.
+        """
         self._native.set_adapting(as_switch(on))
 
     def latency(self) -> float:
