@@ -133,6 +133,8 @@ class Model:
         or looks for speech has learnt of speaker and noise), ``lookahead_s`` (0: causal).
     """
 
+    _content: bytes  # of a model from bytes
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, str | os.PathLike):
             raise InputError(f"path: expected a path, got {type(path).__name__}")

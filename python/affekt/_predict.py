@@ -210,10 +210,9 @@ def enrol(
 
     native = open_model(model)
     must_adapt(native)
-    tensors = native.tensors()
     if not isinstance(neutral, bool):
         raise InputError(f"neutral: expected True or False, got {neutral!r}")
-    unknown = [name for name in native.adapts if f"{name}.reference" not in tensors]
+    unknown = [name for name in native.adapts if f"{name}.reference" not in native.card["tensors"]]
     if neutral and unknown:
         raise InputError(
             f"neutral: the model {native.name!r} does not know how its population sounds when calm "
@@ -237,7 +236,7 @@ def enrol(
         raise DataError("audio: no speech was heard in it, so there is nothing to enrol from")
     if not neutral:
         return heard
-    shifted = {}
+    tensors, shifted = native.tensors(), {}
     for node in native.card["nodes"]:
         if node["name"] in heard.nodes:
             shifted[node["name"]] = _shifted(heard.nodes[node["name"]], node, tensors)
