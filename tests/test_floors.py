@@ -254,12 +254,24 @@ def test_folds_that_are_there_are_not_computed_again(voices, tmp_path, monkeypat
     assert sum("there already" in line for line in lines) == 2
     again = run_protocol(configuration(manifest, out))
     assert len(computed) == 4
+    # Folds that a call does not ask for stay in the tables, as long as they are still right.
+    part = run_protocol(configuration(manifest, out, "protocol.select=[3]"))
+    assert part.floor.results["fold"].tolist() == [1, 1, 2, 2, 3, 3]
     pandas.testing.assert_frame_equal(first.floor.summary, again.floor.summary)
     table = pandas.read_csv(manifest)
     table.loc[table["file"] == "s5_0_sad.wav", "emotion"] = "calm"  # trains two folds, tests the third
     table.to_csv(manifest, index=False)
+    part = run_protocol(configuration(manifest, out, "protocol.select=[3]"))
+    assert part.floor.results["fold"].tolist() == [3, 3]
     run_protocol(configuration(manifest, out))
     assert len(computed) == 4 + 3 * 2
+
+
+def test_several_processes_give_the_same(voices, finished, tmp_path):
+    whole, _ = finished
+    spread = run_protocol(configuration(voices, tmp_path / "run", "protocol.jobs=2"))
+    pandas.testing.assert_frame_equal(whole.floor.summary, spread.floor.summary)
+    pandas.testing.assert_frame_equal(whole.floor.results, spread.floor.results)
 
 
 def test_the_floor_of_a_run_leaves_its_training_alone(voices, tmp_path):
@@ -305,11 +317,12 @@ def test_a_recording_without_functionals_is_counted(voices, tmp_path, monkeypatc
 
 
 def test_a_class_that_the_training_speakers_lack_gets_the_lowest_probability():
-    x = np.array([[0.0], [0.1], [1.0], [1.1]])
-    scores = floors._svm(1.0, x, np.array([0, 0, 2, 2]), x, 3)
+    x = np.array([0.0, 0.1, 1.0, 1.1])
+    kernel = np.exp(-((x[:, None] - x) ** 2))
+    scores = floors._svm(1.0, kernel, np.array([0, 0, 2, 2]), kernel, 3)
     assert (scores.argmin(1) == 1).all()
     assert scores.argmax(1).tolist() == [0, 0, 2, 2]
-    alone = floors._svm(1.0, x, np.array([2, 2, 2, 2]), x, 3)
+    alone = floors._svm(1.0, kernel, np.array([2, 2, 2, 2]), kernel, 3)
     assert (alone.argmax(1) == 2).all()
     assert np.isfinite(alone).all()
 

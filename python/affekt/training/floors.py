@@ -10,16 +10,19 @@ Two conditions:
   recording depends on no other test recording.
 - ``whole``: features z-scored per speaker, with the mean and sd over all recordings of that speaker on that
   side of the split. This is transductive: the estimate of one test recording uses the other recordings of
-  its speaker (never their labels), so it says what knowing the whole speaker is worth.
+  its speaker (never their labels), so it says what knowing the whole speaker is worth. Recordings without a
+  speaker count as one speaker's.
 
 C of the SVM and alpha of the ridge are chosen by a group-wise cross-validation inside the training part, by
 UAR and by CCC over the held-out speakers; ties go to the smaller C and the larger alpha, the simpler model.
+Values are limited to [-1, 1], where the labels lie: a ridge extrapolates wildly where one feature is odd.
 The class probabilities are ``softmax(t s)`` of the SVM's one-against-rest scores ``s``, with ``t`` from the
 same inner cross-validation.
 
 Files in the folder of the run, in the layout of its own tables with the columns ``model`` and ``condition``::
 
-    floor_results.csv   floor_summary.csv   floor_groups.csv   floor_predictions.csv   floor_audit.json
+    floor_results.csv   floor_summary.csv   floor_groups.csv   floor_predictions.csv   floor_skipped.csv
+    floor_audit.json
     floors/fold_1/      partitions.csv, statistics.json (of ``raw``), predictions.csv, done.json
 
 openSMILE is licensed for research and personal use, not for products (see the licence in its package), which
@@ -48,6 +51,7 @@ from affekt.systems.base import Head
 from affekt.systems.schema import as_dict
 from affekt.training import scoring
 from affekt.training.config import FloorConfig, RunConfig
+from affekt.training.processes import in_processes
 
 __all__ = ["CONDITIONS", "FloorResult", "Functionals", "run_floors"]
 
@@ -142,23 +146,26 @@ def run_floors(
     heads: Mapping[str, Head],
     truth: Callable[[Any], Mapping[str, np.ndarray]],
     *,
+    left_out: Any = None,
     allow: list[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> FloorResult:
-    """Train and test the floor on some folds of a run and write its tables into ``config.out``.
+    """Train and test the floor on the folds of a run and write its tables into ``config.out``.
 
     The functionals are cached like the features of the run, in the folder of those with ``_egemaps`` or
     ``_compare`` behind its name. A fold that is there already is not computed again while its recordings,
-    labels, partitions and options are the same.
+    labels, partitions and options are the same. Folds are spread over ``protocol.jobs`` processes.
 
     Parameters
     ----------
-    config : of the run; `config.floor` says what to do.
+    config : of the run; `config.floor` says what to do. With ``protocol.select`` only those folds are
+        computed; the tables hold the others too where they are there.
     store : features of the run: its recordings and the rate of their samples.
     splits : number -> fold, as rows of `store`.
     table : one row per row of `store`: identity, ``group``, and the labels as ``true_<label>``.
     heads : outputs by name.
     truth : label arrays of a part of `table`, as `affekt.training.scoring.figures` takes them.
+    left_out : recordings that the run has left out already, ``file, start, end, reason`` (DataFrame).
     allow : kinds of leak that are accepted, see `affekt.data.audit`.
     say : called with one line per step.
 
@@ -172,32 +179,72 @@ def run_floors(
     require("sklearn", purpose=_PURPOSE)
     features = Functionals(config.floor.features, store.features["options"]["sample_rate"])
     folder = Path(config.out)
-    values, rows, own, skipped = _values(config, features, store, say)
-    findings, checked, results, parts = [], [], [], []
+    values, rows, own = _values(config, features, store, say)
+    skipped = pandas.concat([left_out, own.failures], ignore_index=True)
+    names = {c: table[c].astype(str).to_numpy() for c in ("subject", "group") if c in table}
+    speakers = names.get("subject", names["group"])
+    work = _Work(config.floor, heads, values, truth(table), names["group"], speakers, {}, {})
+    asked = config.protocol.select or list(splits)
+    prints: dict[int, str] = {}
+    there: dict[int, dict[str, Any]] = {}
+    findings, checked = [], []
     for number, given in splits.items():
-        split, failed = _usable(given, rows)
+        split = _usable(given, rows)
+        place = _place(folder, number)
+        fingerprint = _fingerprint(work, own.key, split, table)
+        record = json.loads((place / "done.json").read_text()) if (place / "done.json").is_file() else {}
+        if record.get("fingerprint") == fingerprint:
+            there[number] = record
+        elif number not in asked:
+            continue
         if not len(split.test):
             say(f"floor, fold {number}: no test recording, nothing to do")
             continue
-        place = folder / "floors" / f"fold_{number}"
         place.mkdir(parents=True, exist_ok=True)
+        if number not in there:
+            (place / "done.json").unlink(missing_ok=True)
+        work.splits[number] = split
+        work.statistics[number] = own.statistics(rows[split.train])
         split.save(place / "partitions.csv", store.manifest)
-        statistics = own.statistics(rows[split.train])
-        statistics.save(place)
+        work.statistics[number].save(place)
+        prints[number] = fingerprint
         report = data.audit(place / "partitions.csv", store=own, allow=allow or ())
         where = f"floors/{place.name}"
         findings += [replace(finding, where=where) for finding in report.findings]
         checked += [{**entry, "where": where} for entry in report.checked]
-        part, lines, reused = _fold(place, config, number, split, values, statistics, table, heads, truth)
-        for line in lines:
-            line["n_test_failed"] = failed
-            say(f"floor, fold {number} ({split.name}), {line['condition']}: {_shown(line)}"
-                + (" (there already)" if reused else ""))  # fmt: skip
-        results += lines
-        parts.append(part)
-    if not parts:
+    if not work.splits:
         raise DataError(f"no fold has a test part for a floor (protocol.kind={config.protocol.kind})")
-    predictions = pandas.concat(parts, ignore_index=True)
+    for number in there:
+        _tell(say, number, there[number]["rows"], " (there already)")
+    missing = [number for number in work.splits if number not in there]
+    for number, found in in_processes(_task, work, missing, config.protocol.jobs, say):
+        split, place = work.splits[number], _place(folder, number)
+        part = _predictions(work, number, found, table)
+        part.to_csv(place / "predictions.csv", index=False)
+        lines = []
+        for condition, (estimates, chosen) in found.items():
+            test = {name: value[split.test] for name, value in work.labels.items()}
+            lines.append({
+                "model": _name(config.floor), "condition": condition, "fold": number, "seed": 0,
+                "split": split.name, "mode": "full", "n_train": len(split.train), "n_dev": 0,
+                "n_test": len(split.test), "n_test_failed": len(splits[number].test) - len(split.test),
+                "test_groups": " ".join(sorted(set(work.groups[split.test]))), "chosen": chosen,
+                **scoring.figures(estimates, test, heads),
+            })  # fmt: skip
+        there[number] = {"fingerprint": prints[number], "rows": lines}
+        (place / "done.json").write_text(json.dumps(there[number], indent=2) + "\n")
+        _tell(say, number, lines)
+    results = pandas.DataFrame([row for number in sorted(there) for row in there[number]["rows"]])
+    results.insert(8, "n_skipped", len(skipped))
+    numeric = pandas.api.types.is_numeric_dtype
+    text = [c for c in table if c in ("file", "subject", "session", "group") or not numeric(table[c])]
+    predictions = pandas.concat(
+        [
+            read_csv(_place(folder, number) / "predictions.csv", ("condition", *text))
+            for number in sorted(there)
+        ],
+        ignore_index=True,
+    )
     groups: list[Any] = []
     summary: list[Any] = []
     for condition, part in predictions.groupby("condition", sort=False):
@@ -209,16 +256,16 @@ def run_floors(
             one.insert(1, "condition", condition)
             tables.append(one)
     result = FloorResult(
-        _name(config.floor), pandas.DataFrame(results), pandas.concat(summary, ignore_index=True),
+        _name(config.floor), results, pandas.concat(summary, ignore_index=True),
         pandas.concat(groups, ignore_index=True), predictions, skipped,
         data.AuditReport(tuple(findings), tuple(checked)),
     )  # fmt: skip
-    shown = predictions if config.protocol.group == "group" else predictions.drop(columns="group")
     written = {
-        "predictions": shown,
-        "results": result.results,
+        "predictions": predictions if config.protocol.group == "group" else predictions.drop(columns="group"),
+        "results": results,
         "summary": result.summary,
         "groups": result.groups,
+        "skipped": skipped,
     }
     for name, one in written.items():
         one.to_csv(folder / f"floor_{name}.csv", index=False, float_format="%.6g")
@@ -231,9 +278,9 @@ def run_floors(
 
 def _values(
     config: RunConfig, features: Functionals, store: data.FeatureStore, say: Callable[[str], None]
-) -> tuple[np.ndarray, np.ndarray, data.FeatureStore, Any]:
+) -> tuple[np.ndarray, np.ndarray, data.FeatureStore]:
     """Functionals per row of `store` (NaN where there are none), the row of the floor's own store of each
-    (-1: none), that store, and what was left out."""
+    (-1: none), and that store."""
     cache = Path(config.data.cache) if config.data.cache else Path(config.out) / "features"
     cache = cache.with_name(f"{cache.name}_{config.floor.features}")
     say(f"functionals {features.options['set']} of {len(store)} recordings in {cache}")
@@ -247,17 +294,19 @@ def _values(
     loaded = np.concatenate([np.asarray(one, np.float64) for one in own])
     values = np.full((len(store), loaded.shape[1]), np.nan)
     values[rows >= 0] = loaded[rows[rows >= 0]]
-    return values, rows, own, own.failures
+    return values, rows, own
 
 
-def _usable(split: data.Split, rows: np.ndarray) -> tuple[data.Split, int]:
-    """The fold of a floor, and how many test recordings it cannot take: development rows train, rows without
-    functionals are out."""
+def _usable(split: data.Split, rows: np.ndarray) -> data.Split:
+    """The fold of a floor: development rows train, rows without functionals are out."""
     train = np.concatenate([split.train, split.dev])
-    test = split.test[rows[split.test] >= 0]
     none = np.empty(0, np.int64)
-    fold = data.Split(train[rows[train] >= 0], none, test, split.name, split.grouped_by)
-    return fold, len(split.test) - len(test)
+    test = split.test[rows[split.test] >= 0]
+    return data.Split(train[rows[train] >= 0], none, test, split.name, split.grouped_by)
+
+
+def _place(folder: Path, number: int) -> Path:
+    return folder / "floors" / f"fold_{number}"
 
 
 def _name(floor: FloorConfig) -> str:
@@ -267,94 +316,77 @@ def _name(floor: FloorConfig) -> str:
 # ---- one fold
 
 
-def _fold(
-    place: Path,
-    config: RunConfig,
-    number: int,
-    split: data.Split,
-    values: np.ndarray,
-    statistics: data.Statistics,
-    table: Any,
-    heads: Mapping[str, Head],
-    truth: Callable[[Any], Mapping[str, np.ndarray]],
-) -> tuple[Any, list[dict[str, Any]], bool]:
-    """Predictions of one fold under every condition, its rows of the results, and whether it was there."""
-    pandas = require("pandas", purpose="result tables")
-    sides = {"train": table.iloc[split.train], "test": table.iloc[split.test]}
-    numeric = pandas.api.types.is_numeric_dtype
-    text = [c for c in table if c in ("file", "subject", "session", "group") or not numeric(table[c])]
-    fingerprint = _fingerprint(config.floor, statistics.key, values, split, sides, heads)
-    done = place / "done.json"
-    if done.is_file():
-        record = json.loads(done.read_text())
-        if record["fingerprint"] == fingerprint:
-            return read_csv(place / "predictions.csv", ("condition", *text)), record["rows"], True
-        done.unlink()
-    labels = truth(sides["train"])
-    groups = sides["train"]["group"].astype(str).to_numpy()
-    parts, lines = [], []
+@dataclass
+class _Work:
+    """What the folds are computed from, per row of the run's store; goes to other processes."""
+
+    floor: FloorConfig
+    heads: Mapping[str, Head]
+    values: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    groups: np.ndarray
+    speakers: np.ndarray
+    splits: dict[int, data.Split]
+    statistics: dict[int, data.Statistics]
+
+
+def _task(
+    work: _Work, number: int, say: Callable[[str], None]
+) -> dict[str, tuple[dict[str, np.ndarray], str]]:
+    """Estimates of the test recordings of one fold by condition and head, and what was chosen."""
+    split = work.splits[number]
+    labels = {name: value[split.train] for name, value in work.labels.items()}
+    out = {}
     for condition in CONDITIONS:
+        train, test = _scaled(condition, work, number)
         try:
-            train, test = _scaled(condition, values, statistics, split, table)
-            estimates, chosen = _estimates(config.floor, heads, train, labels, groups, test)
+            out[condition] = _estimates(work.floor, work.heads, train, labels, work.groups[split.train], test)
         except DataError as error:
             raise DataError(f"floor, fold {number}, {condition}: {error}") from error
-        part = sides["test"].reset_index(drop=True)
-        for name, head in heads.items():
+    return out
+
+
+def _predictions(
+    work: _Work, number: int, found: Mapping[str, tuple[dict[str, np.ndarray], str]], table: Any
+) -> Any:
+    """The estimates of one fold beside identity and labels."""
+    pandas = require("pandas", purpose="result tables")
+    parts = []
+    for condition, (estimates, _) in found.items():
+        part = table.iloc[work.splits[number].test].reset_index(drop=True)
+        for name, head in work.heads.items():
             part[head.columns] = estimates[name]
         part.insert(0, "fold", number)
         part.insert(1, "seed", 0)
-        part.insert(2, "model", _name(config.floor))
+        part.insert(2, "model", _name(work.floor))
         part.insert(3, "condition", condition)
         if "start" not in part:
             part["start"] = 0.0
         parts.append(part)
-        lines.append({
-            "model": _name(config.floor), "condition": condition, "fold": number, "seed": 0,
-            "split": split.name, "mode": "full", "n_train": len(split.train), "n_dev": 0,
-            "n_test": len(part), "n_test_failed": 0,
-            "test_groups": " ".join(sorted(set(part["group"].astype(str)))), "chosen": chosen,
-            **scoring.figures(estimates, truth(part), heads),
-        })  # fmt: skip
-    predictions = pandas.concat(parts, ignore_index=True)
-    predictions.to_csv(place / "predictions.csv", index=False)
-    done.write_text(json.dumps({"fingerprint": fingerprint, "rows": lines}, indent=2) + "\n")
-    return predictions, lines, False
+    return pandas.concat(parts, ignore_index=True)
 
 
-def _fingerprint(
-    floor: FloorConfig,
-    key: str,
-    values: np.ndarray,
-    split: data.Split,
-    sides: Mapping[str, Any],
-    heads: Mapping[str, Head],
-) -> str:
+def _fingerprint(work: _Work, key: str, split: data.Split, table: Any) -> str:
     """Hash over everything that the estimates of a fold depend on."""
     digest = hashlib.sha256()
-    options = {name: value for name, value in as_dict(floor).items() if name != "only"}
-    known = {name: [head.kind, head.labels] for name, head in heads.items()}
+    options = {name: value for name, value in as_dict(work.floor).items() if name != "only"}
+    known = {name: [head.kind, head.labels] for name, head in work.heads.items()}
     versions = {name: metadata.version(name) for name in ("numpy", "scikit-learn")}
     digest.update(json.dumps([options, key, known, versions], sort_keys=True).encode())
-    for name, rows in (("train", split.train), ("test", split.test)):
-        digest.update(values[rows].tobytes())
-        digest.update(sides[name].to_csv(index=False).encode())
+    for rows in (split.train, split.test):
+        digest.update(work.values[rows].tobytes())
+        digest.update(table.iloc[rows].to_csv(index=False).encode())
     return digest.hexdigest()
 
 
-def _scaled(
-    condition: str, values: np.ndarray, statistics: data.Statistics, split: data.Split, table: Any
-) -> tuple[np.ndarray, np.ndarray]:
+def _scaled(condition: str, work: _Work, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Training and test features of one condition."""
-    train, test = values[split.train], values[split.test]
+    split, statistics = work.splits[number], work.statistics[number]
+    train, test = work.values[split.train], work.values[split.test]
     if condition == "raw":
         sd = _unit(statistics.sd)
         return (train - statistics.mean) / sd, (test - statistics.mean) / sd
-    column = "subject" if "subject" in table else "group"
-    return tuple(  # type: ignore[return-value]
-        _by_speaker(part, table[column].iloc[rows].astype(str).to_numpy())
-        for part, rows in ((train, split.train), (test, split.test))
-    )
+    return _by_speaker(train, work.speakers[split.train]), _by_speaker(test, work.speakers[split.test])
 
 
 def _by_speaker(values: np.ndarray, speakers: np.ndarray) -> np.ndarray:
@@ -425,28 +457,38 @@ def _classes(
     size: int,
 ) -> tuple[np.ndarray, float]:
     """Class probabilities (n, size) of `test` by an RBF-SVM, and its C."""
-    best = (-np.inf, 0.0, np.empty((0, size)))
-    for c in sorted(floor.c):
-        held = np.empty((len(y), size))
-        for fold in inner:
-            held[fold.test] = _svm(c, x[fold.train], y[fold.train], x[fold.test], size)
-        score = metrics.uar(held.argmax(1), y)
-        if score > best[0]:
-            best = (score, c, held)
-    _, c, held = best
-    return _softmax(_sharpness(held, y) * _svm(c, x, y, test, size)), c
+    # Distances once, for all C and folds: with thousands of features they are the cost.
+    distances = require("sklearn.metrics.pairwise", purpose=_PURPOSE).euclidean_distances
+    near, far = distances(x, squared=True), distances(test, x, squared=True)
+    held = {c: np.empty((len(y), size)) for c in sorted(floor.c)}
+    for fold in inner:
+        own, other = _kernel(x, near, near[fold.test], fold.train)
+        for c, scores in held.items():
+            scores[fold.test] = _svm(c, own, y[fold.train], other, size)
+    best = max(held, key=lambda c: metrics.uar(held[c].argmax(1), y))
+    own, other = _kernel(x, near, far, np.arange(len(y)))
+    return _softmax(_sharpness(held[best], y) * _svm(best, own, y, other, size)), best
 
 
-def _svm(c: float, x: np.ndarray, y: np.ndarray, test: np.ndarray, size: int) -> np.ndarray:
-    """One-against-rest scores (n, size) of a balanced RBF-SVM with ``gamma = 1 / (features variance(x))``."""
+def _kernel(
+    x: np.ndarray, near: np.ndarray, far: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """``exp(-|a - b|^2 / (features variance))`` of the training `rows` with themselves and with others."""
+    gamma = 1.0 / (x.shape[1] * (x[rows].var() or 1.0))
+    return np.exp(-gamma * near[np.ix_(rows, rows)]), np.exp(-gamma * far[:, rows])
+
+
+def _svm(c: float, own: np.ndarray, y: np.ndarray, other: np.ndarray, size: int) -> np.ndarray:
+    """One-against-rest scores (n, size) of a balanced SVM, from the kernels ``(training, training)`` and
+    ``(n, training)``."""
     present = np.unique(y)
-    scores = np.full((len(test), size), -np.inf)
+    scores = np.full((len(other), size), -np.inf)
     if len(present) == 1:
         scores[:, present[0]] = 0.0
     else:
         svm = require("sklearn.svm", purpose=_PURPOSE)
-        model = svm.SVC(C=c, gamma="scale", class_weight="balanced", cache_size=500).fit(x, y)
-        found = model.decision_function(test)
+        model = svm.SVC(C=c, kernel="precomputed", class_weight="balanced").fit(own, y)
+        found = model.decision_function(other)
         scores[:, present] = found if found.ndim == 2 else np.stack([-found, found], axis=1)
     # A class that the training part lacks comes last, at a finite distance.
     return np.where(np.isfinite(scores), scores, scores[:, present].min(1, keepdims=True) - 1.0)
@@ -489,6 +531,8 @@ def _values_of(
     return ridge(best[1], np.arange(len(y)), test), best[1]
 
 
-def _shown(row: Mapping[str, Any]) -> str:
-    names = [n for n in row if n == "uar" or n.startswith(("uar_", "ccc_"))]
-    return ", ".join([*(f"{n} {row[n]:.3f}" for n in names), str(row["chosen"])])
+def _tell(say: Callable[[str], None], number: int, lines: list[dict[str, Any]], note: str = "") -> None:
+    for row in lines:
+        names = [n for n in row if n == "uar" or n.startswith(("uar_", "ccc_"))]
+        figures = ", ".join([*(f"{n} {row[n]:.3f}" for n in names), str(row["chosen"])])
+        say(f"floor, fold {number} ({row['split']}), {row['condition']}: {figures}{note}")

@@ -209,14 +209,13 @@ def run_protocol(
     if config.floor.features != "none":  # first: it takes minutes, and what it lacks is said at once
         table = _labelled(store, np.arange(len(store)), system, config.protocol.group)
         table["group"] = _group_names(table, config.protocol.group)
-        chosen = {number: parted[number] for number in numbers}
         floor = run_floors(
-            config, store, chosen, table, system.heads, lambda part: _truth(part, system),
-            allow=_allowed(config), say=say,
+            config, store, parted, table, system.heads, lambda part: _truth(part, system),
+            left_out=_skipped_table(noted), allow=_allowed(config), say=say,
         )  # fmt: skip
         if config.floor.only:
             none = require("pandas", purpose="result tables").DataFrame(columns=["metric", "over"])
-            return ProtocolResult(folder, [], none, none, none, _skipped_table(noted), floor.audit, floor)
+            return ProtocolResult(folder, [], none, none, none, floor.skipped, floor.audit, floor)
     runs: dict[tuple[int, int], RunResult] = {}
     for number in numbers:
         for seed in config.protocol.seeds:
