@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 
 import numpy as np
@@ -335,3 +337,106 @@ def test_bootstrap_from_moments_is_the_metric_on_the_items_drawn(metric, rng: np
     fast = metrics.bootstrap_interval(metric, pred, target, groups, resamples=50)
     slow = metrics.bootstrap_interval(lambda p, t: metric(p, t), pred, target, groups, resamples=50)
     assert fast == pytest.approx(slow)
+
+
+def some_probabilities(rng, n=200, classes=4):
+    prob = rng.dirichlet(np.full(classes, 0.7), n)
+    return prob, np.array([rng.choice(classes, p=row) for row in prob])
+
+
+def ece_by_hand(prob, target, edges):
+    """Guo et al. 2017, item by item: bins open below, closed above."""
+    items = [(p.max(), p.argmax() == t) for p, t in zip(prob, target, strict=True)]
+    total = 0.0
+    for low, high in itertools.pairwise(edges):
+        inside = [item for item in items if low < item[0] <= high]
+        if inside:
+            confidence, hits = np.mean(inside, axis=0)
+            total += len(inside) / len(prob) * abs(hits - confidence)
+    return total
+
+
+def test_probability_scores_are_those_of_a_plain_calculation(rng):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    prob, target = some_probabilities(rng)
+    assert metrics.nll(prob, target) == pytest.approx(sklearn.log_loss(target, prob), rel=1e-12)
+    misses = [sum((row[k] - (k == t)) ** 2 for k in range(4)) for row, t in zip(prob, target, strict=True)]
+    assert metrics.brier(prob, target) == pytest.approx(np.mean(misses), rel=1e-12)
+    for bins in (1, 10, 15):
+        by_hand = ece_by_hand(prob, target, np.linspace(0, 1, bins + 1))
+        assert metrics.ece(prob, target, bins=bins) == pytest.approx(by_hand, rel=1e-12)
+    order = np.argsort(prob.max(1))
+    parts = [
+        abs(np.mean(prob[part].argmax(1) == target[part]) - prob[part].max(1).mean()) * len(part) / 200
+        for part in np.array_split(order, 15)
+    ]
+    assert metrics.ece(prob, target, scheme="mass") == pytest.approx(sum(parts), rel=1e-12)
+    keep = rng.random(200) < 0.5
+    for score in (metrics.nll, metrics.brier, metrics.ece):
+        assert score(prob, target, mask=keep) == score(prob[keep], target[keep])
+
+
+def test_probability_scores_at_their_ends():
+    sure = np.eye(3)[[0, 1, 2, 2]]
+    right, wrong = np.array([0, 1, 2, 2]), np.array([1, 2, 0, 0])
+    assert metrics.nll(sure, right) == metrics.brier(sure, right) == metrics.ece(sure, right) == 0
+    assert metrics.brier(sure, wrong) == 2
+    assert metrics.ece(sure, wrong) == 1
+    assert metrics.nll(sure, wrong) == pytest.approx(-np.log(1e-12))
+    assert metrics.nll(np.full((4, 3), 1 / 3), right) == pytest.approx(np.log(3))
+
+
+def test_reliability_bins_hold_every_item_once(rng):
+    prob, target = some_probabilities(rng, 97)
+    for scheme in ("width", "mass"):
+        edges, confidence, hits, counts = metrics.reliability(prob, target, scheme=scheme)
+        assert counts.sum() == 97
+        assert len(edges) == 16
+        assert np.isnan(confidence[counts == 0]).all()
+        full = counts > 0
+        assert ((edges[:-1] <= confidence) & (confidence <= edges[1:]))[full].all()
+        assert (counts[full] @ hits[full]) == pytest.approx((prob.argmax(1) == target).sum())
+    assert counts.max() - counts.min() <= 1
+    few = metrics.reliability(prob[:4], target[:4], scheme="mass")
+    assert few[3].tolist() == [1] * 4 + [0] * 11
+
+
+def test_probability_scores_resample_quickly_to_the_same(rng):
+    prob, target = some_probabilities(rng, 60)
+    groups = rng.integers(0, 6, 60)
+    for score in (metrics.nll, metrics.brier, metrics.ece):
+        quick = metrics.bootstrap_interval(score, prob, target, groups, resamples=50)
+        slow = metrics.bootstrap_interval(functools.partial(score), prob, target, groups, resamples=50)
+        np.testing.assert_allclose(quick, slow, rtol=1e-12)
+
+
+def test_interval_coverage_counts_and_knows_the_normal(rng):
+    assert metrics.interval_coverage([0, 0, 0, 0], [0.5, -1, 1.01, 3], 1.0) == 0.5
+    assert metrics.interval_coverage([0, 0], [1, 1], [0.4, 0.6], width=2) == 0.5
+    assert metrics.interval_coverage([0, 9], [1, 1], 1.0, mask=np.array([True, False])) == 1
+    error = rng.normal(size=200_000) * 0.3
+    for width, share in ((1, 0.6827), (1.96, 0.95)):
+        found = metrics.interval_coverage(np.zeros(200_000), error, 0.3, width=width)
+        assert found == pytest.approx(share, abs=0.004)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: metrics.nll([[0.5, 0.4]], [0]), "prob must hold .* sums 0.9 to 0.9"),
+        (lambda: metrics.nll([[1.5, -0.5]], [0]), "non-negative"),
+        (lambda: metrics.nll([[np.nan, 1.0]], [0]), "prob"),
+        (lambda: metrics.brier([[0.5, 0.5]], [2]), "class numbers from 0 to 1"),
+        (lambda: metrics.brier([[0.5, 0.5]], [0.0]), "class numbers"),
+        (lambda: metrics.ece([[0.5, 0.5]], [0, 1]), "one class number per item, 1"),
+        (lambda: metrics.ece([[0.5, 0.5]], [0], bins=0), "bins"),
+        (lambda: metrics.ece([[0.5, 0.5]], [0], scheme="equal"), "scheme"),
+        (lambda: metrics.ece([[0.5, 0.5]], [0], mask=np.array([False])), "at least one"),
+        (lambda: metrics.interval_coverage([0.0], [0.0], 0.0), "sd must be positive"),
+        (lambda: metrics.interval_coverage([0.0, 1.0], [0.0, 1.0], [1.0]), r"sd must be a number or \(2,\)"),
+        (lambda: metrics.interval_coverage([0.0], [0.0], 1.0, width=-1), "width must be positive"),
+    ],
+)
+def test_calibration_measures_name_what_is_wrong(call, words):
+    with pytest.raises(InputError, match=words):
+        call()

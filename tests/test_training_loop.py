@@ -10,6 +10,8 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_lightning")
@@ -350,6 +352,33 @@ def test_batches_cover_everything_once_and_depend_on_seed_and_epoch_alone():
     blind = np.random.default_rng(0).permutation(101)
     careless = sum(len(b) * lengths[b].max() for b in (blind[i : i + 8] for i in range(0, 101, 8)))
     assert padded < 0.8 * careless
+
+
+@given(
+    counts=st.lists(st.integers(1, 90), min_size=1, max_size=3),
+    size=st.integers(2, 16),
+    seed=st.integers(0, 9),
+)
+def test_every_batch_holds_its_share_of_each_kind(counts, size, seed):
+    strata = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    lengths = np.random.default_rng(seed + 1).integers(1, 400, len(strata)) + 100 * strata
+    batches = list(batch_order(lengths, size, seed=seed, epoch=2, strata=strata))
+    assert sorted(i for b in batches for i in b) == list(range(len(strata)))
+    if len(counts) == 1:
+        assert batches == list(batch_order(lengths, size, seed=seed, epoch=2))
+    for batch in batches:
+        held = np.bincount(strata[batch], minlength=len(counts))
+        share = len(batch) * np.array(counts) / len(strata)
+        assert (np.abs(held - share) < 2.5).all()
+
+
+def test_kinds_of_labels_are_told_apart():
+    part = toy_examples(12, 0)  # the first three have no arousal
+    assert part.strata().tolist() == [0] * 3 + [1] * 9
+    part.labels["emotion"] = np.where(np.arange(12) == 5, -1, part.labels["emotion"])
+    assert len(set(part.strata())) == 3
+    steps = [np.array([[np.nan], [0.1]]), np.array([[np.nan]])]
+    assert Examples([np.ones((4, 2))] * 2, {"affect": steps}).strata().tolist() == [1, 0]
 
 
 def test_examples_pad_mask_and_measure():

@@ -17,7 +17,16 @@ pytest.importorskip("pytorch_lightning")
 import affekt
 from affekt import data, metrics, systems
 from affekt.errors import DataError, InputError
-from affekt.training import export_checkpoint, fit, load_config, loop, prepare, run_protocol, scoring
+from affekt.training import (
+    calibration,
+    export_checkpoint,
+    fit,
+    load_config,
+    loop,
+    prepare,
+    run_protocol,
+    scoring,
+)
 
 RATE = 16000
 SPEAKERS, TAKES = 6, 4
@@ -183,7 +192,7 @@ def test_each_training_leaves_what_the_audit_and_a_user_need(finished, voices):
     np.testing.assert_allclose(tensors["norm.mean"], expected.mean, rtol=1e-6)
     np.testing.assert_allclose(1 / tensors["norm.scale"], expected.sd, rtol=1e-5)
     card = affekt.load(run.model).card
-    assert card["info"]["metrics"]["test"]["uar"] == pytest.approx(run.row["uar"])
+    assert card["info"]["metrics"]["test"]["raw"]["uar"] == pytest.approx(run.row["uar"])
     assert card["info"]["trained_on"] == {"recordings": 24, "groups": 3}
     again = export_checkpoint(run.folder / "best.ckpt", run.folder / "again.safetensors")
     for name, value in affekt.load(again).tensors().items():
@@ -191,6 +200,78 @@ def test_each_training_leaves_what_the_audit_and_a_user_need(finished, voices):
     again.unlink()
     with pytest.raises(DataError, match="not a checkpoint"):
         export_checkpoint(run.folder / "log.csv", run.folder / "x.safetensors")
+
+
+def test_confidence_is_fitted_on_the_development_speakers_and_scored_on_the_others(finished):
+    result, config, _ = finished
+    for run in result.runs:
+        card = affekt.load(run.model).card
+        (heat,) = [n["options"]["temperature"] for n in card["nodes"] if n["name"] == "emotion_out"]
+        told = card["info"]["calibration"]
+        assert told["temperature"] == {"emotion": heat}
+        assert run.row["temperature"] == pytest.approx(heat)
+        dev = pandas.read_csv(run.folder / "predictions_dev.csv")
+        assert set(dev["subject"]) == set(run.row["dev_groups"].split())
+        prob = dev[["p_calm", "p_angry"]].to_numpy()
+        target = (dev["true_emotion"] == "angry").to_numpy().astype(int)
+        here = metrics.nll(prob, target)
+        for other in (0.8, 1.25):  # the written probabilities are at the least likelihood already
+            moved = prob ** (1 / other)
+            bound = heat in calibration.TEMPERATURES
+            assert bound or here <= metrics.nll(moved / moved.sum(1, keepdims=True), target) + 1e-6
+        miss = (dev["true_arousal"] - dev["arousal"]).dropna()
+        assert told["sd"]["arousal"] == pytest.approx(max(1e-3, np.sqrt((miss**2).mean())), rel=1e-3)
+    table = pandas.read_csv(Path(config.out) / "predictions.csv")
+    pooled = result.summary.set_index(["metric", "over"])["mean"]
+    inside = (table["true_arousal"] - table["arousal"]).abs() <= 1.96 * table["sd_arousal"]
+    known = table["true_arousal"].notna()
+    assert pooled["coverage95_arousal", "pooled"] == pytest.approx(
+        inside[known].groupby(table["seed"]).mean().mean()
+    )
+    by_seed = [
+        metrics.ece(part[["p_calm", "p_angry"]], (part["true_emotion"] == "angry").astype(int))
+        for _, part in table.groupby("seed")
+    ]
+    assert pooled["ece", "pooled"] == pytest.approx(np.mean(by_seed), abs=1e-6)
+    assert ("ece", "groups") not in pooled
+    assert np.isfinite(pooled["nll", "groups"])
+
+
+def test_untouched_speakers_and_other_columns_are_figured_beside_all(voices, tmp_path):
+    def gendered(table):
+        return table.assign(gender=table["subject"].map(lambda s: "female" if s < "s2" else None))
+
+    manifest = copied(voices, tmp_path / "m.csv", gendered)
+    options = (f"data.cache={tmp_path / 'f'}", "training.epochs=1", "training.lr=0.005")
+    with pytest.raises(DataError, match=r"protocol.choices names s9: no subject of the data"):
+        run_protocol(configuration(manifest, tmp_path / "run", *options, "protocol.choices=[s1, s9]"))
+    plain = run_protocol(configuration(manifest, tmp_path / "run", *options))
+    assert "untouched" not in set(plain.summary["over"])
+    # The same trainings: only the tables are made again.
+    result = run_protocol(configuration(manifest, tmp_path / "run", *options, "protocol.choices=[s1, s4]"))
+    assert all(run.reused for run in result.runs)
+    table = pandas.read_csv(tmp_path / "run" / "predictions.csv")
+    guess = np.where(table["p_calm"] > table["p_angry"], "calm", "angry")
+    rows = result.summary.set_index(["metric", "over"])
+    rest = ~table["subject"].isin(["s1", "s4"])
+    expected = metrics.bootstrap_interval(
+        metrics.uar, guess[rest], table["true_emotion"][rest], table["subject"][rest]
+    )
+    found = rows.loc[("uar", "untouched")]
+    assert [found["mean"], found["low"], found["high"]] == pytest.approx(expected[:3], abs=1e-6)
+    assert found["n"] == 4
+    assert rows.loc[("uar", "pooled"), "n"] == SPEAKERS
+    assert "untouched" in str(result)
+    groups = pandas.read_csv(tmp_path / "run" / "groups.csv").set_index(["by", "group"])
+    assert set(groups.index.get_level_values("by")) == {"subject", "gender"}
+    women = (table["gender"] == "female").to_numpy()
+    expected = metrics.bootstrap_interval(
+        metrics.uar, guess[women], table["true_emotion"][women], table["subject"][women]
+    )
+    row = groups.loc[("gender", "female")]
+    assert [row["uar"], row["uar_low"], row["uar_high"]] == pytest.approx(expected[:3], abs=1e-5)
+    assert (row["n"], row["speakers"]) == (16, 2)
+    assert groups.loc[("gender", "unknown"), "speakers"] == 4
 
 
 def test_test_figures_are_those_of_the_deployed_file(finished, voices):

@@ -339,8 +339,9 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _run_plots(folder: Path) -> list[Path]:
-    """Curves over the epochs and, with emotions, the confusion matrix of all test recordings."""
-    from affekt import report
+    """Curves over the epochs and, with emotions, confusion matrix and reliability of all test recordings, for
+    each condition."""
+    from affekt import metrics, report
     from affekt._lazy import available, require
     from affekt.data.manifest import read_csv
 
@@ -351,19 +352,26 @@ def _run_plots(folder: Path) -> list[Path]:
     logs = [pandas.read_csv(path) for path in sorted(folder.glob("fold_*/seed_*/log.csv"))]
     paths = [report.save_figure(report.training_figure(logs, title=folder.name), folder / "curves.png")]
     table = folder / "predictions.csv"
-    if table.is_file():
-        found: Any = read_csv(table, ("file", "subject", "session", "true_emotion"))
-        columns = [name for name in found if name.startswith("p_")]
-        if columns and "true_emotion" in found:
-            from affekt import metrics
-
-            labels = [name.removeprefix("p_") for name in columns]
-            known = found[found["true_emotion"].isin(labels)]
-            best = known[columns].idxmax(axis=1).str.removeprefix("p_").to_numpy()
-            counts = metrics.confusion_matrix(best, known["true_emotion"].to_numpy(), labels=labels)
-            title = f"{folder.name}, test recordings of all folds"
-            figure = report.confusion_figure(counts, labels, title=title)
-            paths.append(report.save_figure(figure, folder / "confusion.png"))
+    if not table.is_file():
+        return paths
+    every: Any = read_csv(table, ("file", "subject", "session", "true_emotion", "condition"))
+    columns = [name for name in every if name.startswith("p_")]
+    labels = [name.removeprefix("p_") for name in columns]
+    if not columns or "true_emotion" not in every:
+        return paths
+    several = every["condition"].nunique() > 1
+    for condition, found in every.groupby("condition", sort=False):
+        known = found[found["true_emotion"].isin(labels)]
+        prob = known[columns].to_numpy(dtype=float)
+        best, true = prob.argmax(axis=1), known["true_emotion"].map(labels.index).to_numpy()
+        counts = metrics.confusion_matrix(best, true, labels=range(len(labels)))
+        name = f"_{condition}" if several else ""
+        title = f"{folder.name}, test recordings of all folds" + (f", {condition}" if several else "")
+        figure = report.confusion_figure(counts, labels, title=title)
+        paths.append(report.save_figure(figure, folder / f"confusion{name}.png"))
+        if abs(prob.sum(axis=1) - 1).max() < 1e-3:  # else several heads have classes
+            figure = report.reliability_figure(prob, true, title=title)
+            paths.append(report.save_figure(figure, folder / f"reliability{name}.png"))
     return paths
 
 

@@ -33,14 +33,19 @@ from affekt.errors import InputError
 __all__ = [
     "Interval",
     "bootstrap_interval",
+    "brier",
     "by_group",
     "ccc",
     "confusion_matrix",
     "describe",
+    "ece",
+    "interval_coverage",
     "macro_f1",
     "mean_interval",
+    "nll",
     "pcc",
     "recall",
+    "reliability",
     "rmse",
     "uar",
     "war",
@@ -48,6 +53,9 @@ __all__ = [
 
 _BIAS = ("population", "sample", "mixed")
 _REDUCTION = ("concatenated", "per_session", "windowed")
+_BINS = 15
+LEAST_PROBABILITY = 1e-12
+"""A probability below this counts as this in `nll`; one wrong certainty would otherwise make it infinite."""
 
 
 def ccc(
@@ -233,6 +241,117 @@ def confusion_matrix(
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
+def nll(prob: Any, target: Any, *, mask: Any = None) -> float:
+    """Negative log likelihood of the true classes, ``-mean(log p_y)``, in nats; also called log loss.
+
+    0 where every true class has probability 1, ``log(classes)`` for a model that knows nothing. A probability
+    below 1e-12 counts as 1e-12.
+
+    Parameters
+    ----------
+    prob : ``(items, classes)``, every row non-negative with sum 1 (to 1e-3).
+    target : ``(items,)`` class numbers, 0 to classes - 1.
+    mask : bool ``(items,)``.
+    """
+    p, t = _probabilities(prob, target, mask)
+    return float(-_log_true(p, t).mean())
+
+
+def brier(prob: Any, target: Any, *, mask: Any = None) -> float:
+    """Brier score, ``mean(sum_k (p_k - [y = k])^2)``, from 0 (certain and right) to 2 (certain and wrong).
+
+    The original score over all classes (Brier, "Verification of forecasts expressed in terms of probability",
+    Monthly Weather Review 78, 1950); with two classes it is twice the one that looks at a single class.
+    Parameters as for `nll`.
+    """
+    p, t = _probabilities(prob, target, mask)
+    return float(_squared_misses(p, t).mean())
+
+
+def ece(prob: Any, target: Any, *, bins: int = _BINS, scheme: str = "width", mask: Any = None) -> float:
+    """Expected calibration error, ``sum_b n_b / n |share of hits in bin b - mean confidence in bin b|``.
+
+    Items are binned by the probability of the likeliest class, their confidence (Guo et al., "On calibration
+    of modern neural networks", arXiv:1706.04599, who take 15 bins of equal width). 0 where confidence is the
+    share of hits; a finite sample of a perfectly calibrated model gives more, the fewer items the more.
+
+    Parameters
+    ----------
+    prob, target, mask : as for `nll`.
+    bins : at least 1.
+    scheme : ``"width"``, bins of equal width on [0, 1], open below and closed above; or ``"mass"``, the
+        sorted items in parts of equal size (to one item).
+    """
+    _, confidence, hits, counts = reliability(prob, target, bins=bins, scheme=scheme, mask=mask)
+    full = counts > 0
+    return float((counts[full] * np.abs(hits[full] - confidence[full])).sum() / counts.sum())
+
+
+def reliability(
+    prob: Any, target: Any, *, bins: int = _BINS, scheme: str = "width", mask: Any = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The bins of a reliability diagram; parameters as for `ece`.
+
+    Returns
+    -------
+    edges : ``(bins + 1,)`` confidence at the ends of the bins; for ``"mass"`` the lowest of each bin and the
+        highest of all.
+    confidence, hits : ``(bins,)`` mean confidence and share of right classes, NaN in an empty bin.
+    counts : ``(bins,)`` items.
+    """
+    bins = _checks.integer(bins, "bins", low=1)
+    _checks.choice(scheme, ("width", "mass"), "scheme")
+    p, t = _probabilities(prob, target, mask)
+    best, right = p.max(1), p.argmax(1) == t
+    if scheme == "width":
+        edges = np.linspace(0.0, 1.0, bins + 1)
+        place = _equal_width(best, bins)
+    else:
+        order = np.argsort(best, kind="stable")
+        parts = np.array_split(order, bins)
+        place = np.empty(len(best), dtype=np.int64)
+        for number, part in enumerate(parts):
+            place[part] = number
+        lowest = [best[part[0]] if len(part) else best[order[-1]] for part in parts]
+        edges = np.array([*lowest, best[order[-1]]])
+    counts = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        confidence, hits = (np.bincount(place, w, minlength=bins) / counts for w in (best, right))
+    return edges, confidence, hits, counts
+
+
+def interval_coverage(pred: Any, target: Any, sd: Any, *, width: float = 1.0, mask: Any = None) -> float:
+    """Share of targets inside ``pred -+ width sd``, the ends included.
+
+    Where errors are normal with standard deviation `sd` it is 0.683 for width 1 and 0.95 for width 1.96.
+
+    Parameters
+    ----------
+    pred, target : ``(items,)``.
+    sd : predictive standard deviation, positive: a number or ``(items,)``.
+    width : in standard deviations, positive.
+    mask : bool ``(items,)``.
+    """
+    p = _checks.array(pred, "pred", ndim=1, dtype=np.float64, empty=False)
+    t = _checks.array(target, "target", ndim=1, dtype=np.float64, empty=False)
+    _checks.same_length(p, t, ("pred", "target"))
+    s = np.asarray(sd, dtype=np.float64)
+    if s.shape not in ((), p.shape):
+        raise InputError(f"sd must be a number or {p.shape}; got {s.shape}")
+    valid = _mask(mask, p.shape)
+    if not valid.any():
+        raise InputError("mask must leave at least one valid item")
+    p, t, s = p[valid], t[valid], np.broadcast_to(s, valid.shape)[valid]
+    for name, values in (("pred", p), ("target", t), ("sd", s)):
+        _checks.finite(values, name)
+    if not (s > 0).all():
+        raise InputError(f"sd must be positive; got {s.min():g}")
+    width = _checks.number(width, "width")
+    if not width > 0:
+        raise InputError(f"width must be positive; got {width}")
+    return float(np.mean(np.abs(t - p) <= width * s))
+
+
 def by_group(
     metric: Callable[..., Any],
     pred: Any,
@@ -267,8 +386,10 @@ def describe(metric: str, *, bias: str = "population", reduction: str = "concate
 
     Parameters
     ----------
-    metric : ``"ccc"``, ``"pcc"``, ``"rmse"``, ``"uar"``, ``"war"`` or ``"macro_f1"``.
-    bias, reduction : as passed to the metric; `where` takes ``window`` and ``hop``.
+    metric : ``"ccc"``, ``"pcc"``, ``"rmse"``, ``"uar"``, ``"war"``, ``"macro_f1"``, ``"nll"``, ``"brier"``,
+        ``"ece"`` or ``"interval_coverage"``.
+    bias, reduction : as passed to the metric; `where` takes ``window`` and ``hop``, and for
+        ``"interval_coverage"`` ``width``.
     """
     _checks.choice(bias, _BIAS, "bias")
     _checks.choice(reduction, _REDUCTION, "reduction")
@@ -284,9 +405,13 @@ def describe(metric: str, *, bias: str = "population", reduction: str = "concate
         "uar": "unweighted average recall (mean recall over the classes present)",
         "war": "weighted average recall (accuracy)",
         "macro_f1": "macro F1 (unweighted mean over classes)",
+        "nll": "negative log likelihood of the true class, nats",
+        "brier": "Brier score summed over classes, 0 to 2",
+        "ece": f"expected calibration error (Guo et al. 2017), {_BINS} bins of equal width",
+        "interval_coverage": f"share of labels within {where.get('width', 1):g} predictive sd of estimates",
     }
     _checks.choice(metric, words, "metric")
-    if metric in ("uar", "war", "macro_f1"):
+    if metric not in ("ccc", "pcc", "rmse"):
         return words[metric]
     how = {
         "concatenated": "all recordings concatenated",
@@ -378,8 +503,10 @@ def bootstrap_interval(
     rng = np.random.default_rng(_checks.integer(seed, "seed", low=0))
     draws = (rng.integers(len(names), size=len(names)) for _ in range(resamples))
     name = getattr(metric, "__name__", "")
-    if not options and name in FROM_SUMS and metric is globals()[name]:
-        if name in ("uar", "war", "macro_f1"):
+    if not options and name in FROM_SUMS and metric is globals().get(name):
+        if name in ("nll", "brier", "ece"):
+            sums = probability_sums(*_probabilities(p, t, None), code, len(names))
+        elif name in ("uar", "war", "macro_f1"):
             kinds = sorted({*p.tolist(), *t.tolist()}, key=_order)
             index = {kind: i for i, kind in enumerate(kinds)}
             p_code, t_code = (np.array([index[value] for value in x.tolist()]) for x in (p, t))
@@ -415,9 +542,7 @@ def group_sums(
     else:
         p, y = np.asarray(pred) - centre, np.asarray(target) - centre
         each = np.stack([np.ones_like(p), p, y, p * p, y * y, p * y], axis=1)
-    total = np.zeros((groups, each.shape[1]))
-    np.add.at(total, place, each)
-    return total
+    return _added(each, place, groups)
 
 
 def _counts(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -465,7 +590,31 @@ def _rmse_of(sums: np.ndarray) -> float:
     return float(max((pp + yy - 2 * py) / n, 0.0) ** 0.5)
 
 
-# Figure -> its value from the sums of `group_sums`, added up over groups.
+def probability_sums(prob: np.ndarray, target: np.ndarray, place: np.ndarray, groups: int) -> np.ndarray:
+    """As `group_sums`, for `nll`, `brier` and `ece`: count, log likelihood, squared misses, and confidence
+    less hits per bin of equal width."""
+    best = prob.max(1)
+    each = np.zeros((len(prob), 3 + _BINS))
+    each[:, 0], each[:, 1], each[:, 2] = 1, _log_true(prob, target), _squared_misses(prob, target)
+    each[np.arange(len(prob)), 3 + _equal_width(best, _BINS)] = best - (prob.argmax(1) == target)
+    return _added(each, place, groups)
+
+
+def interval_sums(
+    pred: np.ndarray, target: np.ndarray, sd: np.ndarray, place: np.ndarray, groups: int
+) -> np.ndarray:
+    """As `group_sums`, for `interval_coverage` at widths 1 and 1.96."""
+    miss = np.abs(target - pred) / sd
+    return _added(np.stack([np.ones_like(miss), miss <= 1, miss <= 1.96], axis=1), place, groups)
+
+
+def _added(each: np.ndarray, place: np.ndarray, groups: int) -> np.ndarray:
+    total = np.zeros((groups, each.shape[1]))
+    np.add.at(total, place, each)
+    return total
+
+
+# Figure -> its value from the sums of `group_sums` and its like, added up over groups.
 FROM_SUMS: dict[str, Callable[[np.ndarray], float]] = {
     "uar": _uar_of,
     "war": lambda sums: float(_counts(sums)[0].sum() / sums.sum()),
@@ -473,6 +622,11 @@ FROM_SUMS: dict[str, Callable[[np.ndarray], float]] = {
     "ccc": _ccc_of,
     "pcc": _pcc_of,
     "rmse": _rmse_of,
+    "nll": lambda sums: float(-sums[1] / sums[0]),
+    "brier": lambda sums: float(sums[2] / sums[0]),
+    "ece": lambda sums: float(np.abs(sums[3:]).sum() / sums[0]),
+    "coverage68": lambda sums: float(sums[1] / sums[0]),
+    "coverage95": lambda sums: float(sums[2] / sums[0]),
 }
 
 
@@ -598,6 +752,41 @@ def _one_per(values: Any, n: int, name: str) -> np.ndarray:
 
 def _order(value: Any) -> tuple[str, Any]:
     return (type(value).__name__, value)
+
+
+def _probabilities(prob: Any, target: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Checked ``(items, classes)`` and class numbers of the valid items."""
+    p = _checks.array(prob, "prob", ndim=2, dtype=np.float64, empty=False)
+    t = np.asarray(target)
+    if t.ndim != 1 or len(t) != len(p):
+        raise InputError(f"target must have one class number per item, {len(p)}; got {_checks.show(t)}")
+    valid = _mask(mask, t.shape)
+    if not valid.any():
+        raise InputError("mask must leave at least one valid item")
+    p, t = p[valid], t[valid]
+    _checks.finite(p, "prob")
+    if p.shape[1] < 2 or (p < 0).any() or (np.abs(p.sum(1) - 1) > 1e-3).any():
+        raise InputError(
+            "prob must hold at least two classes, non-negative with sum 1 in every row; got "
+            f"{p.shape[1]} classes, values from {p.min():g}, sums {p.sum(1).min():g} to {p.sum(1).max():g}"
+        )
+    if t.dtype.kind not in "iu" or t.min() < 0 or t.max() >= p.shape[1]:
+        raise InputError(f"target must hold class numbers from 0 to {p.shape[1] - 1}; got {_checks.show(t)}")
+    return p, t
+
+
+def _log_true(prob: np.ndarray, target: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(prob[np.arange(len(prob)), target], LEAST_PROBABILITY))
+
+
+def _squared_misses(prob: np.ndarray, target: np.ndarray) -> np.ndarray:
+    return np.square(prob - np.eye(prob.shape[1])[target]).sum(1)
+
+
+def _equal_width(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Number of the bin, each open below and closed above."""
+    inner = np.linspace(0.0, 1.0, bins + 1)[1:-1]
+    return np.searchsorted(inner, confidence, side="left")
 
 
 def _classes(

@@ -2,6 +2,7 @@
 
 from affekt.report.plots import (
     confusion_figure,
+    reliability_figure,
     robustness_figure,
     save_figure,
     save_traces,
@@ -11,6 +12,7 @@ from affekt.report.plots import (
 
 __all__ = [
     "confusion_figure",
+    "reliability_figure",
     "robustness_figure",
     "save_figure",
     "save_traces",

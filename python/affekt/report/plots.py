@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "confusion_figure",
+    "reliability_figure",
     "robustness_figure",
     "save_figure",
     "save_traces",
@@ -241,6 +242,45 @@ def confusion_figure(matrix: Any, labels: list[str], *, title: str = "Confusion 
     axis.tick_params(length=0)
     for spine in axis.spines.values():
         spine.set_visible(False)
+    return figure
+
+
+def reliability_figure(probabilities: Any, target: Any, *, title: str = "Reliability") -> Figure:
+    """A reliability diagram: share of right answers against confidence, with the count of items below.
+
+    Parameters
+    ----------
+    probabilities : (items, classes), rows with sum 1.
+    target : (items,) class numbers.
+    title : heading; the expected calibration error stands in the picture.
+    """
+    from affekt import metrics
+
+    edges, confidence, hits, counts = metrics.reliability(probabilities, target)
+    figure = _figure(5.2, 5.6)
+    grid = figure.add_gridspec(2, 1, height_ratios=[3.2, 1])
+    axis, below = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
+    full = counts > 0
+    for each in (axis, below):
+        _bare(each)
+        each.set_xlim(0, 1)
+    axis.plot([0, 1], [0, 1], color="#999999", linewidth=1.0, linestyle="--", label="calibrated")
+    width = np.diff(edges)[full]
+    left = edges[:-1][full]
+    axis.bar(left, hits[full], width, align="edge", color="#c6dbef", edgecolor="white", label="right")
+    axis.plot(confidence[full], hits[full], color="#0072B2", marker="o", markersize=4, linewidth=1.4)
+    axis.set_ylim(0, 1)
+    axis.set_ylabel("share of right answers", color=_INK)
+    axis.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
+    error = metrics.ece(probabilities, target)
+    likelihood = metrics.nll(probabilities, target)
+    text = f"ECE {error:.3f} ({len(counts)} bins)\nNLL {likelihood:.3f}\n{counts.sum()} items"
+    axis.text(0.97, 0.05, text, ha="right", va="bottom", fontsize=9, color=_INK)
+    axis.legend(frameon=False, fontsize=9, loc="upper left")
+    axis.tick_params(labelbottom=False)
+    below.bar(left, counts[full], width, align="edge", color="#8c8c8c", edgecolor="white")
+    below.set_ylabel("items", color=_INK)
+    below.set_xlabel("confidence, probability of the likeliest class", color=_INK)
     return figure
 
 

@@ -87,6 +87,7 @@ class System(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
+        self.temperatures: dict[str, float] = {}
 
     @property
     def heads(self) -> dict[str, Head]:
@@ -122,6 +123,24 @@ class System(nn.Module):
     def set_class_weights(self, head: str, weights: Any) -> None:
         """Weights of a categorical head's classes in its loss (not stored in the model)."""
         raise NotImplementedError
+
+    def set_temperature(self, head: str, temperature: float) -> None:
+        """Let the probabilities of a categorical head be softmax(logits / temperature), here and in the model
+        file; 1 until then. Training and its loss do not know of it.
+
+        Raises
+        ------
+        InputError : no such categorical head, or a temperature that is not positive.
+        """
+        if head not in self.heads or self.heads[head].kind != "categorical":
+            raise InputError(f"head must be a categorical one, got {head!r}")
+        if not (np.isfinite(temperature) and temperature > 0):
+            raise InputError(f"temperature must be positive, got {temperature}")
+        self.temperatures[head] = float(temperature)
+
+    def probabilities(self, head: str, logits: Tensor) -> Tensor:
+        """softmax(logits / temperature) over the last axis, for a categorical head."""
+        return (logits / self.temperatures.get(head, 1.0)).softmax(-1)
 
     def estimates(self, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Every estimate that the native core emits for one recording: times (n,) and values (n, columns)."""
@@ -273,6 +292,10 @@ def restore(path: str | Path) -> System:
         name, config = source_of(model.card)
         system = create(name, **config)
         system.load_graph(model.tensors())
+        nodes = {node["name"]: node["options"] for node in model.card["nodes"]}
+        for output in model.card["outputs"]:
+            if output["kind"] == "categorical":
+                system.set_temperature(output["name"], nodes[output["node"]].get("temperature", 1.0))
     except (InputError, KeyError, TypeError, RuntimeError) as error:
         raise ModelFileError(f"{path}: the torch system cannot be restored: {error}") from error
     system.initial = model.card.get("info", {}).get("initial_model")

@@ -246,7 +246,7 @@ class Speech(System):
 
     def _values(self, outputs: dict[str, Tensor]) -> Tensor:
         parts = [
-            outputs[name].softmax(-1) if head.kind == "categorical" else outputs[name]
+            self.probabilities(name, outputs[name]) if head.kind == "categorical" else outputs[name]
             for name, head in self.heads.items()
         ]
         return torch.cat(parts, -1)
@@ -399,7 +399,8 @@ class Speech(System):
             linear = cast(nn.Linear, self.linear[name])
             tensors[f"{name}.weight"], tensors[f"{name}.bias"] = array(linear.weight), array(linear.bias)
             if head.kind == "categorical":
-                add(f"{name}_out", "activation", name, kind="softmax", temperature=1.0)
+                add(f"{name}_out", "activation", name, kind="softmax",
+                    temperature=self.temperatures.get(name, 1.0))  # fmt: skip
             else:
                 add(f"{name}_out", "activation", name, kind="tanh")
         return nodes, tensors

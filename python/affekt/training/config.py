@@ -17,7 +17,11 @@ from affekt.systems.base import get, merge, source_of
 from affekt.systems.schema import as_dict, build, nearest
 
 __all__ = [
+    "CONDITIONS",
+    "CalibrationConfig",
+    "ConditionsConfig",
     "DataConfig",
+    "EnrolConfig",
     "ExtraConfig",
     "FloorConfig",
     "InitConfig",
@@ -33,6 +37,7 @@ __all__ = [
 ]
 
 PRESETS = Path(__file__).parent / "configs"
+CONDITIONS = ("raw", "running", "enrolled", "whole")
 
 
 @dataclass
@@ -110,6 +115,9 @@ class ProtocolConfig:
         a count, a share below 1, or a list of names. The choice depends on `seed` and the fold only, so all
         `seeds` share it. Where the split already has a development part, that is used. 0 for none: all epochs
         are trained and the last weights kept.
+    choices : groups on which choices of the recipe were made; the tables then also give every pooled figure
+        over the others, ``untouched``.
+    by : columns such as gender for which the tables give figures value by value, where the data have them.
     seeds : one training per fold and seed.
     seed : of the partition itself.
     jobs : folds and seeds that train at the same time, each in a process of its own with one torch thread
@@ -124,6 +132,8 @@ class ProtocolConfig:
     group: str = "subject"
     select: list[int] | None = None
     dev: int | float | list[str] = 0.15
+    choices: list[str] = field(default_factory=list)
+    by: list[str] = field(default_factory=lambda: ["gender", "language"])
     seeds: list[int] = field(default_factory=lambda: [0])
     seed: int = 0
     jobs: int = 1
@@ -137,6 +147,8 @@ class LoopConfig:
     schedule : ``"cosine"`` (to `min_lr` over all epochs), ``"constant"`` or ``"plateau"`` (times `factor`
         after `plateau` epochs without improvement, down to `min_lr`), each after a linear warm-up of `warmup`
         epochs.
+    stratify : where recordings differ in which heads they have labels for (mixed corpora), every batch holds
+        its share of each kind; without effect where all have all.
     accumulate : batches per optimiser step.
     clip : largest gradient norm, null for none.
     patience : stop after this many epochs without improvement on the development part, null to never.
@@ -161,6 +173,7 @@ class LoopConfig:
     min_lr: float = 1e-6
     factor: float = 0.5
     plateau: int = 5
+    stratify: bool = True
     accumulate: int = 1
     clip: float | None = 5.0
     patience: int | None = 15
@@ -192,6 +205,45 @@ class FloorConfig:
 
 
 @dataclass
+class CalibrationConfig:
+    """Confidence stated by hand, in place of what `affekt.training.calibration` fits on the development
+    speakers: for a training without any, for example, from the cross-validation before it.
+
+    temperature : of the softmax; a number for every categorical head, or head -> number.
+    sd : continuous label -> predictive standard deviation.
+    """
+
+    temperature: float | dict[str, float] | None = None
+    sd: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class EnrolConfig:
+    """Enrolment of a speaker: on `clips` recordings, of class `label` of the column emotion where that is
+    given; `adapt` says whether the model goes on learning in the recordings that are scored."""
+
+    clips: int = 2
+    label: str | None = None
+    adapt: bool = True
+
+
+@dataclass
+class ConditionsConfig:
+    """Under what conditions a model that adapts to its speaker is tested, see `affekt.training.conditions`.
+
+    test : some of raw, running, enrolled, whole.
+    enrol : for ``enrolled``.
+    adapt_whole : whether ``whole`` goes on learning in the recording that is scored.
+    seed : of the order of a speaker's recordings.
+    """
+
+    test: list[str] = field(default_factory=lambda: list(CONDITIONS))
+    enrol: EnrolConfig = field(default_factory=EnrolConfig)
+    adapt_whole: bool = False
+    seed: int = 0
+
+
+@dataclass
 class RunConfig:
     """Everything that a run depends on.
 
@@ -208,6 +260,8 @@ class RunConfig:
     system: dict[str, Any] = field(default_factory=lambda: {"name": "speech"})
     training: LoopConfig = field(default_factory=LoopConfig)
     floor: FloorConfig = field(default_factory=FloorConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    conditions: ConditionsConfig = field(default_factory=ConditionsConfig)
     monitor: str | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -413,6 +467,16 @@ def _check(config: RunConfig) -> None:
     for name in ("factor", "ema_decay", "swa_start"):
         if not 0 < getattr(loop, name) < 1:
             raise InputError(f"training.{name} must lie between 0 and 1, got {getattr(loop, name)}")
+    for condition in config.conditions.test:
+        choice("conditions.test", condition, CONDITIONS)
+    if not config.conditions.test:
+        raise InputError(f"conditions.test must name at least one of {', '.join(CONDITIONS)}, got none")
+    least("conditions.enrol.clips", config.conditions.enrol.clips, 1)
+    stated = config.calibration.temperature
+    for number in stated.values() if isinstance(stated, dict) else [stated]:
+        least("calibration.temperature", number, 0, strict=True)
+    for number in config.calibration.sd.values():
+        least("calibration.sd", number, 0, strict=True)
     least("protocol.jobs", protocol.jobs, 1)
     if not protocol.seeds or len(set(protocol.seeds)) != len(protocol.seeds):
         raise InputError(f"protocol.seeds must be distinct integers, at least one, got {protocol.seeds}")

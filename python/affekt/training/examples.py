@@ -46,6 +46,14 @@ class Examples:
         """Rows per recording."""
         return np.array([len(f) for f in self.features], dtype=np.int64)
 
+    def strata(self) -> np.ndarray:
+        """Number of each recording's kind (n,): equal where labels of the same heads are known."""
+        known = np.zeros((len(self), len(self.labels)), dtype=bool)
+        for column, value in enumerate(self.labels.values()):
+            for row, label in enumerate(value):
+                known[row, column] = bool(_known(np.asarray(label)).any())
+        return np.unique(known, axis=0, return_inverse=True)[1].reshape(-1)
+
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Per-feature mean and standard deviation (population) over all rows of all recordings, float64."""
         count = int(self.lengths.sum())
@@ -66,7 +74,7 @@ class Examples:
         labels, label_mask = {}, {}
         for name, value in self.labels.items():
             value = _padded([value[i] for i in index]) if isinstance(value, list) else value[list(index)]
-            valid = np.isfinite(value) if value.dtype.kind == "f" else value >= 0
+            valid = _known(value)
             labels[name] = torch.from_numpy(np.where(valid, value, 0).astype(value.dtype))
             label_mask[name] = torch.from_numpy(valid)
         return {
@@ -76,6 +84,10 @@ class Examples:
             "label_mask": label_mask,
             "index": torch.as_tensor(list(index)),
         }
+
+
+def _known(value: np.ndarray) -> np.ndarray:
+    return np.isfinite(value) if value.dtype.kind == "f" else value >= 0
 
 
 def _padded(parts: list[np.ndarray]) -> np.ndarray:
@@ -88,13 +100,23 @@ def _padded(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def batch_order(
-    lengths: np.ndarray, size: int, *, seed: int, epoch: int, shuffle: bool = True, pool: int = 8
+    lengths: np.ndarray,
+    size: int,
+    *,
+    seed: int,
+    epoch: int,
+    shuffle: bool = True,
+    pool: int = 8,
+    strata: np.ndarray | None = None,
 ) -> Iterator[list[int]]:
     """Batches of recordings of similar length, reshuffled each epoch.
 
     Recordings are shuffled, sorted by length within stretches of `pool` batches, cut into batches, and the
     batches shuffled: little padding, and an order that depends on (seed, epoch) alone, so that a resumed run
     sees what the uninterrupted one saw. Without `shuffle`: sorted by length.
+
+    With `strata`, the kind of each recording, every batch holds its share of each kind, to about one: the
+    kinds are spread evenly over the epoch and, within a stretch, each by itself sorted by length.
     """
     if not shuffle:
         order = np.argsort(lengths, kind="stable")
@@ -102,13 +124,25 @@ def batch_order(
         return
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
+    kinds = np.zeros(len(lengths), dtype=np.int64) if strata is None else strata
+    order = order[_spread(kinds[order])]
     batches = []
     for begin in range(0, len(order), size * pool):
         stretch = order[begin : begin + size * pool]
         stretch = stretch[np.argsort(lengths[stretch], kind="stable")]
+        stretch = stretch[_spread(kinds[stretch])]
         batches += [stretch[i : i + size] for i in range(0, len(stretch), size)]
     for i in rng.permutation(len(batches)):
         yield batches[i].tolist()
+
+
+def _spread(kinds: np.ndarray) -> np.ndarray:
+    """An order in which every stretch holds its share of each kind, and each kind keeps its own order."""
+    place = np.empty(len(kinds))
+    for kind in np.unique(kinds):
+        own = np.flatnonzero(kinds == kind)
+        place[own] = (np.arange(len(own)) + 0.5) / len(own)
+    return np.argsort(place, kind="stable")
 
 
 def labels_from_table(

@@ -245,19 +245,14 @@ def run_floors(
         ],
         ignore_index=True,
     )
-    groups: list[Any] = []
-    summary: list[Any] = []
-    for condition, part in predictions.groupby("condition", sort=False):
-        by_group = scoring.group_table(part, heads, truth)
-        over = scoring.summary_table(part, by_group, heads, truth)
-        over.insert(2, "mode", "full")
-        for tables, one in ((groups, by_group), (summary, over)):
-            one.insert(0, "model", _name(config.floor))
-            one.insert(1, "condition", condition)
-            tables.append(one)
+    summary, groups = scoring.condition_tables(
+        predictions, heads, truth, group=config.protocol.group, by=config.protocol.by,
+        choices=config.protocol.choices,
+    )  # fmt: skip
+    for one in (groups, summary):
+        one.insert(0, "model", _name(config.floor))
     result = FloorResult(
-        _name(config.floor), results, pandas.concat(summary, ignore_index=True),
-        pandas.concat(groups, ignore_index=True), predictions, skipped,
+        _name(config.floor), results, summary, groups, predictions, skipped,
         data.AuditReport(tuple(findings), tuple(checked)),
     )  # fmt: skip
     written = {

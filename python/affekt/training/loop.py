@@ -188,8 +188,8 @@ def export_checkpoint(
 ) -> Path:
     """Turn a training checkpoint (``best.ckpt``, ``last.ckpt``) into a model file.
 
-    Averaged weights are taken where the run averaged. `info` and `name` are for the card, see
-    `affekt.systems.export`.
+    Averaged weights are taken where the run averaged. The calibration lies in the run's own model file; this
+    one is at temperature 1. `info` and `name` are for the card, see `affekt.systems.export`.
 
     Raises
     ------
@@ -228,7 +228,7 @@ def predict_examples(system: System, part: Examples, batch_size: int = 64) -> di
     for index in batch_order(part.lengths, batch_size, seed=0, epoch=0, shuffle=False):
         batch = part.batch(index)
         for name, value in system(batch["features"], batch["mask"]).items():
-            value = value.softmax(-1) if system.heads[name].kind == "categorical" else value
+            value = system.probabilities(name, value) if system.heads[name].kind == "categorical" else value
             if value.dim() == 3:
                 for i, rows in zip(index, value.numpy(), strict=True):
                     steps = system.out_rows(len(part.features[i]))
@@ -243,8 +243,11 @@ def predict_examples(system: System, part: Examples, batch_size: int = 64) -> di
 class _Batches:
     """Batches of one epoch; asks for the epoch when iteration begins."""
 
-    def __init__(self, part: Examples, size: int, seed: int, epoch: Callable[[], int] | None) -> None:
+    def __init__(
+        self, part: Examples, size: int, seed: int, epoch: Callable[[], int] | None, stratify: bool
+    ) -> None:
         self.part, self.size, self.seed, self.epoch = part, size, seed, epoch
+        self.strata = part.strata() if stratify else None
 
     def __len__(self) -> int:
         return math.ceil(len(self.part) / self.size)
@@ -253,8 +256,9 @@ class _Batches:
         epoch = 0 if self.epoch is None else self.epoch()
         lengths = self.part.lengths
         for index in batch_order(
-            lengths, self.size, seed=self.seed, epoch=epoch, shuffle=self.epoch is not None
-        ):
+            lengths, self.size, seed=self.seed, epoch=epoch, shuffle=self.epoch is not None,
+            strata=self.strata,
+        ):  # fmt: skip
             yield self.part.batch(index)
 
 
@@ -278,7 +282,10 @@ class _Module(lightning.LightningModule):
         self.identity = ""
 
     def train_dataloader(self) -> _Batches:
-        return _Batches(self.parts[0], self.loop.batch_size, self.seed, lambda: self.trainer.current_epoch)
+        loop = self.loop
+        return _Batches(
+            self.parts[0], loop.batch_size, self.seed, lambda: self.trainer.current_epoch, loop.stratify
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # Biases, slopes and the magnitudes of weight norm are not pulled to zero.

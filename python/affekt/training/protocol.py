@@ -3,8 +3,9 @@
 Layout of a run's folder::
 
     config.yaml        resolved configuration            environment.json   versions and machine
-    results.csv        one row per fold and seed         summary.csv        mean, sd, intervals
-    groups.csv         one row per fold, seed and group  skipped.csv        recordings left out, and why
+    results.csv        one row per fold, seed and condition   summary.csv   mean, sd, intervals
+    groups.csv         figures per speaker and per value of gender, language (column ``by``)
+    skipped.csv        recordings left out, and why
     predictions.csv    all test estimates beside labels  audit.json         what the leak check found
     features/          cached features (unless data.cache says elsewhere)
     fold_1/seed_0/     model.safetensors, split.csv, statistics.json, predictions.csv, predictions_dev.csv,
@@ -23,7 +24,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,7 +39,16 @@ from affekt.errors import DataError, InputError
 from affekt.systems.base import System, create, export, initialise
 from affekt.systems.schema import as_dict
 from affekt.training import scoring
-from affekt.training.config import RunConfig, SourceConfig, initial_model, load_config, save_config
+from affekt.training.calibration import Calibration, calibrate
+from affekt.training.conditions import run_conditions
+from affekt.training.config import (
+    ProtocolConfig,
+    RunConfig,
+    SourceConfig,
+    initial_model,
+    load_config,
+    save_config,
+)
 from affekt.training.examples import Examples, labels_from_table
 from affekt.training.floors import FloorResult, run_floors
 from affekt.training.loop import derive_seed, predict_examples, train
@@ -51,15 +61,22 @@ Say = Callable[[str], None]
 
 @dataclass
 class RunResult:
-    """One training: folder, model file, row of the results table, and whether it was there already."""
+    """One training: folder, model file, rows of the results table, and whether it was there already.
+
+    There is one row per condition (`affekt.training.conditions`); `row` is the first.
+    """
 
     folder: Path
     model: Path
-    row: dict[str, Any]
+    rows: list[dict[str, Any]]
     reused: bool = False
 
+    @property
+    def row(self) -> dict[str, Any]:
+        return self.rows[0]
+
     def __repr__(self) -> str:
-        return f"RunResult({self.model}: {_shown(self.row)})"
+        return f"RunResult({self.model}: {_shown(self.rows)})"
 
 
 @dataclass
@@ -67,7 +84,7 @@ class ProtocolResult:
     """A finished protocol: its folder, the tables (pandas), the audit report and, if asked for, the floor.
 
     `runs` are the folds and seeds asked for; the tables hold all finished ones of the folder. `summary` is
-    empty where the protocol has no test part.
+    empty where the protocol has no test part. All tables but `skipped` have a column ``condition``.
     """
 
     folder: Path
@@ -80,7 +97,8 @@ class ProtocolResult:
     floor: FloorResult | None = None
 
     def __str__(self) -> str:
-        lines = [f"{self.folder}: {len(self.results)} training(s), {len(self.skipped)} recording(s) left out"]
+        trained = len(self.results.drop_duplicates(["fold", "seed"]))
+        lines = [f"{self.folder}: {trained} training(s), {len(self.skipped)} recording(s) left out"]
         pooled = self.summary[self.summary["over"] == "pooled"]
         figures = [k.upper() for k in ("uar", "war", "ccc") if pooled["metric"].str.startswith(k).any()]
         if figures:
@@ -89,21 +107,35 @@ class ProtocolResult:
                 f"  mode full, estimate at the end of each recording; {', '.join(figures)} over all test "
                 "recordings concatenated" + (f", mean of {seeds} seeds" if seeds > 1 else "")
             )
-        for row in pooled.itertuples():
-            if not row.metric.startswith(("uar", "war", "ccc_")):
-                continue
-            people = self.summary[(self.summary["metric"] == row.metric) & (self.summary["over"] == "groups")]
-            line = f"  {row.metric:<14} {row.mean:.3f}"
-            if np.isfinite(row.low):
-                line += f"  (95 % interval over {row.n} groups {row.low:.3f} to {row.high:.3f})"
-            elif row.n < 2:
-                line += "  (no interval: the test recordings are of one group)"
-            if len(people):
-                line += f"  single groups {people['min'].iloc[0]:.3f} to {people['max'].iloc[0]:.3f}"
-            lines.append(line)
+        conditions = list(dict.fromkeys(self.summary["condition"])) if len(self.summary) else []
+        for condition in conditions:
+            own = self.summary[self.summary["condition"] == condition]
+            if len(conditions) > 1:
+                lines.append(f"  {condition}:")
+            for name in dict.fromkeys(own["metric"]):
+                if name.startswith(("uar", "war", "ccc_", "ece")):
+                    lines.append("  " + _line(own[own["metric"] == name].set_index("over")))
         lines.append("  " + ("audit: no leak found" if self.audit.ok else f"AUDIT: {self.audit}"))
         lines += [str(self.floor)] if self.floor else []
         return "\n".join(lines)
+
+
+def _line(rows: Any) -> str:
+    """One figure of a summary, its rows indexed by `over`."""
+    whole = rows.loc["pooled"]
+    line = f"{whole['metric']:<14} {whole['mean']:.3f}"
+    if np.isfinite(whole["low"]):
+        line += f"  (95 % interval over {whole['n']} groups {whole['low']:.3f} to {whole['high']:.3f})"
+    elif whole["n"] < 2:
+        line += "  (no interval: the test recordings are of one group)"
+    if "groups" in rows.index:
+        line += f"  single groups {rows.loc['groups', 'min']:.3f} to {rows.loc['groups', 'max']:.3f}"
+    if "untouched" in rows.index:
+        rest = rows.loc["untouched"]
+        line += f"  untouched {rest['mean']:.3f}"
+        if np.isfinite(rest["low"]):
+            line += f" ({rest['low']:.3f} to {rest['high']:.3f}, {rest['n']} groups)"
+    return line
 
 
 def fit(config: RunConfig | Mapping[str, Any] | str | Path, *, say: Say | None = None) -> RunResult:
@@ -182,6 +214,12 @@ def run_protocol(
                 "they neither train nor test it"
             )
     parted = {number: _without(split, short) for number, split in splits}
+    people = {str(name) for name in _group_names(store.manifest.table, config.protocol.group)}
+    absent = set(config.protocol.choices) - people
+    if absent:
+        raise DataError(
+            f"protocol.choices names {', '.join(sorted(absent))}: no {config.protocol.group} of the data"
+        )
     numbers = config.protocol.select or list(parted)
     for number in numbers:  # every fold is checked before the first one trains
         usable = parted[number]
@@ -207,7 +245,7 @@ def run_protocol(
                 )
     floor = None
     if config.floor.features != "none":  # first: it takes minutes, and what it lacks is said at once
-        table = _labelled(store, np.arange(len(store)), system, config.protocol.group)
+        table = _labelled(store, np.arange(len(store)), system, config.protocol)
         table["group"] = _group_names(table, config.protocol.group)
         floor = run_floors(
             config, store, parted, table, system.heads, lambda part: _truth(part, system),
@@ -294,7 +332,7 @@ def _essence(config: RunConfig) -> dict[str, Any]:
     if values["init"]["sha256"]:  # the content counts, not where it lies
         del values["init"]["model"]
     for section, names in {
-        "protocol": ("select", "seeds", "jobs"),
+        "protocol": ("select", "seeds", "jobs", "choices", "by"),
         "data": ("workers", "cache"),
         "training": ("progress", "tensorboard"),
     }.items():
@@ -561,7 +599,7 @@ class _Shared:
     splits: Mapping[int, data.Split]
 
 
-def _train_task(shared: _Shared, task: tuple[int, int], say: Say) -> dict[str, Any]:
+def _train_task(shared: _Shared, task: tuple[int, int], say: Say) -> list[dict[str, Any]]:
     """One fold and seed; where several train at once, in a process of its own."""
     number, seed = task
     split, config = shared.splits[number], shared.config
@@ -584,8 +622,8 @@ def _train_one(
     seed: int,
     place: Path,
     say: Say,
-) -> dict[str, Any]:
-    """One fold with one seed, from statistics to predictions; returns its row of the results."""
+) -> list[dict[str, Any]]:
+    """One fold with one seed, from statistics to predictions; returns its rows of the results."""
     begun = time.perf_counter()
     group = config.protocol.group
     place.mkdir(parents=True, exist_ok=True)
@@ -624,50 +662,73 @@ def _train_one(
     )  # fmt: skip
     trained = time.perf_counter() - begun
 
+    raw = None if dev_part is None else predict_examples(system, dev_part)
+    known = None if dev_part is None else dev_part.labels
+    calibration = calibrate(config.calibration, system.heads, raw, known)
+    for name, value in calibration.temperature.items():
+        system.set_temperature(name, value)
+    if len(calibration.sd) + len(calibration.temperature) and not len(split.dev):
+        say(f"calibration: {calibration.how}")
+
     path = place / "model.safetensors"
     info = _info(config, store, split, number, seed)
+    info["calibration"] = asdict(calibration)
     export(system, path, info, name=config.name)
-    table, failed = _native_predictions(path, store, split.test, system, group)
-    table.to_csv(place / "predictions.csv", index=False)
-    shown: dict[str, float] = {}
-    if len(table):
-        shown = scoring.figures(scoring.outputs(table, system.heads), _truth(table, system), system.heads)
-    if dev_part is not None:
-        dev_outputs = predict_examples(system, dev_part)
-        dev_table = _labelled(store, split.dev, system, group)
-        for name, head in system.heads.items():
-            dev_table[head.columns] = dev_outputs[name]
-        dev_table.to_csv(place / "predictions_dev.csv", index=False)
-    dev = {
-        f"dev_{name}": value
-        for name, value in result.best.items()
-        if name in scoring.definitions(result.best)
+    tables = {
+        part: _native_predictions(config, path, store, rows, system, calibration, say)
+        for part, rows in (("test", split.test), ("dev", split.dev))
     }
-    info["metrics"] = {"test": shown, "development": {k.removeprefix("dev_"): v for k, v in dev.items()}}
+    tables["test"][0].to_csv(place / "predictions.csv", index=False)
+    if len(split.dev):
+        tables["dev"][0].to_csv(place / "predictions_dev.csv", index=False)
+    scores = {part: _by_condition(table, system) for part, (table, _) in tables.items()}
+    info["metrics"] = {"test": scores["test"], "development": scores["dev"]}
     export(system, path, info, name=config.name)
 
     manifest = store.manifest.table
-    row: dict[str, Any] = {
-        "fold": number,
-        "seed": seed,
-        "split": split.name,
-        "mode": "full",
-        "n_train": len(split.train),
-        "n_dev": len(split.dev),
-        "n_test": len(table),
-        "n_test_failed": len(failed),
-        "dev_groups": _present(manifest, group, split.dev),
-        "test_groups": _present(manifest, group, split.test),
-        "epochs": result.epochs,
-        "best_epoch": result.best_epoch,
-        **shown,
-        **dev,
-        "seconds_training": round(trained, 1),
-        "seconds": round(time.perf_counter() - begun, 1),
-    }
-    _write_json(place / "done.json", {"row": row, "failed": failed})
+    heads = [name for name, head in system.heads.items() if head.kind == "categorical"]
+    rows = []
+    for condition in scores["test"] or scores["dev"] or {"raw": {}}:
+        table = tables["test"][0]
+        rows.append({
+            "fold": number,
+            "seed": seed,
+            "condition": condition,
+            "split": split.name,
+            "mode": "full",
+            "n_train": len(split.train),
+            "n_dev": len(split.dev),
+            "n_test": int((table["condition"] == condition).sum()),
+            "n_test_failed": len(tables["test"][1]),
+            "dev_groups": _present(manifest, group, split.dev),
+            "test_groups": _present(manifest, group, split.test),
+            "epochs": result.epochs,
+            "best_epoch": result.best_epoch,
+            **scores["test"].get(condition, {}),
+            **{f"dev_{name}": value for name, value in scores["dev"].get(condition, {}).items()},
+            **{f"temperature_{n}" if len(heads) > 1 else "temperature": calibration.temperature[n]
+               for n in heads},
+            **{f"sd_{label}": value for label, value in calibration.sd.items()},
+            "seconds_training": round(trained, 1),
+            "seconds": round(time.perf_counter() - begun, 1),
+        })  # fmt: skip
+    failed = [entry for _, left_out in tables.values() for entry in left_out]
+    _write_json(place / "done.json", {"rows": rows, "failed": failed})
     (place / "last.ckpt").unlink(missing_ok=True)  # after: what dies in between must not train again
-    return row
+    return rows
+
+
+def _by_condition(table: Any, system: System) -> dict[str, dict[str, float]]:
+    """Figures of a table of predictions, condition by condition."""
+    return {
+        condition: scoring.figures(
+            scoring.outputs(part, system.heads),
+            _truth(part, system),
+            system.heads,
+            scoring.spread(part, system.heads),
+        )
+        for condition, part in table.groupby("condition", sort=False)
+    }
 
 
 def _info(
@@ -701,23 +762,25 @@ def _label_columns(table: Any, system: System) -> dict[str, bool]:
     return out
 
 
-def _labelled(store: data.FeatureStore, rows: np.ndarray, system: System, group: str) -> Any:
+def _labelled(store: data.FeatureStore, rows: np.ndarray, system: System, protocol: ProtocolConfig) -> Any:
     """Identity and labels of some rows, the labels as ``true_<label>``."""
     table = store.manifest.table.iloc[rows].reset_index(drop=True)
-    identity = dict.fromkeys(("file", "start", "end", "subject", "session", group))
+    identity = dict.fromkeys(("file", "start", "end", "subject", "session", protocol.group, *protocol.by))
     out = table[[c for c in identity if c in table]].copy()
-    if group in out:
-        out[group] = as_text(out[group])
+    for name in (protocol.group, *protocol.by):
+        if name in out:
+            out[name] = as_text(out[name])
     learned = _label_columns(table, system)
     for name in dict.fromkeys((*store.manifest.labels, *learned)):
         out[f"true_{name}"] = as_text(table[name]) if learned.get(name) else table[name]
     return out
 
 
-def _read_predictions(path: Path, system: System, group: str) -> Any:
+def _read_predictions(path: Path, system: System, protocol: ProtocolConfig) -> Any:
     """The predictions of one training; names stay text, whatever they look like."""
     classes = [f"true_{name}" for name, head in system.heads.items() if head.kind == "categorical"]
-    return read_csv(path, ("file", "subject", "session", group, "true_emotion", *classes))
+    names = ("condition", "file", "subject", "session", protocol.group, *protocol.by)
+    return read_csv(path, (*names, "true_emotion", *classes))
 
 
 def _group_names(table: Any, group: str) -> Any:
@@ -725,8 +788,8 @@ def _group_names(table: Any, group: str) -> Any:
     where there is neither."""
     for column in (group, "subject"):
         if column in table:
-            return table[column].astype(object).where(table[column].notna(), "unknown")
-    return "all"
+            return table[column].astype(object).where(table[column].notna(), "unknown").to_numpy()
+    return np.full(len(table), "all", dtype=object)
 
 
 def _present(table: Any, group: str, rows: np.ndarray) -> str:
@@ -735,31 +798,62 @@ def _present(table: Any, group: str, rows: np.ndarray) -> str:
 
 
 def _native_predictions(
-    path: Path, store: data.FeatureStore, rows: np.ndarray, system: System, group: str
+    config: RunConfig,
+    path: Path,
+    store: data.FeatureStore,
+    rows: np.ndarray,
+    system: System,
+    calibration: Calibration,
+    say: Say,
 ) -> tuple[Any, list[dict[str, Any]]]:
-    """What the model file says at the end of each recording, run by the native core in full mode."""
+    """What the model file says at the end of each recording under each condition, run by the native core in
+    full mode; and what it cannot run."""
     from affekt._native import load
 
     pandas = require("pandas", purpose="result tables")
     model = load(path)
     manifest = store.manifest
-    values, kept, failed = [], [], []
-    for i in rows:
-        begin, end = manifest.part(int(i))
+    failed: dict[int, str] = {}
+
+    def read(row: int) -> np.ndarray | None:
+        begin, end = manifest.part(row)
         try:
-            samples = data.read_audio(manifest.path(int(i)), model.sample_rate, start=begin, end=end)
-            _, estimates = model.run(samples, mode="full")
+            return data.read_audio(manifest.path(row), model.sample_rate, start=begin, end=end)
         except DataError as error:
-            failed.append(_skip(store, int(i), str(error)))
-            continue
-        if not len(estimates):
-            failed.append(_skip(store, int(i), "too short for a single estimate"))
-            continue
-        values.append(estimates[-1])
-        kept.append(int(i))
-    table = _labelled(store, np.array(kept, dtype=np.int64), system, group)
-    estimates = pandas.DataFrame(np.reshape(values, (-1, len(model.columns))), columns=model.columns)
-    return pandas.concat([table, estimates], axis=1), failed
+            failed[row] = str(error)
+            return None
+
+    # Adaptation is to a person, whatever the folds keep together.
+    names = _group_names(manifest.table, "subject" if "subject" in manifest.table else config.protocol.group)
+    speakers: dict[str, list[int]] = {}
+    for row in rows:
+        speakers.setdefault(str(names[row]), []).append(int(row))
+    labels = as_text(manifest.table["emotion"]) if "emotion" in manifest.table else None
+    found: dict[str, dict[int, np.ndarray]] = {}
+    for condition, row, (_, estimates) in run_conditions(
+        model, speakers, read, config.conditions,
+        lambda row: None if labels is None else labels.iloc[row], say,
+    ):  # fmt: skip
+        if len(estimates):
+            found.setdefault(condition, {})[row] = estimates[-1]
+        else:
+            failed[row] = "too short for a single estimate"
+    parts = []
+    for condition, values in found.items():
+        kept = [int(row) for row in rows if int(row) in values]  # in the order of the split
+        part = _labelled(store, np.array(kept, dtype=np.int64), system, config.protocol)
+        part.insert(0, "condition", condition)
+        estimates = pandas.DataFrame([values[row] for row in kept], columns=model.columns)
+        parts.append(pandas.concat([part, estimates.assign(**_sd_columns(calibration))], axis=1))
+    if not parts:
+        empty = _labelled(store, np.empty(0, np.int64), system, config.protocol)
+        empty.insert(0, "condition", None)
+        parts = [empty.reindex(columns=[*empty, *model.columns, *_sd_columns(calibration)])]
+    return pandas.concat(parts, ignore_index=True), [_skip(store, row, why) for row, why in failed.items()]
+
+
+def _sd_columns(calibration: Calibration) -> dict[str, float]:
+    return {f"sd_{label}": value for label, value in calibration.sd.items()}
 
 
 def _skip(store: data.FeatureStore, i: int, reason: str) -> dict[str, Any]:
@@ -785,15 +879,15 @@ def _tables(
     """Collect what the trainings of the folder left into the tables of the run."""
     pandas = require("pandas", purpose="result tables")
     finished = sorted([*runs, *others], key=lambda run: (run.row["fold"], run.row["seed"]))
-    results = pandas.DataFrame([run.row for run in finished])
+    results = pandas.DataFrame([row for run in finished for row in run.rows])
     noted = noted + [
         f for run in finished for f in json.loads((run.folder / "done.json").read_text())["failed"]
     ]
     skipped = _skipped_table(noted)
-    results.insert(min(8, len(results.columns)), "n_skipped", len(skipped))
+    results.insert(min(9, len(results.columns)), "n_skipped", len(skipped))
     parts = []
     for run in finished:
-        part = _read_predictions(run.folder / "predictions.csv", system, config.protocol.group)
+        part = _read_predictions(run.folder / "predictions.csv", system, config.protocol)
         if not len(part):
             continue
         part.insert(0, "fold", run.row["fold"])
@@ -802,16 +896,14 @@ def _tables(
         if "start" not in part:
             part["start"] = 0.0
         parts.append(part)
-    summary = groups = pandas.DataFrame(columns=["metric", "over"])
+    summary = groups = pandas.DataFrame(columns=["condition", "metric", "over"])
     if parts:
         predictions = pandas.concat(parts, ignore_index=True)
-
-        def labels(table: Any) -> dict[str, np.ndarray]:
-            return _truth(table, system)
-
-        groups = scoring.group_table(predictions, system.heads, labels)
-        summary = scoring.summary_table(predictions, groups, system.heads, labels)
-        summary.insert(2, "mode", "full")
+        protocol = config.protocol
+        summary, groups = scoring.condition_tables(
+            predictions, system.heads, lambda table: _truth(table, system), group=protocol.group,
+            by=protocol.by, choices=protocol.choices, calibrated=True,
+        )  # fmt: skip
         own = config.protocol.group == "group"  # then the column is the manifest's
         _write_csv(folder / "predictions.csv", predictions if own else predictions.drop(columns="group"))
         _write_csv(folder / "groups.csv", groups)
@@ -869,22 +961,23 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _finished(place: Path) -> dict[str, Any] | None:
-    """The row of a finished training, or None."""
+def _finished(place: Path) -> list[dict[str, Any]] | None:
+    """The rows of a finished training, or None."""
     if not (place / "done.json").is_file() or not (place / "model.safetensors").is_file():
         return None
-    return json.loads((place / "done.json").read_text())["row"]
+    return json.loads((place / "done.json").read_text()).get("rows")
 
 
-def _shown(row: Mapping[str, Any]) -> str:
-    """The few figures of a row that a person wants to see."""
-    names = [n for n in row if n == "uar" or n.startswith(("uar_", "ccc_"))] or [
-        n for n in row if n in ("dev_uar", "dev_ccc")
-    ]
-    return (
-        ", ".join(f"{n} {row[n]:.3f}" for n in names)
-        + f", best epoch {row['best_epoch']}, {row['seconds']:.0f} s"
-    )
+def _shown(rows: list[dict[str, Any]]) -> str:
+    """The few figures of a training that a person wants to see."""
+    parts = []
+    for row in rows:
+        names = [n for n in row if n == "uar" or n.startswith(("uar_", "ccc_"))] or [
+            n for n in row if n in ("dev_uar", "dev_ccc")
+        ]
+        condition = f"{row['condition']} " if len(rows) > 1 else ""
+        parts.append(condition + ", ".join(f"{n} {row[n]:.3f}" for n in names))
+    return "; ".join(parts) + f", best epoch {rows[0]['best_epoch']}, {rows[0]['seconds']:.0f} s"
 
 
 def _write_json(path: Path, value: Any) -> None:
