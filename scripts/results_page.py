@@ -218,12 +218,15 @@ def add_tried(docs: Path, corpus: str, change: str, folder: Path) -> None:
         raise RunError(f"{folder}: no predictions of development speakers (protocol.dev is 0?)")
     table = pd.concat(parts)
     rows: list[dict[str, Any]] = []
-    for metric in METRICS:
-        people = [labelled(metric, part) for _, part in table.groupby("subject")]
+    conditions = [c for c in CONDITIONS if c in set(table["condition"])]
+    for condition, metric in itertools.product(conditions, METRICS):
+        own = table[table["condition"] == condition]
+        people = [labelled(metric, part) for _, part in own.groupby("subject")]
         each = [float(getattr(metrics, name)(p, t)) for name, p, t in people if len(t)]
         if each:
             found = metrics.mean_interval(each)
-            row = {"corpus": corpus, "change": change, "metric": metric, "value": found.mean}
+            what = f"{change}, {condition}" if len(conditions) > 1 else change
+            row = {"corpus": corpus, "change": what, "metric": metric, "value": found.mean}
             row |= {"low": found.low, "high": found.high, "speakers": len(each)}
             rows.append(row | {"seconds": results.drop_duplicates(["fold", "seed"])["seconds"].sum()})
     file = docs / "results" / "experiments.csv"

@@ -41,7 +41,7 @@ def read_table(path: Path, *columns: str) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Tables:
-    """results, summary and groups of a run or of its floor."""
+    """results, summary and groups (single speakers) of a run or of its floor."""
 
     results: pd.DataFrame
     summary: pd.DataFrame
@@ -55,7 +55,10 @@ class Tables:
             "summary": ("metric", "over", "mean", "sd", "low", "high", "n", "min", "max"),
             "groups": ("group", "n"),
         }
-        return cls(**{name: read_table(folder / f"{prefix}{name}.csv", *columns[name]) for name in columns})
+        tables = {name: read_table(folder / f"{prefix}{name}.csv", *columns[name]) for name in columns}
+        if "by" in tables["groups"]:  # rows of a gender or a language belong to no fold
+            tables["groups"] = tables["groups"][tables["groups"]["fold"].notna()]
+        return cls(**tables)
 
     @property
     def conditions(self) -> list[str]:

@@ -22,7 +22,7 @@ _CORE_USERS = {"_core", *LEAVES}
 _LIVE = {"features", "ops", "_native", "_profile", *_CORE_USERS}
 _BLOCKS = {"features", "ops", "metrics", *_CORE_USERS}
 _SYSTEMS = {"nn", "losses", "data", "modelfile", "_native", *_BLOCKS}
-_TRAINING = {"systems", "weights", *_SYSTEMS}
+_TRAINING = {"systems", "weights", "_cost", *_SYSTEMS}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_core": set(),
@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "_profile": LEAVES,
     "_native": {"_profile", "weights", *_CORE_USERS},
     "_quantise": {"_native", "modelfile", *LEAVES},
+    "_cost": {"_native", "features", *LEAVES},
     "ops": _CORE_USERS,
     "features": {"ops", *_CORE_USERS},
     "live": {"data", *_LIVE},
@@ -60,6 +61,7 @@ TORCH_FREE = {
     "_scores",
     "robustness",
     "_quantise",
+    "_cost",
     "weights",
     "modelfile",
     "metrics",

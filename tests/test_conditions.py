@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("pytorch_lightning")
 
+import affekt
 from affekt.errors import InputError
 from affekt.training.conditions import run_conditions
 from affekt.training.config import ConditionsConfig, EnrolConfig, load_config
@@ -107,6 +109,35 @@ def test_a_model_that_does_not_adapt_has_one_condition():
             return samples
 
     assert [c for c, _, _ in run_conditions(Deaf(), SPEAKERS, read, ConditionsConfig())] == ["raw"] * 6
+
+
+def test_a_real_model_gives_what_its_runs_in_that_order_give():
+    model = affekt.load(Path(__file__).parent / "golden" / "schema1_speaker.safetensors")
+    count = round(1.2 * model.sample_rate)
+    t = np.arange(count) / model.sample_rate
+    rise = np.random.default_rng(0).uniform(0.05, 0.5, 5)
+    voices = [
+        (level * np.sin(2 * np.pi * (150 + 90 * i) * t) * (t > 0.3)).astype(np.float32)
+        for i, level in enumerate(rise)
+    ]
+    config = ConditionsConfig(enrol=EnrolConfig(1))
+    found: dict = {}
+    for condition, row, estimates in run_conditions(model, {"anna": range(5)}, voices.__getitem__, config):
+        found.setdefault(condition, {})[row] = estimates.values
+    profile = None
+    for row, values in found["running"].items():
+        expected = model.run(voices[row], profile=profile)
+        np.testing.assert_array_equal(values, expected.values)
+        profile = expected.profile
+    for row, values in found["whole"].items():  # the same recordings in the same order
+        np.testing.assert_array_equal(values, model.run(voices[row], profile=profile, adapt=False).values)
+    (enrolled,) = set(range(5)) - set(found["enrolled"])
+    known = model.run(voices[enrolled]).profile
+    for row, values in found["enrolled"].items():
+        np.testing.assert_array_equal(values, model.run(voices[row], profile=known).values)
+    for row, values in found["raw"].items():
+        np.testing.assert_array_equal(values, model.run(voices[row], adapt=False).values)
+        assert not np.array_equal(values, found["whole"][row])
 
 
 def test_unknown_conditions_are_refused():

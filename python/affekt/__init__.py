@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from affekt import robustness as robustness
     from affekt import systems as systems
     from affekt import training as training
+    from affekt._cost import cost as cost
     from affekt._native import Model as Model
     from affekt._native import get_include as get_include
     from affekt._native import load as load
@@ -68,6 +69,7 @@ _NAMES = {
     "NotStreamableError": "affekt.errors",
     "Model": "affekt._native",
     "Profile": "affekt._profile",
+    "cost": "affekt._cost",
     "create": "affekt.systems",
     "enrol": "affekt._predict",
     "evaluate": "affekt._predict",

@@ -1039,6 +1039,8 @@ def _progress(name: str) -> Callable[[int, int, str], None] | None:
 
 
 def _print_card(model: Any) -> None:
+    import affekt
+
     card = model.card
     print(f"{card.get('name', 'unnamed')} {card.get('version', '')}  ({model.path})")
     for entry in model.inputs:
@@ -1060,6 +1062,14 @@ def _print_card(model: Any) -> None:
     own = tensors.keys() - {f"{name}.scale" for name in int8}
     count = sum(math.prod(tensors[name]["shape"]) for name in own)
     print(f"weights  {count} in {len(own)} tensors" + (f", {len(int8)} of them int8" if int8 else ""))
+    price = affekt.cost(model)
+    print(
+        f"cost     {price['macs_front_end'] / 1e6:.2f} + {price['macs_network'] / 1e6:.2f} million "
+        "multiply-accumulates per second of sound (front end + network)"
+    )
+    print(
+        f"speed    {price['rtf']:.2g} of real time on this machine: one thread, live, 10 s in pushes of 10 ms"
+    )
     for key, value in card.get("info", {}).items():
         print(textwrap.fill(f"{key}: {_words(value)}", 100, subsequent_indent="    "))
 

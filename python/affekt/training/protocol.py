@@ -32,6 +32,7 @@ import numpy as np
 import torch
 
 from affekt import __version__, data
+from affekt._cost import cost
 from affekt._lazy import require
 from affekt.data.manifest import as_text, read_csv
 from affekt.data.store import INITIAL
@@ -687,6 +688,7 @@ def _train_one(
 
     manifest = store.manifest.table
     heads = [name for name, head in system.heads.items() if head.kind == "categorical"]
+    price = cost(path)
     rows = []
     for condition in scores["test"] or scores["dev"] or {"raw": {}}:
         table = tables["test"][0]
@@ -709,6 +711,7 @@ def _train_one(
             **{f"temperature_{n}" if len(heads) > 1 else "temperature": calibration.temperature[n]
                for n in heads},
             **{f"sd_{label}": value for label, value in calibration.sd.items()},
+            **price,
             "seconds_training": round(trained, 1),
             "seconds": round(time.perf_counter() - begun, 1),
         })  # fmt: skip

@@ -287,11 +287,12 @@ def condition_tables(
     Returns
     -------
     summary : with the columns ``condition`` and ``mode`` (``full``) beside those of `summary_table`.
-    groups : with ``condition``, and ``by`` that says what a row's `group` is: a value of the column `group` or
-        of one of the columns `by`.
+    groups : with ``condition``, and ``by`` that says what a row's `group` is: a value of the column `group`
+        or of one of the columns `by`.
     """
     pandas = require("pandas", purpose="result tables")
-    summaries, groups = [], []
+    summaries: list[Any] = []
+    groups: list[Any] = []
     for condition, part in predictions.groupby("condition", sort=False):
         people = group_table(part, heads, labels, calibrated=calibrated)
         summary = summary_table(part, people, heads, labels, calibrated=calibrated, choices=choices)
