@@ -188,8 +188,8 @@ def export_checkpoint(
 ) -> Path:
     """Turn a training checkpoint (``best.ckpt``, ``last.ckpt``) into a model file.
 
-    Averaged weights are taken where the run averaged. The calibration lies in the run's own model file; this
-    one is at temperature 1. `info` and `name` are for the card, see `affekt.systems.export`.
+    Averaged weights are taken where the run averaged, and the temperatures that `note_temperatures` left.
+    `info` and `name` are for the card, see `affekt.systems.export`.
 
     Raises
     ------
@@ -206,7 +206,17 @@ def export_checkpoint(
     system = create(record["name"], **record["config"])
     system.initial = record.get("initial")
     _load_weights(system, state)
+    for head, value in state.get("affekt_temperatures", {}).items():
+        system.set_temperature(head, value)
     return export(system, out, info, name=name)
+
+
+def note_temperatures(checkpoint: Path, system: System) -> None:
+    """Keep the temperatures of `system` with its weights in a checkpoint, for `export_checkpoint`."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    temporary = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}")
+    torch.save({**state, "affekt_temperatures": dict(system.temperatures)}, temporary)
+    os.replace(temporary, checkpoint)
 
 
 def _load_weights(system: System, state: Mapping[str, Any]) -> None:

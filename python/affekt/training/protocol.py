@@ -52,7 +52,7 @@ from affekt.training.config import (
 )
 from affekt.training.examples import Examples, labels_from_table
 from affekt.training.floors import FloorResult, run_floors
-from affekt.training.loop import derive_seed, predict_examples, train
+from affekt.training.loop import derive_seed, note_temperatures, predict_examples, train
 from affekt.training.processes import in_processes
 
 __all__ = ["ProtocolResult", "RunResult", "environment", "fit", "prepare", "run_protocol"]
@@ -668,6 +668,8 @@ def _train_one(
     calibration = calibrate(config.calibration, system.heads, raw, known)
     for name, value in calibration.temperature.items():
         system.set_temperature(name, value)
+    if dev_part is not None:
+        note_temperatures(place / "best.ckpt", system)
     if len(calibration.sd) + len(calibration.temperature) and not len(split.dev):
         say(f"calibration: {calibration.how}")
 
