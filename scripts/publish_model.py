@@ -12,6 +12,7 @@ speaker, and the card says so.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 from dataclasses import dataclass
@@ -20,17 +21,31 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from runs import CONDITIONS, METRICS, RunError, Tables, labelled, markdown, read_table
+from runs import (
+    CALIBRATION,
+    CONDITIONS,
+    METRICS,
+    RunError,
+    Tables,
+    interval,
+    labelled,
+    markdown,
+    read_table,
+    words_of,
+)
 
 import affekt
 from affekt import data, metrics
 from affekt.modelfile import model_bytes, write_model
+from affekt.robustness import mix
 from affekt.systems.schema import as_dict
 from affekt.training import load_config
+from affekt.training.protocol import environment
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "python" / "affekt" / "weights"
 LARGEST = 2_000_000
 GROUPINGS = ("gender", "language")
+SNRS = (20.0, 10.0, 0.0)
 # What may differ between two runs of one recipe.
 OWN = {"name", "out", "protocol", "info", "monitor", "calibration", "floor", "conditions"}
 OWN_TRAINING = {"threads", "progress", "tensorboard"}
@@ -119,9 +134,11 @@ def check(tested: Run, whole: Run, partial: bool) -> tuple[int, int]:
 # ---- what the card says
 
 
-def figure(row: pd.Series) -> dict[str, Any]:
-    """Mean, 95 % interval and number of speakers of a line of a summary, rounded for people."""
-    found: dict[str, Any] = {"mean": round(float(row["mean"]), 3), "speakers": int(row["n"])}
+def figure(row: Any) -> dict[str, Any]:
+    """Mean, 95 % interval and, of a line of a summary, number of speakers, rounded for people."""
+    found: dict[str, Any] = {"mean": round(float(row["mean"]), 3)}
+    if "n" in row:
+        found["speakers"] = int(row["n"])
     if pd.notna(row["low"]):
         found["interval"] = [round(float(row["low"]), 3), round(float(row["high"]), 3)]
     return found
@@ -142,45 +159,31 @@ def cross_validated(tables: Tables) -> dict[str, Any]:
     return out
 
 
-def per_group(run: Run, predictions: pd.DataFrame) -> dict[str, Any]:
-    """Figures of the recordings of each gender and language, with an interval over the speakers."""
-    columns = [name for name in GROUPINGS if name in run.manifest]
-    if not columns:
-        raise RunError(f"{run.folder}: the recordings have none of {', '.join(GROUPINGS)}")
-    keys = ["file", "start"] if "start" in run.manifest else ["file"]
-    known = run.manifest[[*keys, *columns]].drop_duplicates(keys)
-    table = predictions.drop(columns=columns, errors="ignore").merge(known, on=keys, how="left")
-    out: dict[str, Any] = {}
-    for column in columns:
-        for value, part in table.groupby(column):
-            out.setdefault(column, {})[str(value)] = scored(part, run.group)
+def calibrated(tables: Tables) -> dict[str, dict[str, Any]]:
+    """How reliable the folds' probabilities and sd were, per condition."""
+    known = [m for m in tables.summary["metric"].unique() if m.startswith(tuple(CALIBRATION))]
+    return {
+        condition: {m: figure(row) for m in known if (row := tables.row(m, "pooled", condition)) is not None}
+        for condition in tables.conditions
+    }
+
+
+def per_group(folder: Path, condition: str) -> dict[str, dict[str, Any]]:
+    """Figures of the recordings of each gender, language and so on, with intervals over the speakers."""
+    table = read_table(folder / "groups.csv", "by", "group", "n", "speakers")
+    table = table[table["by"].isin(GROUPINGS) & (table["condition"] == condition)]
+    if table.empty:
+        raise RunError(f"{folder / 'groups.csv'}: has no figures by {' or '.join(GROUPINGS)}")
+    out: dict[str, dict[str, Any]] = {}
+    for row in table.to_dict("records"):
+        figures = {
+            m: figure({"mean": row[m], "low": row.get(f"{m}_low"), "high": row.get(f"{m}_high")})
+            for m in METRICS
+            if m in row and pd.notna(row[m])
+        }
+        about = {"recordings": int(row["n"]), "speakers": int(row["speakers"])}
+        out.setdefault(row["by"], {})[row["group"]] = about | figures
     return out
-
-
-def scored(part: pd.DataFrame, group: str) -> dict[str, Any]:
-    """Every figure over some predictions that has enough labels."""
-    out = {}
-    for metric in METRICS:
-        name, estimates, truth = labelled(metric, part)
-        if len(truth) < 2:
-            continue
-        column = "true_emotion" if name != "ccc" else f"true_{metric.removeprefix('ccc_')}"
-        people = part.loc[part[column].notna() & _usable(part, column), group].astype(str).to_numpy()
-        function = getattr(metrics, name)
-        if len(set(people)) < 2:
-            out[metric] = {"mean": round(float(function(estimates, truth)), 3), "speakers": 1}
-            continue
-        found = metrics.bootstrap_interval(function, estimates, truth, people)
-        row = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
-        out[metric] = figure(pd.Series(row))
-    return {"recordings": len(part), **out}
-
-
-def _usable(part: pd.DataFrame, column: str) -> pd.Series:
-    """Rows that `labelled` takes: for classes those whose class the model knows."""
-    if column != "true_emotion":
-        return part[column].notna()
-    return part[column].isin([c.removeprefix("p_") for c in part if c.startswith("p_")])
 
 
 def confusions(predictions: pd.DataFrame, most: int = 5) -> list[dict[str, Any]]:
@@ -212,15 +215,17 @@ def worst_speakers(tables: Tables, condition: str, most: int = 3) -> dict[str, l
     return out
 
 
-def without_speech(model: affekt.Model, seconds: float = 5.0) -> dict[str, dict[str, float]]:
-    """What the model says where nobody speaks: digital silence, a quiet room, loud white noise."""
+def without_speech(model: affekt.Model, seconds: float = 5.0) -> dict[str, dict[str, Any]]:
+    """What the model says where nobody speaks, and whether it calls that valid: digital silence, a quiet
+    room, loud white noise."""
     count = int(seconds * model.sample_rate)
     noise = np.random.default_rng(0).standard_normal(count).astype(np.float32)
     sounds = {"silence": 0.0, "noise at -60 dBFS": 1e-3, "noise at -20 dBFS": 0.1}
     out = {}
     for name, level in sounds.items():
-        _, values = model.run(noise * np.float32(level))
-        out[name] = {c: round(float(v), 3) for c, v in zip(model.columns, values[-1], strict=True)}
+        found = model.run(noise * np.float32(level))
+        said = zip(model.columns, found.values[-1], strict=True)
+        out[name] = {c: round(float(v), 3) for c, v in said} | {"valid": bool(found.valid[-1])}
     return out
 
 
@@ -250,13 +255,16 @@ def residual_sd(predictions: pd.DataFrame) -> dict[str, float]:
     return out
 
 
-def int8_change(run: Run, predictions: pd.DataFrame) -> dict[str, Any]:
-    """The models of the folds and their int8 twins over the recordings that tested them.
+def replay(run: Run, predictions: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], float]:
+    """The recordings that tested the folds once more, each by itself: through the models of the folds, their
+    int8 twins, and the models under white noise. Tables of predictions by name, and the largest difference
+    that int8 makes to any estimate.
 
     Also makes sure that the predictions of the run are those of its models.
     """
-    keep, twins = [], []
-    largest = np.zeros(1)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    largest = 0.0
+    rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         for (fold, seed), path in run.models.items():
             model = affekt.load(path)
@@ -267,22 +275,37 @@ def int8_change(run: Run, predictions: pd.DataFrame) -> dict[str, Any]:
                 samples = data.read_audio(
                     row["file"], model.sample_rate, start=row["start"], end=None if pd.isna(end) else end
                 )
-                before, after = (m.run(samples)[1] for m in (model, twin))
-                largest = np.maximum(largest, np.abs(before - after).max(axis=0))
-                keep.append({**row, **dict(zip(model.columns, before[-1], strict=True))})
-                twins.append({**row, **dict(zip(model.columns, after[-1], strict=True))})
+                noise = rng.standard_normal(len(samples)).astype(np.float32)
+                found = {
+                    name: m.run(samples, adapt=False)[1] for name, m in (("float32", model), ("int8", twin))
+                }
+                largest = max(largest, float(np.abs(found["float32"] - found["int8"]).max()))
+                for snr in SNRS:
+                    disturbed = mix(samples, noise, snr, model.sample_rate)
+                    found[f"{snr:g} dB"] = model.run(disturbed, adapt=False).values
+                for name, values in found.items():
+                    last = dict(zip(model.columns, values[-1], strict=True))
+                    tables.setdefault(name, []).append({**row, **last})
     columns = affekt.load(next(iter(run.models.values()))).columns
-    first = pd.DataFrame(keep)
-    stored = predictions.loc[:, columns].to_numpy(float)
-    gap = float(np.abs(first[columns].to_numpy(float) - stored).max())
+    whole = {name: pd.DataFrame(rows) for name, rows in tables.items()}
+    # In the order of the models, which is that of the table but for who wrote it.
+    stored = pd.concat(
+        [predictions[(predictions["fold"] == f) & (predictions["seed"] == s)] for f, s in run.models]
+    )
+    gap = float(np.abs(whole["float32"][columns].to_numpy(float) - stored[columns].to_numpy(float)).max())
     if gap > 1e-4:
         raise RunError(f"{run.folder}: predictions.csv is not what the models give (difference {gap:.3g})")
-    out: dict[str, Any] = {"largest_difference": round(float(largest.max()), 4)}
-    for metric in METRICS:
-        pairs = [labelled(metric, table) for table in (first, pd.DataFrame(twins))]
-        if len(pairs[0][2]):
-            values = [round(float(getattr(metrics, name)(p, t)), 4) for name, p, t in pairs]
-            out[metric] = {"float32": values[0], "int8": values[1]}
+    return whole, largest
+
+
+def figures_of(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, float]]:
+    """Every figure over each table of predictions: table -> figure -> value."""
+    out: dict[str, dict[str, float]] = {}
+    for table, metric in itertools.product(tables, METRICS):
+        name, estimates, truth = labelled(metric, tables[table])
+        if len(truth):
+            value = float(getattr(metrics, name)(estimates, truth))
+            out.setdefault(table, {})[metric] = round(value, 4)
     return out
 
 
@@ -310,6 +333,8 @@ def build(tested: Run, whole: Run, counted: tuple[int, int]) -> tuple[dict[str, 
         node["options"]["temperature"] = heat[name]
     warm = affekt.Model.from_bytes(model_bytes(card, tensors))
     kept_out = sorted({name for names in whole.results["dev_groups"].dropna() for name in names.split()})
+    again, largest = replay(tested, alone)
+    again = figures_of(again)
     folds, seeds = (tested.results[column].nunique() for column in ("fold", "seed"))
     info = {key: value for key, value in card["info"].items() if key not in ("metrics", "calibration")}
     info["protocol"] = "trained on every speaker" + (f" but {', '.join(kept_out)}" if kept_out else "")
@@ -317,21 +342,25 @@ def build(tested: Run, whole: Run, counted: tuple[int, int]) -> tuple[dict[str, 
         "protocol": f"{tested.config['protocol']['kind']}, folds: {folds}, seeds: {seeds}",
         "speakers": f"{counted[0]} of {counted[1]} tested",
         "figures": cross_validated(tables),
-        "by_group": {"condition": condition, **per_group(tested, alone)},
-        "int8": int8_change(tested, alone),
+        "by_group": {"condition": condition, **per_group(tested.folder, condition)},
+        "int8": {"largest_difference": round(largest, 4), **{n: again[n] for n in ("float32", "int8")}},
     }
     info["failures"] = {
         "condition": condition,
         "confused": confusions(alone),
         "worst_speakers": worst_speakers(tables, condition),
+        "white_noise": {name: again[name] for name in again if name.endswith(" dB")},
         "without_speech": without_speech(warm),
     }
     info["calibration"] = {
-        "from": "the folds of the cross-validation",
+        "how": "temperature: geometric mean over the folds of the cross-validation, each fitted on its own "
+        "development speakers; sd: root mean square of label - estimate over the speakers tested; folds: "
+        "what the models of the folds reached, each with its own temperature and sd",
         "temperature": heat,
         "sd": residual_sd(alone),
+        "folds": calibrated(tables),
     }
-    info["cost"] = {"parameters": int(sum(value.size for value in tensors.values()))}
+    info["cost"] = {**affekt.cost(warm), "on": environment()["processor"]}
     return {**card, "info": info}, tensors
 
 
@@ -340,85 +369,102 @@ def build(tested: Run, whole: Run, counted: tuple[int, int]) -> tuple[dict[str, 
 
 def page(name: str, card: dict[str, Any], sizes: dict[str, int]) -> str:
     """NAME.md from the card of the model."""
-    info = card["info"]
-    tested, failures = info["cross_validation"], info["failures"]
-
-    def cell(found: dict[str, Any] | None) -> str:
-        if found is None:
-            return "-"
-        low_high = found.get("interval")
-        text = f"{found['mean']:.3f}"
-        return text if low_high is None else f"{text} ({low_high[0]:.3f} to {low_high[1]:.3f})"
-
-    timing = card["latency"]
-    figures = [
-        [condition, who, *(cell(found.get(metric)) for metric in METRICS)]
-        for condition in CONDITIONS
-        for who, found in tested["figures"].get(condition, {}).items()
-    ]
-    groups = [
-        [column, value, found["recordings"], *(cell(found.get(metric)) for metric in METRICS)]
-        for column in GROUPINGS
-        for value, found in tested["by_group"].get(column, {}).items()
-    ]
-    int8 = [
-        [words, f"{tested['int8'][metric]['float32']:.4f}", f"{tested['int8'][metric]['int8']:.4f}"]
-        for metric, words in METRICS.items()
-        if metric in tested["int8"]
-    ]
-    silent = [
-        [sound, *(f"{value:+.2f}" for label, value in values.items() if not label.startswith("p_")),
-         ", ".join(f"{k.removeprefix('p_')} {v:.2f}" for k, v in _likeliest(values))]
-        for sound, values in failures["without_speech"].items()
-    ]  # fmt: skip
-    affect = [c for c in next(iter(failures["without_speech"].values())) if not c.startswith("p_")]
+    info, timing = card["info"], card["latency"]
+    tested, failures, costs = info["cross_validation"], info["failures"], info["cost"]
     sd, heat = info["calibration"]["sd"], info["calibration"]["temperature"]
+    files = "; ".join(f"`{file}` {size / 1e6:.2f} MB" for file, size in sizes.items())
+    confused = [f"{e['is']} heard as {e['heard_as']} {e['share']:.0%}" for e in failures["confused"]]
+    worst = [f"Confused: {'; '.join(confused)}"] if confused else []
+    worst += [
+        f"Lowest {METRICS[metric]}: " + ", ".join(f"{who} {value:.2f}" for who, value in each)
+        for metric, each in failures["worst_speakers"].items()
+    ]
     parts = [
         f"# {name}, version {card['version']}",
         f"Written by `scripts/publish_model.py`. {_sentence(info['intended_use'])}",
-        f"- Data: {', '.join(info['data'])}; {info['trained_on']['recordings']} recordings of "
-        f"{info['trained_on'].get('groups', '?')} speakers\n"
-        f"- Licence: {info['licence']}; see [LICENSE](LICENSE)\n"
-        f"- An estimate every {timing['hop_s']:g} s from {timing['first_estimate_s']:g} s on, over the last "
-        f"{timing['context_s']:g} s; causal\n"
-        f"- {info['cost']['parameters']} parameters; "
-        + "; ".join(f"`{file}` {size / 1e6:.2f} MB" for file, size in sizes.items()),
+        _bullets([
+            f"Data: {', '.join(info['data'])}; {info['trained_on']['recordings']} recordings of "
+            f"{info['trained_on'].get('groups', '?')} speakers",
+            f"Licence: {info['licence']}; see [LICENSE](LICENSE)",
+            f"An estimate every {timing['hop_s']:g} s from {timing['first_estimate_s']:g} s on, over the "
+            f"last {timing['context_s']:g} s; causal",
+            f"{costs['parameters']} parameters; million multiply-accumulates per second of sound: "
+            f"{costs['macs_front_end'] / 1e6:.2f} in the front end, {costs['macs_network'] / 1e6:.2f} in the "
+            f"network; live at {costs['rtf']:.2g} of real time on one thread ({costs['on']})",
+            files,
+        ]),
         "## On speakers it has not heard",
         f"The same recipe, cross-validated ({tested['protocol']}; speakers: {tested['speakers']}). The model "
         f"itself was {info['protocol']}, so these figures are about the recipe. In brackets: 95 % interval "
         "over speakers.",
-        markdown(["condition", "speakers", *METRICS.values()], figures),
+        _table(["condition", "speakers"], [
+            ([condition, who], found)
+            for condition in CONDITIONS
+            for who, found in tested["figures"].get(condition, {}).items()
+        ]),
         f"By group, condition {tested['by_group']['condition']}:",
-        markdown(["", "group", "recordings", *METRICS.values()], groups),
+        _table(["", "group", "recordings", "speakers"], [
+            ([column, value, found["recordings"], found["speakers"]], found)
+            for column in GROUPINGS
+            for value, found in tested["by_group"].get(column, {}).items()
+        ]),
         "## int8",
         f"The estimates of the folds' models change by {tested['int8']['largest_difference']:.4f} at most.",
-        markdown(["figure", "float32", "int8"], int8),
+        _table(["weights"], [([kind], tested["int8"][kind]) for kind in ("float32", "int8")], 4),
         "## Calibration",
-        f"Softmax temperature: {', '.join(f'{k} {v:g}' for k, v in heat.items()) or 'none'}. "
-        "Standard deviation of the error for an unheard speaker: "
-        f"{', '.join(f'{k} {v:.2f}' for k, v in sd.items()) or 'none'}.",
+        f"Softmax temperature: {', '.join(f'{k} {v:g}' for k, v in heat.items()) or 'none'}. Standard "
+        "deviation of the error on an unheard speaker: "
+        f"{', '.join(f'{k} {v:.2f}' for k, v in sd.items()) or 'none'}. The models of the folds reached:",
+        markdown(["condition", "figure", "value"], [
+            [condition, words_of(metric), _cell(found)]
+            for condition, each in info["calibration"]["folds"].items()
+            for metric, found in each.items()
+        ]),
         "## Where it fails",
-        "\n".join(
-            [
-                "- Confused: "
-                + "; ".join(
-                    f"{e['is']} heard as {e['heard_as']} {e['share']:.0%}" for e in failures["confused"]
-                )
-            ]
-            * bool(failures["confused"])
-            + [
-                f"- Lowest {METRICS[metric]}: " + ", ".join(f"{k} {v:.2f}" for k, v in each)
-                for metric, each in failures["worst_speakers"].items()
-            ]
-        ),
-        "Where nobody speaks it still says something:",
-        markdown(["sound", *affect, "likeliest"], silent),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+        _bullets(worst),
+        "White noise over the recordings, signal-to-noise ratio over active speech:",
+        _table(["SNR"], [
+            ([snr], found)
+            for snr, found in {"none": tested["int8"]["float32"], **failures["white_noise"]}.items()
+        ]),
+        "Where nobody speaks:",
+        _silence(failures["without_speech"]),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
 
 
-def _likeliest(values: dict[str, float]) -> list[tuple[str, float]]:
-    return sorted(((k, v) for k, v in values.items() if k.startswith("p_")), key=lambda kv: -kv[1])[:2]
+def _bullets(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _cell(found: Any, digits: int = 3) -> str:
+    """``0.612 (0.571 to 0.655)`` of a figure on the card, with or without an interval."""
+    if found is None:
+        return "-"
+    if isinstance(found, float):
+        return f"{found:.{digits}f}"
+    low, high = found.get("interval", (None, None))
+    return interval({"mean": found["mean"], "low": low, "high": high}, digits)
+
+
+def _table(header: list[str], rows: list[tuple[list[Any], dict[str, Any]]], digits: int = 3) -> str:
+    """Lines of (first cells, figures), with a column per figure that any line has."""
+    shown = [m for m in METRICS if any(m in found for _, found in rows)]
+    cells = [[*first, *(_cell(found.get(m), digits) for m in shown)] for first, found in rows]
+    return markdown([*header, *(METRICS[m] for m in shown)], cells)
+
+
+def _silence(sounds: dict[str, dict[str, Any]]) -> str:
+    """What was said where nobody spoke."""
+    affect = [c for c in next(iter(sounds.values())) if c != "valid" and not c.startswith("p_")]
+    rows = []
+    for sound, said in sounds.items():
+        chances = sorted(((v, k) for k, v in said.items() if k.startswith("p_")), reverse=True)[:2]
+        likeliest = ", ".join(f"{k.removeprefix('p_')} {v:.2f}" for v, k in chances)
+        rows.append(
+            [sound, "yes" if said["valid"] else "no", *(f"{said[c]:+.2f}" for c in affect), likeliest]
+        )
+    return markdown(["sound", "called valid", *affect, "likeliest"], rows)
 
 
 def _sentence(text: str) -> str:

@@ -21,14 +21,23 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from runs import CONDITIONS, METRICS, RunError, Tables, interval, labelled, markdown, read_table
+from runs import (
+    CALIBRATION,
+    CONDITIONS,
+    METRICS,
+    RunError,
+    Tables,
+    interval,
+    labelled,
+    markdown,
+    read_table,
+    words_of,
+)
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TABLES = ("results", "summary", "groups")
 NONE = "-"
 SPEAKERS = {"pooled": "all", "untouched": "untouched"}
-CALIBRATION = {"ece": "ECE", "nll": "NLL", "brier": "Brier score"}
-CALIBRATION |= {"coverage68": "within 1 sd", "coverage95": "within 1.96 sd"}
 COST = {
     "parameters": "parameters",
     "macs_front_end": "front end, MAC/s",
@@ -126,18 +135,12 @@ def calibration(tables: dict[str, Tables]) -> str:
             for metric in known:
                 row = own.row(metric, "pooled", condition)
                 if row is not None:
-                    rows.append([name, condition, _words(metric), interval(row),
+                    rows.append([name, condition, words_of(metric), interval(row),
                                  ", ".join(warm) or NONE])  # fmt: skip
     if not rows:
         return ""
     header = ["run", "condition", "figure", "value", "temperature of the folds"]
     return "## Calibration\n\n" + markdown(header, rows)
-
-
-def _words(metric: str) -> str:
-    """``coverage68_arousal`` for people."""
-    kind, _, label = metric.partition("_")
-    return f"{CALIBRATION[kind]} {label}".strip()
 
 
 def cost(tables: dict[str, Tables]) -> str:
@@ -201,8 +204,9 @@ def experiments_page(docs: Path) -> str:
     rows = []
     for e in log.to_dict("records"):
         value = interval({"mean": e["value"], "low": e["low"], "high": e["high"]})
-        figure = METRICS.get(e["metric"], e["metric"])
-        rows.append([e["corpus"], e["change"], figure, value, e["speakers"], f"{e['seconds']:.0f}"])
+        rows.append(
+            [e["corpus"], e["change"], words_of(e["metric"]), value, e["speakers"], f"{e['seconds']:.0f}"]
+        )
     header = ["corpus", "change", "figure", "value (95 % interval)", "speakers", "seconds"]
     return f"{EXPERIMENTS}\n\n{markdown(header, rows)}\n"
 

@@ -16,7 +16,10 @@ import pandas as pd
 CONDITIONS = ("raw", "running", "enrolled", "whole")
 METRICS = {"uar": "UAR", "war": "WAR"}
 METRICS |= {f"ccc_{label}": f"CCC {label}" for label in ("valence", "arousal", "dominance")}
+CALIBRATION = {"ece": "ECE", "nll": "NLL", "brier": "Brier score"}
+CALIBRATION |= {"coverage68": "within 1 sd", "coverage95": "within 1.96 sd"}
 NAMES = ("file", "subject", "session", "group", "condition", "true_emotion", "test_groups", "model", "over")
+NAMES += ("by", "gender", "language")
 
 
 class RunError(SystemExit):
@@ -98,6 +101,12 @@ def labelled(metric: str, table: pd.DataFrame) -> tuple[str, np.ndarray, np.ndar
     known = table[table["true_emotion"].isin([c.removeprefix("p_") for c in columns])]
     best = known[columns].idxmax(axis=1).str.removeprefix("p_") if len(known) else known["true_emotion"]
     return metric, best.to_numpy(), known["true_emotion"].to_numpy()
+
+
+def words_of(metric: str) -> str:
+    """``ccc_arousal`` and ``coverage68_arousal`` for people."""
+    kind, _, label = metric.partition("_")
+    return METRICS.get(metric) or f"{CALIBRATION[kind]} {label}".strip()
 
 
 def interval(row: Any, digits: int = 3) -> str:

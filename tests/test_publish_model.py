@@ -58,7 +58,6 @@ def runs(tmp_path_factory):
             "heads": {"emotion": {"labels": list(PITCH)}, "affect": {"labels": ["arousal"]}},
         },
         "training": {"epochs": 2, "batch_size": 8, "lr": 0.02, "tensorboard": False, "progress": False},
-        "calibration": {"temperature": 1.0},  # the fixture below sets others
         "info": {"intended_use": "tests", "licence": "CC0-1.0"},
     }
     protocols = {
@@ -74,20 +73,20 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published(runs):
-    # As the folds would be with a temperature of their own.
+    # Temperatures whose mean is known, in the models of the folds and in what they predicted.
+    file = runs / "folds" / "predictions.csv"
+    table = pandas.read_csv(file)
+    columns = [f"p_{name}" for name in PITCH]
     for fold, temperature in ((1, 2.0), (2, 0.5)):
         path = runs / "folds" / f"fold_{fold}" / "seed_0" / "model.safetensors"
         model = affekt.load(path)
         card = {k: v for k, v in model.card.items() if k not in ("schema", "tensors")}
-        for _, node in publish_model.softmaxes(card):
-            node["options"]["temperature"] = temperature
-        write_model(path, card, model.tensors())
-    file = runs / "folds" / "predictions.csv"
-    table = pandas.read_csv(file)
-    for fold, temperature in ((1, 2.0), (2, 0.5)):
-        columns, rows = [f"p_{name}" for name in PITCH], table["fold"] == fold
-        powers = table.loc[rows, columns] ** (1 / temperature)
+        ((_, node),) = publish_model.softmaxes(card)
+        rows = table["fold"] == fold
+        powers = table.loc[rows, columns] ** (node["options"]["temperature"] / temperature)
         table.loc[rows, columns] = powers.div(powers.sum(axis=1), axis=0)
+        node["options"]["temperature"] = temperature
+        write_model(path, card, model.tensors())
     table.to_csv(file, index=False)
     publish_model.main(arguments(runs))
     return runs / "weights"
@@ -131,13 +130,15 @@ def test_figures_are_those_of_the_cross_validation(runs, published):
     best = predictions[[f"p_{name}" for name in PITCH]].idxmax(axis=1).str.removeprefix("p_")
     women = predictions["subject"].isin(["s0", "s1"])
     by_group = tested["by_group"]
+    assert by_group["condition"] == "raw"
     assert by_group["gender"]["female"]["recordings"] == 18
-    assert by_group["gender"]["female"]["uar"]["speakers"] == 2
+    assert by_group["gender"]["female"]["speakers"] == 2
     expected = metrics.uar(best[women].to_numpy(), predictions["true_emotion"][women].to_numpy())
     assert by_group["gender"]["female"]["uar"]["mean"] == pytest.approx(expected, abs=5e-4)
     assert set(by_group["language"]) == {"da", "en"}
     assert by_group["language"]["da"]["recordings"] == 12
-    assert tested["int8"]["uar"]["float32"] == pytest.approx(row["mean"], abs=1e-4)
+    assert tested["int8"]["float32"]["uar"] == pytest.approx(row["mean"], abs=1e-4)
+    assert tested["int8"]["int8"].keys() == tested["int8"]["float32"].keys()
     assert 0 < tested["int8"]["largest_difference"] < 0.1
     residual = predictions["arousal"] - predictions["true_arousal"]
     assert info["calibration"]["sd"]["arousal"] == pytest.approx(np.sqrt((residual**2).mean()), abs=1e-4)
@@ -150,16 +151,32 @@ def test_temperature_is_the_geometric_mean_of_the_folds(published):
     assert node["options"]["temperature"] == 1.0
 
 
+def test_reliability_and_cost_are_stated(runs, published):
+    info = affekt.load(published / "tiny.safetensors").card["info"]
+    summary = pandas.read_csv(runs / "folds" / "summary.csv").set_index(["metric", "over"])
+    folds = info["calibration"]["folds"]["raw"]
+    for metric in ("ece", "nll", "brier", "coverage68_arousal", "coverage95_arousal"):
+        assert folds[metric]["mean"] == round(summary.loc[(metric, "pooled"), "mean"], 3)
+    tensors = affekt.load(published / "tiny.safetensors").tensors()
+    assert info["cost"]["parameters"] == sum(value.size for value in tensors.values())
+    assert info["cost"]["macs_network"] > 0
+    assert info["cost"]["on"]
+
+
 def test_failures_are_named(runs, published):
     failures = affekt.load(published / "tiny.safetensors").card["info"]["failures"]
-    groups = pandas.read_csv(runs / "folds" / "groups.csv").query("by == 'subject'")
-    lowest = groups.nsmallest(3, "uar")
+    groups = pandas.read_csv(runs / "folds" / "groups.csv")
+    lowest = groups[groups["by"] == "subject"].nsmallest(3, "uar")
     assert failures["worst_speakers"]["uar"][0] == [lowest["group"].iloc[0], round(lowest["uar"].iloc[0], 3)]
     assert [value for _, value in failures["worst_speakers"]["uar"]] == [round(v, 3) for v in lowest["uar"]]
     for pair in failures["confused"]:
         assert pair["is"] != pair["heard_as"]
         assert 0 < pair["share"] <= 1
+    noisy = failures["white_noise"]
+    assert list(noisy) == ["0 dB", "10 dB", "20 dB"]
+    assert noisy["0 dB"] != noisy["20 dB"]
     silence = failures["without_speech"]["silence"]
+    assert silence["valid"] is True  # this model does not listen for speech
     assert sum(v for k, v in silence.items() if k.startswith("p_")) == pytest.approx(1, abs=2e-3)
 
 

@@ -81,7 +81,7 @@ def quantise(
 
     The weights of ``tcn``, ``linear`` and ``conv2d`` nodes become int8, see `quantise_weight`; everything
     else stays float32. The card gains ``info.quantised``: name, version and ``affekt.sha256`` of the model
-    that it comes from, bits and clip.
+    that it comes from, bits and clip. A profile of a speaker belongs to one file: enrol anew for the twin.
 
     Parameters
     ----------
