@@ -446,6 +446,12 @@ def evaluate(
     )
 
 
+def summarise(values: np.ndarray, valid: np.ndarray, how: Summary) -> np.ndarray:
+    """The last of the estimates (n, columns) or their mean, (columns,); of the valid if there are any."""
+    values = values[valid] if valid.any() else values
+    return (values[-1] if how == "last" else values.mean(axis=0, dtype=np.float64)).astype(np.float32)
+
+
 class Recording(NamedTuple):
     """Estimates along one recording."""
 
@@ -466,12 +472,10 @@ class Recording(NamedTuple):
 
     def summarised(self, how: Summary) -> Recording:
         """One estimate for the whole recording, its last one or the mean: of the valid if there are any."""
-        values = self.values[self.valid] if self.valid.any() else self.values
-        values = values[-1:] if how == "last" else values.mean(axis=0, keepdims=True, dtype=np.float64)
         return self._replace(
             start=np.zeros(1),
             end=np.array([self.duration]),
-            values=values.astype(np.float32, copy=False),
+            values=summarise(self.values, self.valid, how)[None],
             valid=np.array([self.valid.any()]),
         )
 

@@ -1118,6 +1118,7 @@ _SPELLINGS = (
         r"data.scales.\1=[LOW,HIGH]",
         r"--scale \1=LOW,HIGH",
     ),
+    (r"longest=SECONDS", "data.longest=SECONDS", "longest=SECONDS"),
     (r"reduction='per_session'", "reduction per_session", "--reduction per_session"),
 )
 

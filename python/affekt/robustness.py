@@ -170,6 +170,7 @@ def curves(
     estimate: Literal["last", "mean"] = "last",
     restrict: bool = False,
     merge: Mapping[str, str] | None = None,
+    adapt: bool = True,
     resamples: int = 500,
     on_error: Literal["raise", "skip"] = "raise",
     progress: Callable[[int, int, str], None] | None = None,
@@ -182,8 +183,9 @@ def curves(
 
     Parameters
     ----------
-    model, manifest, estimate, restrict, merge, on_error, progress : as for `affekt.evaluate`. Babble needs a
-        column ``subject`` and more speakers than `talkers`.
+    model, manifest, estimate, restrict, merge, adapt, on_error, progress : as for `affekt.evaluate`; a model
+        that adapts starts anew with every recording. Babble needs a column ``subject`` and more speakers than
+        `talkers`.
     levels : condition -> levels, see the module; `LEVELS` by default.
     talkers : voices of the babble: distinct other speakers, each reading clips in a drawn order without a
         pause, all at one active level. Never the speaker of the recording.
@@ -231,7 +233,7 @@ def curves(
         try:
             samples = _read(manifest, index, native.sample_rate)
             rows.append(
-                _estimates(native, samples, plan, crowd, index, _rng(manifest, index, seed), estimate)
+                _estimates(native, samples, plan, crowd, index, _rng(manifest, index, seed), estimate, adapt)
             )
         except DataError as error:
             reason = str(error) if str(file) in str(error) else f"{file}: {error}"
@@ -331,9 +333,12 @@ def _estimates(
     crowd: _Crowd | None,
     index: int,
     rng: np.random.Generator,
-    estimate: str,
+    estimate: Literal["last", "mean"],
+    adapt: bool,
 ) -> np.ndarray:
     """One estimate per condition and level, (plan, columns)."""
+    from affekt._predict import summarise
+
     rate = model.sample_rate
     noise = rng.standard_normal(len(samples)).astype(np.float32)
     voices = crowd.around(index, len(samples)) if crowd is not None else None
@@ -353,10 +358,10 @@ def _estimates(
             heard = clip_loudest(samples, level, rate)
         else:
             heard = samples
-        _, values = model.run(heard)
-        if not len(values):
+        found = model.run(heard, adapt=adapt)
+        if not len(found.values):
             raise DataError(f"{len(samples) / rate:.3f} s is too short for a single estimate")
-        out.append(values[-1] if estimate == "last" else values.mean(axis=0, dtype=np.float64))
+        out.append(summarise(found.values, found.valid, estimate))
     return np.stack(out)
 
 

@@ -73,12 +73,15 @@ class DataConfig(SourceConfig):
 
     `cache` is the folder of the cached features (default: `features` in the output folder). `on_error` says
     what a broken recording does: ``"raise"`` or ``"skip"`` (it is then named and counted in the tables).
-    `extra` are further sources; labels that one of them lacks are masked.
+    `longest` is the length in seconds that a recording, or the part of it in one row, may have: a longer one
+    counts as broken, since one label over it says little and a batch has to hold it. `extra` are further
+    sources; labels that one of them lacks are masked.
     """
 
     cache: str | None = None
     on_error: str = "raise"
     workers: int = 1
+    longest: float | None = 120.0
     extra: list[ExtraConfig] = field(default_factory=list)
 
 
@@ -464,6 +467,7 @@ def _check(config: RunConfig) -> None:
         least(f"training.{name}", getattr(loop, name), 0)
     for name in ("lr", "clip", "encoder_lr_scale"):
         least(f"training.{name}", getattr(loop, name), 0, strict=True)
+    least("data.longest", config.data.longest, 0, strict=True)
     for name in ("factor", "ema_decay", "swa_start"):
         if not 0 < getattr(loop, name) < 1:
             raise InputError(f"training.{name} must lie between 0 and 1, got {getattr(loop, name)}")

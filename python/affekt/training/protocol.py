@@ -23,6 +23,7 @@ import os
 import platform
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -222,6 +223,8 @@ def run_protocol(
             f"protocol.choices names {', '.join(sorted(absent))}: no {config.protocol.group} of the data"
         )
     numbers = config.protocol.select or list(parted)
+    for line in _thin_classes(config, store, labels, system, {number: parted[number] for number in numbers}):
+        say(line)
     for number in numbers:  # every fold is checked before the first one trains
         usable = parted[number]
         if not len(usable.train):
@@ -233,7 +236,11 @@ def run_protocol(
             seen=system.initial["data"] if system.initial else (),
         )
         if not leaks.ok:
-            raise DataError(f"the split of fold {number} leaks: {leaks}")
+            kinds = dict.fromkeys(finding.kind for finding in leaks.findings if not finding.accepted)
+            raise DataError(
+                f"the split of fold {number} leaks: {leaks}; keep together what belongs together with "
+                f"protocol.group=COLUMN, or accept it with protocol.allow=[{','.join(kinds)}]"
+            )
         for seed in config.protocol.seeds:
             place = _place(folder, number, seed)
             if (_finished(place) is not None or (place / "last.ckpt").is_file()) and not _same_split(
@@ -401,13 +408,21 @@ def _features(
         warnings.filterwarnings("ignore", "left out ", UserWarning)  # those are counted in the tables
         warnings.simplefilter("always", data.AudioWarning)
         store = data.prepare(
-            everything, system.front_end(), cache, on_error=config.data.on_error, workers=config.data.workers
+            everything,
+            system.front_end(),
+            cache,
+            on_error=config.data.on_error,
+            workers=config.data.workers,
+            longest=config.data.longest,
         )
     for warning in warned:
         if issubclass(warning.category, data.AudioWarning):
             say(str(warning.message))
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    resampled = _resampled(store, store.features["options"]["sample_rate"])
+    if resampled:
+        say(resampled)
     place = {(str(store.manifest.path(i)), *store.manifest.part(i)): i for i in range(len(store))}
     rows = np.array([place.get((str(main.path(i)), *main.part(i)), -1) for i in range(len(main))])
     noted: list[dict[str, Any]] = [
@@ -417,6 +432,23 @@ def _features(
         noted += [{"file": entry, "reason": "not a recording of the corpus's layout"}
                   for entry in manifest.attrs.get("skipped", [])]  # fmt: skip
     return store, rows, noted
+
+
+def _resampled(store: data.FeatureStore, rate: float) -> str:
+    """What to say about recordings of other sample rates than the model's; empty when there are none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", data.AudioWarning)  # `data.prepare` has passed them on
+        rates = Counter(data.audio_info(store.manifest.path(i)).sample_rate for i in range(len(store)))
+    if set(rates) <= {rate}:
+        return ""
+    counts = ", ".join(f"{count} at {own} Hz" for own, count in sorted(rates.items()))
+    line = f"sample rates: {counts}; all were brought to {rate:g} Hz"
+    if min(rates) < rate and len(rates) > 1:
+        line += (
+            f". Those below {rate:g} Hz are empty above half their rate: where that goes with a label or a "
+            "speaker, the model can learn the microphone instead"
+        )
+    return line
 
 
 def _place(folder: Path, number: int, seed: int) -> Path:
@@ -471,6 +503,43 @@ def _strangers(table: Any, name: str, head: Any) -> list[str]:
     if head.kind != "categorical" or column not in table:
         return []
     return sorted({str(value) for value in table[column].dropna()} - set(head.labels))
+
+
+def _thin_classes(
+    config: RunConfig,
+    store: data.FeatureStore,
+    labels: Mapping[str, np.ndarray],
+    system: System,
+    folds: Mapping[int, data.Split],
+) -> list[str]:
+    """What to say about classes that a head cannot learn, or that are not tested where they are learnt."""
+    lines = []
+    groups = np.asarray(_group_names(store.manifest.table, config.protocol.group), dtype=object)
+    groups = np.broadcast_to(groups, len(store))
+    for name, head in system.heads.items():
+        for number, label in enumerate(head.labels if head.kind == "categorical" else ()):
+            rows = np.flatnonzero(labels[name] == number)
+            who = sorted(set(groups[rows].tolist()))
+            if not len(rows):
+                lines.append(f"no recording is labelled {label!r}: head {name!r} learns nothing about it")
+            elif len(who) == 1 and any(len(split.test) for split in folds.values()):
+                lines.append(
+                    f"class {label!r} of head {name!r} has recordings of one {config.protocol.group} only, "
+                    f"{who[0]} ({len(rows)}): it cannot be in training and in test; where {who[0]} is tested "
+                    "its recall is 0, elsewhere it is not tested"
+                )
+            else:
+                untaught = [
+                    str(fold)
+                    for fold, split in folds.items()
+                    if np.isin(rows, split.test).any() and not np.isin(rows, split.train).any()
+                ]
+                if untaught:
+                    lines.append(
+                        f"class {label!r} of head {name!r} ({', '.join(who)}) is tested but not trained in "
+                        f"fold {', '.join(untaught)}: its recall there is 0"
+                    )
+    return lines
 
 
 def _folds(config: RunConfig, manifest: data.Manifest) -> list[data.Split]:
