@@ -144,7 +144,7 @@ def score(
             notes.append(f"labels and model share {shared}, at least two are needed: emotion left out")
         else:
             choice = present if restrict else list(pooled)
-            notes.append(_choosable(list(pooled), present, restrict))
+            notes += _choosable(list(pooled), present, restrict)
             best = np.array(choice, dtype=object)[np.stack([pooled[name] for name in choice]).argmax(axis=0)]
             estimated = best
             classes = [name for name in pooled if name in present or name in best[kept]]
@@ -204,17 +204,17 @@ def _pooled(
     return pooled
 
 
-def _choosable(emotions: Sequence[str], present: Sequence[str], restrict: bool) -> str:
+def _choosable(emotions: Sequence[str], present: Sequence[str], restrict: bool) -> list[str]:
     """What the model could choose from, and what that does to the figures."""
     absent = [name for name in emotions if name not in present]
     if not absent:
-        return f"the model could choose any of its {len(emotions)} emotions; all are in the labels"
+        return []
     if restrict:
-        return (
+        return [
             f"the model could choose only among the {len(present)} emotions in the labels, which raises the "
             f"figures; ruled out: {', '.join(absent)}"
-        )
-    return (
+        ]
+    return [
         f"the model could choose any of its {len(emotions)} emotions, UAR is over the {len(present)} in the "
         f"labels; not in the labels, so an error wherever chosen: {some(absent, 20)}"
-    )
+    ]
