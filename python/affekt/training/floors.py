@@ -16,8 +16,8 @@ Two conditions:
 C of the SVM and alpha of the ridge are chosen by a group-wise cross-validation inside the training part, by
 UAR and by CCC over the held-out speakers; ties go to the smaller C and the larger alpha, the simpler model.
 Values are limited to [-1, 1], where the labels lie: a ridge extrapolates wildly where one feature is odd.
-The class probabilities are ``softmax(t s)`` of the SVM's one-against-rest scores ``s``, with ``t`` from the
-same inner cross-validation.
+The class probabilities are ``softmax(s / T)`` of the one-against-rest scores ``s``, with the temperature
+``T`` from the same inner cross-validation.
 
 Files in the folder of the run, in the layout of its own tables with the columns ``model`` and ``condition``::
 
@@ -50,6 +50,7 @@ from affekt.errors import DataError, InputError
 from affekt.systems.base import Head
 from affekt.systems.schema import as_dict
 from affekt.training import scoring
+from affekt.training.calibration import fit_temperature, with_temperature
 from affekt.training.config import FloorConfig, RunConfig
 from affekt.training.processes import in_processes
 
@@ -462,7 +463,8 @@ def _classes(
             scores[fold.test] = _svm(c, own, y[fold.train], other, size)
     best = max(held, key=lambda c: metrics.uar(held[c].argmax(1), y))
     own, other = _kernel(x, near, far, np.arange(len(y)))
-    return _softmax(_sharpness(held[best], y) * _svm(best, own, y, other, size)), best
+    temperature = fit_temperature(_softmax(held[best]), y)
+    return with_temperature(_softmax(_svm(best, own, y, other, size)), temperature), best
 
 
 def _kernel(
@@ -492,18 +494,6 @@ def _svm(c: float, own: np.ndarray, y: np.ndarray, other: np.ndarray, size: int)
 def _softmax(scores: np.ndarray) -> np.ndarray:
     powers = np.exp(scores - scores.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
-
-
-def _sharpness(scores: np.ndarray, y: np.ndarray) -> float:
-    """The factor in [0.01, 100] on the scores whose softmax has the least negative log-likelihood."""
-    optimize = require("scipy.optimize", purpose=_PURPOSE)
-
-    def loss(log_factor: float) -> float:
-        likely = _softmax(np.exp(log_factor) * scores)[np.arange(len(y)), y]
-        return float(-np.log(np.maximum(likely, 1e-12)).mean())
-
-    bounds = (np.log(0.01), np.log(100.0))
-    return float(np.exp(optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
 def _values_of(
