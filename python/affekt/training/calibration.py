@@ -101,7 +101,8 @@ def calibrate(
 
     Parameters
     ----------
-    outputs, labels : by head, of the development recordings at temperature 1, or None for no such recordings.
+    outputs, labels : by head, of the development recordings at temperature 1, under all conditions that are
+        tested, each counted alike; None for no such recordings.
 
     Raises
     ------
@@ -141,7 +142,7 @@ def calibrate(
         words.append(
             f"fitted on the development speakers: temperature by least negative log likelihood within "
             f"{TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}, sd as root mean square of label - estimate at the "
-            "end of a recording"
+            "end of a recording, all tested conditions alike"
         )
     if stated or config.sd:
         words.append(f"stated by the configuration: {', '.join([*stated, *config.sd])}")

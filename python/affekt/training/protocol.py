@@ -41,7 +41,7 @@ from affekt.errors import DataError, InputError
 from affekt.systems.base import System, create, export, initialise
 from affekt.systems.schema import as_dict
 from affekt.training import scoring
-from affekt.training.calibration import Calibration, calibrate
+from affekt.training.calibration import calibrate, with_temperature
 from affekt.training.conditions import run_conditions
 from affekt.training.config import (
     ProtocolConfig,
@@ -53,7 +53,7 @@ from affekt.training.config import (
 )
 from affekt.training.examples import Examples, labels_from_table
 from affekt.training.floors import FloorResult, run_floors
-from affekt.training.loop import derive_seed, note_temperatures, predict_examples, train
+from affekt.training.loop import derive_seed, note_temperatures, train
 from affekt.training.processes import in_processes
 
 __all__ = ["ProtocolResult", "RunResult", "environment", "fit", "prepare", "run_protocol"]
@@ -732,37 +732,40 @@ def _train_one(
     )  # fmt: skip
     trained = time.perf_counter() - begun
 
-    raw = None if dev_part is None else predict_examples(system, dev_part)
-    known = None if dev_part is None else dev_part.labels
-    calibration = calibrate(config.calibration, system.heads, raw, known)
-    for name, value in calibration.temperature.items():
-        system.set_temperature(name, value)
-    if dev_part is not None:
-        note_temperatures(place / "best.ckpt", system)
-    if len(calibration.sd) + len(calibration.temperature) and not len(split.dev):
-        say(f"calibration: {calibration.how}")
-
     path = place / "model.safetensors"
     info = _info(config, store, split, number, seed)
+    export(system, path, info, name=config.name)
+    dev_table, dev_failed = _native_predictions(config, path, store, split.dev, system, say)
+    calibration = calibrate(
+        config.calibration, system.heads,
+        scoring.outputs(dev_table, system.heads) if len(dev_table) else None,
+        _truth(dev_table, system) if len(dev_table) else None,
+    )  # fmt: skip
+    for name, value in calibration.temperature.items():
+        system.set_temperature(name, value)
+        columns = system.heads[name].columns
+        dev_table[columns] = with_temperature(dev_table[columns], value)
+    if dev_part is None:
+        say(f"calibration: {calibration.how}")
+    else:
+        note_temperatures(place / "best.ckpt", system)
     info["calibration"] = asdict(calibration)
     export(system, path, info, name=config.name)
-    tables = {
-        part: _native_predictions(config, path, store, rows, system, calibration, say)
-        for part, rows in (("test", split.test), ("dev", split.dev))
-    }
-    tables["test"][0].to_csv(place / "predictions.csv", index=False)
+    table, failed = _native_predictions(config, path, store, split.test, system, say)
+    spread = {f"sd_{label}": value for label, value in calibration.sd.items()}
+    table, dev_table = table.assign(**spread), dev_table.assign(**spread)
+    table.to_csv(place / "predictions.csv", index=False)
     if len(split.dev):
-        tables["dev"][0].to_csv(place / "predictions_dev.csv", index=False)
-    scores = {part: _by_condition(table, system) for part, (table, _) in tables.items()}
-    info["metrics"] = {"test": scores["test"], "development": scores["dev"]}
+        dev_table.to_csv(place / "predictions_dev.csv", index=False)
+    scores, dev_scores = _by_condition(table, system), _by_condition(dev_table, system)
+    info["metrics"] = {"test": scores, "development": dev_scores}
     export(system, path, info, name=config.name)
 
     manifest = store.manifest.table
     heads = [name for name, head in system.heads.items() if head.kind == "categorical"]
     price = cost(path)
     rows = []
-    for condition in scores["test"] or scores["dev"] or {"raw": {}}:
-        table = tables["test"][0]
+    for condition in scores or dev_scores or {"raw": {}}:
         rows.append({
             "fold": number,
             "seed": seed,
@@ -772,13 +775,13 @@ def _train_one(
             "n_train": len(split.train),
             "n_dev": len(split.dev),
             "n_test": int((table["condition"] == condition).sum()),
-            "n_test_failed": len(tables["test"][1]),
+            "n_test_failed": len(failed),
             "dev_groups": _present(manifest, group, split.dev),
             "test_groups": _present(manifest, group, split.test),
             "epochs": result.epochs,
             "best_epoch": result.best_epoch,
-            **scores["test"].get(condition, {}),
-            **{f"dev_{name}": value for name, value in scores["dev"].get(condition, {}).items()},
+            **scores.get(condition, {}),
+            **{f"dev_{name}": value for name, value in dev_scores.get(condition, {}).items()},
             **{f"temperature_{n}" if len(heads) > 1 else "temperature": calibration.temperature[n]
                for n in heads},
             **{f"sd_{label}": value for label, value in calibration.sd.items()},
@@ -786,8 +789,7 @@ def _train_one(
             "seconds_training": round(trained, 1),
             "seconds": round(time.perf_counter() - begun, 1),
         })  # fmt: skip
-    failed = [entry for _, left_out in tables.values() for entry in left_out]
-    _write_json(place / "done.json", {"rows": rows, "failed": failed})
+    _write_json(place / "done.json", {"rows": rows, "failed": [*failed, *dev_failed]})
     (place / "last.ckpt").unlink(missing_ok=True)  # after: what dies in between must not train again
     return rows
 
@@ -877,7 +879,6 @@ def _native_predictions(
     store: data.FeatureStore,
     rows: np.ndarray,
     system: System,
-    calibration: Calibration,
     say: Say,
 ) -> tuple[Any, list[dict[str, Any]]]:
     """What the model file says at the end of each recording under each condition, run by the native core in
@@ -918,16 +919,12 @@ def _native_predictions(
         part = _labelled(store, np.array(kept, dtype=np.int64), system, config.protocol)
         part.insert(0, "condition", condition)
         estimates = pandas.DataFrame([values[row] for row in kept], columns=model.columns)
-        parts.append(pandas.concat([part, estimates.assign(**_sd_columns(calibration))], axis=1))
+        parts.append(pandas.concat([part, estimates], axis=1))
     if not parts:
         empty = _labelled(store, np.empty(0, np.int64), system, config.protocol)
         empty.insert(0, "condition", None)
-        parts = [empty.reindex(columns=[*empty, *model.columns, *_sd_columns(calibration)])]
+        parts = [empty.reindex(columns=[*empty, *model.columns])]
     return pandas.concat(parts, ignore_index=True), [_skip(store, row, why) for row, why in failed.items()]
-
-
-def _sd_columns(calibration: Calibration) -> dict[str, float]:
-    return {f"sd_{label}": value for label, value in calibration.sd.items()}
 
 
 def _skip(store: data.FeatureStore, i: int, reason: str) -> dict[str, Any]:
