@@ -249,6 +249,7 @@ def test_the_command_writes_a_table_and_a_picture_per_condition(model, table, tm
         "--gain=-6,6",
         "--bandpass",
         "300-3400",
+        "--no-adapt",
     ]
     assert main([*words, *options]) == 0
     out, err = capsys.readouterr()

@@ -269,6 +269,7 @@ def _robustness(args: argparse.Namespace) -> int:
         estimate=args.estimate,
         restrict=args.only_present,
         merge=_pairs("--merge", args.merge),
+        adapt=args.adapt,
         on_error=args.on_error,
         progress=_progress("affekt robustness"),
     )
@@ -652,6 +653,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--talkers", type=int, default=4, metavar="N", help="voices in the babble (default: 4)")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="of all draws (default: 0)")
     _add_scoring(sub)
+    _add_adapt(sub)
     _add_on_error(sub)
 
     sub = verb(
@@ -904,6 +906,10 @@ def _add_speaker(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="what 'affekt enrol' wrote about the speaker (default: nothing known)",
     )
+    _add_adapt(parser)
+
+
+def _add_adapt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-adapt",
         action="store_false",

@@ -336,7 +336,8 @@ def robustness_figure(table: pandas.DataFrame, condition: str, *, title: str | N
         if shown["label"].nunique() > 1:
             axis.legend(frameon=False, fontsize=9, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 0.99),
                         borderaxespad=0)  # fmt: skip
-    heading = title if title is not None else f"{condition}, 95 % intervals over speakers"
+    spread = ", 95 % intervals over speakers" if rows["low"].notna().any() else ""
+    heading = title if title is not None else f"{condition}{spread}"
     figure.suptitle(heading, x=0.012, ha="left", fontsize=13, fontweight="bold", color=_INK)
     return figure
 
