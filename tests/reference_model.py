@@ -244,6 +244,8 @@ def run_valid(
         elif kind == "adapt":
             state = {} if profile is None else profile.setdefault(name, {})
             y = adapt(x, o, t, beside >= o.get("least", 0.5), state, adapting)
+        elif kind == "average":
+            y = np.mean([rows[name] for name in node["inputs"]], axis=0)
         elif kind == "linear":
             y = x @ t["weight"].T + t["bias"] if len(x) else x
         else:
@@ -525,3 +527,26 @@ def speaker(
     if "attention" in pool:
         tensors |= {"pool.score.weight": numbers.tensor(1, 5), "pool.score.bias": numbers.tensor(1)}
     return card_of(nodes, outputs, validity={"node": "speech", "least": 0.25}), tensors
+
+
+def ensemble(seeds: tuple[int, ...] = (3, 4)) -> tuple[Card, Tensors]:
+    """The mean of models that adapt, `speaker` of some seeds; they hear together where speech is."""
+    shared = ("mel", "voice", "voices", "talk", "speech")
+    nodes: list[Card] = []
+    tensors: Tensors = {}
+    for number, seed in enumerate(seeds, 1):
+        card, own = speaker(seed=seed)
+        place = {n["name"]: f"m{1 if n['name'] in shared else number}_{n['name']}" for n in card["nodes"]}
+        place["audio"] = "audio"
+        fresh = [n for n in card["nodes"] if number == 1 or n["name"] not in shared]
+        nodes += [
+            {**n, "name": place[n["name"]], "inputs": [place[name] for name in n["inputs"]]} for n in fresh
+        ]
+        for name, tensor in own.items():
+            owner, _, parameter = name.partition(".")
+            tensors[f"{place[owner]}.{parameter}"] = tensor
+    for output in card["outputs"]:
+        means = [f"m{number}_{output['node']}" for number in range(1, len(seeds) + 1)]
+        output["node"] = f"mean_{output['name']}"
+        nodes.append(node(output["node"], "average", means))
+    return card_of(nodes, card["outputs"], validity={"node": "m1_speech", "least": 0.25}), tensors

@@ -169,9 +169,7 @@ def test_canonical_json_takes_numpy_and_paths():
 # The reader ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["schema1_utterance", "schema1_trace", "schema1_utterance_int8", "schema1_speaker"]
-)
+@pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.safetensors")))
 def test_golden_file_is_what_the_writer_makes(name):
     """A changed writer or reference must show up as such, not as a changed promise."""
     card, tensors = getattr(reference_model, name.removeprefix("schema1_"))()
@@ -370,6 +368,38 @@ def test_each_fault_of_a_model_that_adapts_is_named(path, value, message):
         Model.from_bytes(change(reference_model.speaker(), path, value))
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("nodes.mean_affect.inputs", ["m1_affect"], "node 'mean_affect': takes 2 to 16 inputs, got 1"),
+        ("nodes.mean_affect.inputs", ["m1_affect"] * 17, "must name 1 to 16 nodes or inputs, got 17"),
+        ("nodes.mean_affect.inputs", ["m1_affect", "m1_pool"], "must be equally wide, got 3 and 15 values"),
+        ("nodes.mean_affect.inputs", ["m1_talk", "m1_speech"], "'mean_affect': its inputs do not tick tog"),
+        ("nodes.mean_affect.inputs", ["m1_affect", "mean_affect"], "node 'mean_affect': depends on itself"),
+        ("nodes.mean_affect.options", {"weights": [1, 2]}, "node 'mean_affect': 'weights' is not a field"),
+        ("nodes.mean_emotion.inputs", ["m1_emotion", "m2_classes"], "must be a softmax activation or an av"),
+        ("nodes.mean_emotion.inputs", ["m1_emotion", "mean_affect"], "must be a softmax activation or an a"),
+        ("nodes.m2_emotion.options", {"kind": "sigmoid"}, "output 'emotion': is categorical, so its node mu"),
+        ("outputs.emotion.node", "m2_emotion", "no output depends on node 'mean_emotion'"),
+        ("outputs.emotion.labels", ["calm", "sad"], "has 2 labels, node 'mean_emotion' gives 3 values"),
+    ],
+)
+def test_each_fault_of_an_average_is_named(path, value, message):
+    with pytest.raises(ModelFileError, match=message):
+        Model.from_bytes(change(reference_model.ensemble(), path, value))
+
+
+def test_no_average_of_averages_is_categorical():
+    card, tensors = reference_model.ensemble()
+    again = reference_model.node("again", "average", ["mean_emotion", "mean_emotion"])
+    card["nodes"].append(again)
+    card["outputs"][1] |= {"node": "again"}
+    with pytest.raises(ModelFileError, match="must be a softmax activation or an average of such"):
+        Model.from_bytes(model_bytes(card, tensors))
+    card["outputs"][1] |= {"kind": "continuous"}
+    assert Model.from_bytes(model_bytes(card, tensors)).columns[3:] == ["calm", "happy", "sad"]
+
+
 def test_the_tensors_of_a_model_that_adapts():
     card, tensors = reference_model.speaker()
     for name in ("rows.mean", "rows.sd"):
@@ -537,7 +567,7 @@ def outcome(content: bytes) -> bool:
 def test_400_mutated_files_never_crash():
     seeded = random.Random(2024)
     good = [path.read_bytes() for path in sorted(GOLDEN.glob("*.safetensors"))]
-    assert len(good) == 4
+    assert len(good) == 5
     refused = ran = 0
     for i in range(150):  # bytes
         content = bytearray(seeded.choice(good))

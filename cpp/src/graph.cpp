@@ -16,7 +16,7 @@
 namespace affekt {
 namespace {
 
-constexpr std::size_t kMaxNodes = 256, kMaxOutputs = 64, kMaxInputs = 16, kMaxFrontEnds = 8;
+constexpr std::size_t kMaxNodes = 256, kMaxOutputs = 64, kMaxFrontEnds = 8;
 constexpr double kMaxClock = 9e15;  // samples; beyond it a double no longer counts one by one
 
 void check_name(const Fields& at, const std::string& name) {
@@ -208,6 +208,17 @@ void Graph::read_outputs(Fields& card) {
   const Json& list = card.array("outputs");
   if (list.empty() || list.size() > kMaxOutputs) card.fail("'outputs' must list 1 to 64 outputs");
   std::set<std::string> names, columns_seen;
+  const Json& nodes = card.array("nodes");
+  const auto is_softmax = [&](const Vertex& vertex) {
+    const auto source =
+        std::find_if(nodes.begin(), nodes.end(), [&](const Json& n) { return n["name"] == vertex.name; });
+    return vertex.type == "activation" && (*source)["options"]["kind"] == "softmax";
+  };
+  const auto gives_probabilities = [&](const Vertex& vertex) {
+    if (vertex.type != "average") return is_softmax(vertex);
+    return std::all_of(vertex.from.begin(), vertex.from.end(),
+                       [&](std::size_t from) { return from != 0 && is_softmax(vertices[from - 1]); });
+  };
   for (const Json& item : list) {
     Fields fields(item, "output " + std::to_string(outputs.size()));
     OutputSpec output;
@@ -225,11 +236,8 @@ void Graph::read_outputs(Fields& card) {
       fields.fail("has " + std::to_string(output.labels.size()) + " labels, node '" + node + "' gives " +
                   std::to_string(vertex->node->width()) + " values");
     if (output.kind == "categorical") {
-      const Json& nodes = card.array("nodes");
-      const auto source =
-          std::find_if(nodes.begin(), nodes.end(), [&](const Json& n) { return n["name"] == node; });
-      if (vertex->type != "activation" || (*source)["options"]["kind"] != "softmax")
-        fields.fail("is categorical, so its node must be a softmax activation");
+      if (!gives_probabilities(*vertex))
+        fields.fail("is categorical, so its node must be a softmax activation or an average of such");
     } else if (fields.has("range")) {
       const Json& range = fields.array("range");
       if (range.size() != 2 || !range[0].is_number() || !range[1].is_number() ||

@@ -348,6 +348,24 @@ class ActivationNode final : public Node {
   float a_, b_;
 };
 
+/// Mean of the inputs' rows, value by value
+class AverageNode final : public Node {
+ public:
+  AverageNode(std::size_t width, std::size_t inputs) : Node(width, {}), inputs_(inputs) {}
+
+  std::size_t process(const float* const* in, std::size_t n, float* out, NodeState&) const noexcept override {
+    for (std::size_t i = 0; i < n * width(); ++i) {
+      double sum = 0;
+      for (std::size_t k = 0; k < inputs_; ++k) sum += in[k][i];
+      out[i] = static_cast<float>(sum / static_cast<double>(inputs_));
+    }
+    return n;
+  }
+
+ private:
+  std::size_t inputs_;
+};
+
 // Factories: options and tensors of a card -> node
 // ----------------------------------------------------------------
 
@@ -508,6 +526,15 @@ std::unique_ptr<Node> make_activation(NodeSource& source) {
   return std::make_unique<ActivationNode>(source.widths[0], kinds.at(kind), a, b);
 }
 
+std::unique_ptr<Node> make_average(NodeSource& source) {
+  options_of(source).done();
+  for (const std::size_t width : source.widths)
+    if (width != source.widths[0])
+      source.fail("its inputs must be equally wide, got " + std::to_string(source.widths[0]) + " and " +
+                  std::to_string(width) + " values");
+  return std::make_unique<AverageNode>(source.widths[0], source.widths.size());
+}
+
 }  // namespace
 
 std::size_t Node::state_bytes(std::size_t) const { return 0; }
@@ -557,23 +584,28 @@ Fields options_of(NodeSource& source) {
 }
 
 std::unique_ptr<Node> make_node(NodeSource& source) {
-  using Factory = std::unique_ptr<Node> (*)(NodeSource&);
-  static const std::map<std::string, Factory> factories = {{"front_end", make_front_end},
-                                                           {"standardise", make_standardise},
-                                                           {"stack", make_stack},
-                                                           {"tcn", make_tcn},
-                                                           {"pool", make_pool},
-                                                           {"linear", make_linear},
-                                                           {"activation", make_activation},
-                                                           {"activity", make_activity},
-                                                           {"adapt", make_adapt}};
-  const auto it = factories.find(source.type);
-  if (it == factories.end()) source.fail("unknown node type " + brief(std::string_view(source.type)));
-  const bool masked = source.type == "pool" || source.type == "adapt";
-  if (source.widths.size() > (masked ? 2 : 1))
-    source.fail(std::string("takes one ") + (masked ? "or two inputs" : "input") + ", got " +
-                std::to_string(source.widths.size()));
-  return it->second(source);
+  struct Type {
+    std::unique_ptr<Node> (*make)(NodeSource&);
+    std::size_t least = 1, most = 1;  // inputs
+    const char* takes = "one input";
+  };
+  static const std::map<std::string, Type> types = {
+      {"front_end", {make_front_end}},
+      {"standardise", {make_standardise}},
+      {"stack", {make_stack}},
+      {"tcn", {make_tcn}},
+      {"pool", {make_pool, 1, 2, "one or two inputs"}},
+      {"linear", {make_linear}},
+      {"activation", {make_activation}},
+      {"average", {make_average, 2, kMaxInputs, "2 to 16 inputs"}},
+      {"activity", {make_activity}},
+      {"adapt", {make_adapt, 1, 2, "one or two inputs"}}};
+  const auto it = types.find(source.type);
+  if (it == types.end()) source.fail("unknown node type " + brief(std::string_view(source.type)));
+  const Type& type = it->second;
+  if (const std::size_t count = source.widths.size(); count < type.least || count > type.most)
+    source.fail(std::string("takes ") + type.takes + ", got " + std::to_string(count));
+  return type.make(source);
 }
 
 }  // namespace affekt

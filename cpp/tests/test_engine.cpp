@@ -29,7 +29,8 @@ using affekt::test::golden_signal;
 namespace {
 
 const char* const kFiles[] = {"schema1_utterance.safetensors", "schema1_trace.safetensors",
-                              "schema1_speaker.safetensors", "schema1_utterance_int8.safetensors"};
+                              "schema1_speaker.safetensors", "schema1_utterance_int8.safetensors",
+                              "schema1_ensemble.safetensors"};
 
 std::shared_ptr<const Model> utterance() {
   static const auto model = Model::load(golden_path(kFiles[0]));

@@ -45,8 +45,8 @@ void sha256_matches_the_standard() {
 }
 
 void golden_files_give_their_values() {
-  for (const std::string name :
-       {"schema1_utterance", "schema1_trace", "schema1_utterance_int8", "schema1_speaker"}) {
+  for (const std::string name : {"schema1_utterance", "schema1_trace", "schema1_utterance_int8",
+                                 "schema1_speaker", "schema1_ensemble"}) {
     const auto model = Model::load(golden_path(name + ".safetensors"));
     const auto expected = affekt::test::read_table(golden_path(name + ".csv"));
     const auto signal = affekt::test::golden_signal(12000);
@@ -57,7 +57,7 @@ void golden_files_give_their_values() {
     CHECK(pass.feed(signal.data(), signal.size(), times, values, &valid) == affekt::Status::ok);
     pass.finish(times, values, &valid);
     const std::size_t columns = model->columns().size();
-    const bool says = name == "schema1_speaker";
+    const bool says = name == "schema1_speaker" || name == "schema1_ensemble";
     CHECK_EQ(times.size(), expected.size());
     CHECK_EQ(valid.size(), expected.size());
     for (std::size_t r = 0; r < std::min(times.size(), expected.size()); ++r) {
@@ -136,8 +136,9 @@ int times_more() {
 
 void damaged_bytes_are_refused() {
   std::mt19937 random(10 + static_cast<unsigned>(times_more()));
-  for (const std::string name : {"schema1_utterance.safetensors", "schema1_trace.safetensors",
-                                 "schema1_utterance_int8.safetensors", "schema1_speaker.safetensors"}) {
+  for (const std::string name :
+       {"schema1_utterance.safetensors", "schema1_trace.safetensors", "schema1_utterance_int8.safetensors",
+        "schema1_speaker.safetensors", "schema1_ensemble.safetensors"}) {
     const std::string good = read_bytes(golden_path(name));
     CHECK(survives(good));
     for (int i = 0; i < 150 * times_more(); ++i) {
@@ -209,8 +210,9 @@ void hostile_cards_are_refused_or_run() {
                                     Json::array({Json::array({Json::array()})}),
                                     Json{{"a", 1}}};
   int refused = 0, ran = 0;
-  for (const std::string name : {"schema1_utterance.safetensors", "schema1_trace.safetensors",
-                                 "schema1_utterance_int8.safetensors", "schema1_speaker.safetensors"}) {
+  for (const std::string name :
+       {"schema1_utterance.safetensors", "schema1_trace.safetensors", "schema1_utterance_int8.safetensors",
+        "schema1_speaker.safetensors", "schema1_ensemble.safetensors"}) {
     const Parts good = take_apart(read_bytes(golden_path(name)));
     CHECK(survives(put_together(good)));
     for (int i = 0; i < 400 * times_more(); ++i) {

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from affekt import systems as systems
     from affekt import training as training
     from affekt._cost import cost as cost
+    from affekt._ensemble import ensemble as ensemble
     from affekt._native import Model as Model
     from affekt._native import get_include as get_include
     from affekt._native import load as load
@@ -72,6 +73,7 @@ _NAMES = {
     "cost": "affekt._cost",
     "create": "affekt.systems",
     "enrol": "affekt._predict",
+    "ensemble": "affekt._ensemble",
     "evaluate": "affekt._predict",
     "get_include": "affekt._native",
     "list_systems": "affekt.systems",

@@ -37,7 +37,8 @@ def cost(model: Any = None, *, seconds: float = 10.0, repeats: int = 3) -> dict[
         graph. Front end, per frame: window, real FFT of n points as n log2(n), power of n / 2 + 1 bins, mel
         filters as two weights per bin, cosine transform, deltas. Network: every weight of convolutions and
         linear layers once per row that it sees, pools once per estimate over their whole window, two to three
-        per value for standardising, looking for speech and adapting; activation functions not counted.
+        per value for standardising, looking for speech and adapting; activation functions and averages not
+        counted.
         ``rtf`` : real-time factor, seconds of computing per second of audio, through the live engine in
         pushes of 10 ms on one thread; absent where `seconds` is 0.
 
@@ -167,6 +168,7 @@ _COUNTS: dict[str, _Count] = {
     "activity": _elementwise(1, width=1),
     "adapt": _elementwise(3),
     "activation": _elementwise(0),
+    "average": _elementwise(0),
     "stack": _stack,
     "tcn": _tcn,
     "pool": _pool,

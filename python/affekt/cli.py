@@ -395,12 +395,7 @@ def _export(args: argparse.Namespace) -> int:
         if not found:
             raise DataError(f"{source}: expected one of {', '.join(names)} in this folder, found none")
         source = found[0]
-    added = {}
-    for item in args.info or ():
-        key, _, value = item.partition("=")
-        if not key or not value:
-            raise InputError(f"--info: expected KEY=TEXT, got {item!r}")
-        added[key] = value
+    added = _pairs("--info", args.info, "KEY=TEXT")
     if source.suffix == ".ckpt":
         path = training.export_checkpoint(source, args.out, added, name=args.name)
     else:
@@ -421,6 +416,15 @@ def _quantise(args: argparse.Namespace) -> int:
     if model.path is not None:
         sizes += f", from {model.path.stat().st_size / 1e6:.2f} MB"
     print(f"model  {path} ({sizes})")
+    return 0
+
+
+def _ensemble(args: argparse.Namespace) -> int:
+    import affekt
+
+    members = [affekt.load(model) for model in args.models]
+    path = affekt.ensemble(members, args.out, name=args.name, info=_pairs("--info", args.info, "KEY=TEXT"))
+    print(f"model  {path} ({path.stat().st_size / 1e6:.2f} MB, the mean of {len(members)} models)")
     return 0
 
 
@@ -468,13 +472,13 @@ def _manifest(args: argparse.Namespace) -> Any:
     )
 
 
-def _pairs(option: str, items: Sequence[str] | None) -> dict[str, str]:
+def _pairs(option: str, items: Sequence[str] | None, wanted: str = "two names around '='") -> dict[str, str]:
     """``NAME=NAME`` words of a repeated option as a dictionary."""
     pairs = {}
     for item in items or ():
         key, _, value = item.partition("=")
         if not key or not value:
-            raise InputError(f"{option}: expected two names around '=', got {item!r}")
+            raise InputError(f"{option}: expected {wanted}, got {item!r}")
         pairs[key] = value
     return pairs
 
@@ -808,12 +812,26 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, metavar="MODEL", help="model file to write (.safetensors)")
     sub.add_argument("--name", help="name on the model's card (default: that of the run)")
     sub.add_argument("--version", help="version on the card of a model file (default: as it was)")
-    sub.add_argument(
-        "--info",
-        action="append",
-        metavar="KEY=TEXT",
-        help="add to the card, e.g. licence=...; may be repeated",
+    _add_info(sub)
+
+    sub = verb(
+        "ensemble",
+        _ensemble,
+        "join models into one that gives the mean of their estimates",
+        """
+        Write one model file whose estimates are the mean of those of 2 to 16 models with the same
+        inputs, outputs and timing, such as the seeds of one training. What they compute alike, the
+        front end for one, is computed once. Licences and data of all members are on its card.
+
+        examples:
+          affekt ensemble seed_0.safetensors seed_1.safetensors --out both.safetensors
+          affekt ensemble runs/ravdess/fold_1/*/model.safetensors --out fold_1.safetensors --name ravdess
+        """,
     )
+    sub.add_argument("models", nargs="+", metavar="MODEL", help="model files, 2 to 16")
+    sub.add_argument("--out", required=True, metavar="FILE", help="model file to write (.safetensors)")
+    sub.add_argument("--name", help="name on the card (default: that of the first MODEL with -ensemble)")
+    _add_info(sub)
 
     sub = verb(
         "quantise",
@@ -855,6 +873,15 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         "--init",
         metavar="MODEL",
         help="start from the weights of this model file, or 'shipped' for affekt's own",
+    )
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--info",
+        action="append",
+        metavar="KEY=TEXT",
+        help="add to the card, e.g. licence=...; may be repeated",
     )
 
 
@@ -1080,13 +1107,13 @@ def _print_card(model: Any) -> None:
         print(textwrap.fill(f"{key}: {_words(value)}", 100, subsequent_indent="    "))
 
 
-def _words(value: Any) -> str:
+def _words(value: Any, inside: bool = False) -> str:
     """A JSON value as people write it: ``test (uar 0.61, war 0.6), development (...)``."""
     if isinstance(value, dict):
-        parts = ((k, f"({_words(v)})" if isinstance(v, dict) else _words(v)) for k, v in value.items())
-        return ", ".join(f"{k} {v}" for k, v in parts)
+        text = ", ".join(f"{key} {_words(entry, True)}" for key, entry in value.items())
+        return f"({text})" if inside else text
     if isinstance(value, list):
-        return ", ".join(_words(entry) for entry in value)
+        return ", ".join(_words(entry, True) for entry in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from affekt.errors import InputError
 
-__all__ = ["SCHEMA", "canonical_json", "model_bytes", "write_model"]
+__all__ = ["SCHEMA", "canonical_json", "members_of", "model_bytes", "names_of", "provenance", "write_model"]
 
 SCHEMA = 1
 """Version of the card's layout that this writer produces."""
@@ -187,3 +187,38 @@ def write_model(path: str | os.PathLike[str], card: Mapping[str, Any], tensors: 
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def provenance(card: Mapping[str, Any], sha256: str) -> dict[str, Any]:
+    """What a card made from another model says of that one: name, version, hash, data, licence, and the model
+    that it started from in turn.
+
+    Parameters
+    ----------
+    card : of the other model.
+    sha256 : of its file, or of its card and weights (`affekt.Model.hash`).
+    """
+    info = card.get("info", {})
+    return {
+        "name": str(card["name"]),
+        "version": str(card["version"]),
+        "sha256": sha256,
+        "data": names_of(info.get("data")),
+        "licence": str(info.get("licence") or "not stated"),
+        **({"initial_model": info["initial_model"]} if info.get("initial_model") else {}),
+    }
+
+
+def members_of(card: Mapping[str, Any]) -> list[str]:
+    """Names of the models that the model of this card is the mean of (`affekt.ensemble`); none for others."""
+    types = {node["name"]: node["type"] for node in card["nodes"]}
+    if any(types[output["node"]] != "average" for output in card["outputs"]):
+        return []
+    said = card.get("info", {}).get("members")
+    known = [entry for entry in said if isinstance(entry, dict)] if isinstance(said, list) else []
+    return [f"{e.get('name')} ({str(e.get('sha256'))[:12]})" for e in known] or ["not named on the card"]
+
+
+def names_of(value: Any) -> list[str]:
+    """One name, several or none, as a card may have them, as a list."""
+    return [value] if isinstance(value, str) else [str(name) for name in value or ()]

@@ -28,6 +28,7 @@ def main() -> None:
         "schema1_trace": reference_model.trace(),
         "schema1_utterance_int8": reference_model.utterance_int8(),
         "schema1_speaker": reference_model.speaker(),
+        "schema1_ensemble": reference_model.ensemble(),
     }.items():
         write_model(HERE / f"{name}.safetensors", card, tensors)
         times, values, valid = reference_model.run_valid(card, tensors, signal)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from affekt.errors import InputError, ModelFileError
+from affekt.modelfile import members_of, names_of, provenance, write_model
 from affekt.systems.schema import as_dict, build, nearest
 
 __all__ = [
@@ -259,8 +260,6 @@ def export(
     NotStreamableError : the front end cannot run step by step.
     InputError : a weight is not finite.
     """
-    from affekt.modelfile import write_model
-
     nodes, tensors = system.graph()
     card = {
         "name": name or system.system_name,
@@ -307,8 +306,13 @@ def source_of(card: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
     Raises
     ------
-    ModelFileError : the card names no system; it was not written by `export`.
+    ModelFileError : the card names no system; it was not written by `export`, or is that of an ensemble.
     """
+    if members := members_of(card):
+        raise ModelFileError(
+            f"the model {card.get('name', '')!r} is an ensemble, which is no torch system; take one of its "
+            f"members: {', '.join(members)}"
+        )
     try:
         name, config = str(card["system"]["name"]), dict(card["system"]["config"])
         # The card's JSON sorts its keys; the outputs keep the order of the heads.
@@ -350,16 +354,7 @@ def initialise(system: System, path: str | Path) -> dict[str, str]:
             "take the model's, or train without an initial model"
         )
     kept = system.start_from(other)
-    card = load(path).card
-    info = card.get("info", {})
-    system.initial = {
-        "name": str(card["name"]),
-        "version": str(card["version"]),
-        "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
-        "data": _names(info.get("data")),
-        "licence": str(info.get("licence") or "not stated"),
-        **({"initial_model": other.initial} if other.initial else {}),
-    }
+    system.initial = provenance(load(path).card, hashlib.sha256(Path(path).read_bytes()).hexdigest())
     return kept
 
 
@@ -386,14 +381,9 @@ def _with_initial(info: dict[str, Any], initial: Mapping[str, Any] | None) -> di
     words = f"initial model {initial['name']} {initial['version']}: {initial['licence']}"
     licence = str(info.get("licence") or "not stated")
     info["licence"] = licence if words in licence else f"{licence}; {words}"
-    data = _names(info.get("data"))
+    data = names_of(info.get("data"))
     info["data"] = data + [name for name in initial["data"] if name not in data]
     return info
-
-
-def _names(value: Any) -> list[str]:
-    """One name, several or none, as a card may have them."""
-    return [value] if isinstance(value, str) else [str(name) for name in value or ()]
 
 
 def to_tensor(value: Any) -> Tensor:
