@@ -90,6 +90,7 @@ def test_without_adaptation_and_validity(tmp_path):
     types = Counter(node["type"] for node in joint.card["nodes"])
     assert (types["front_end"], types["standardise"], types["average"]) == (1, 2, 2)
     assert not joint.adapts
+    assert "data" not in joint.card["info"]  # of which the members say nothing
 
 
 @given(seed=st.integers(0, 9), n=st.integers(0, len(SIGNAL)), chunk=st.integers(1, 5000))
@@ -107,7 +108,7 @@ def test_streamed_equals_full(trio, seed, n, chunk):
 
 @pytest.mark.parametrize("neutral", [False, True])
 def test_a_profile_holds_what_each_member_learnt(trio, neutral):
-    """Rows have no reference in these models, so neutral enrolment is of a variant that has one."""
+    """Neutral enrolment is of a variant whose rows have a reference, too."""
 
     def calm(card, tensors):
         tensors["rows.reference"] = tensors["rows.mean"] + np.float32(1)

@@ -219,6 +219,6 @@ def _joint_info(members: Sequence[Model], info: dict[str, Any]) -> dict[str, Any
         **alike,
         **info,
         "licence": "; ".join(dict.fromkeys(licences)),
-        "data": list(dict.fromkeys(data)),
+        **({"data": list(dict.fromkeys(data))} if data else {}),
         "members": entries,
     }
