@@ -500,8 +500,7 @@ def bootstrap_interval(
         raise InputError(f"groups must have at least 2 different values; got {len(names)}")
     number = {name: i for i, name in enumerate(names)}
     code = np.array([number[name] for name in g.tolist()])
-    rng = np.random.default_rng(_checks.integer(seed, "seed", low=0))
-    draws = (rng.integers(len(names), size=len(names)) for _ in range(resamples))
+    draws = _draws(len(names), resamples, _checks.integer(seed, "seed", low=0))
     name = getattr(metric, "__name__", "")
     if not options and name in FROM_SUMS and metric is globals().get(name):
         if name in ("nll", "brier", "ece"):
@@ -513,7 +512,7 @@ def bootstrap_interval(
             sums = group_sums(p_code, t_code, code, len(names), len(kinds))
         else:
             sums = group_sums(p, t, code, len(names), 0, float(np.mean(t)))
-        drawn = np.array([FROM_SUMS[name](sums[picked].sum(0)) for picked in draws])
+        drawn = FROM_SUMS[name](_totals(sums, draws))
     else:
         rows = [np.flatnonzero(code == i) for i in range(len(names))]
         chosen = (np.concatenate([rows[j] for j in picked]) for picked in draws)
@@ -522,6 +521,39 @@ def bootstrap_interval(
     return Interval(
         float(metric(p, t, **options)), float(low), float(high), float(drawn.std(ddof=1)), len(names), level
     )
+
+
+def resampled(
+    sums: np.ndarray, figures: Sequence[str], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> dict[str, tuple[float, float, float]]:
+    """``low, high, sd`` of figures over draws of whole groups, as `bootstrap_interval` draws them.
+
+    Parameters
+    ----------
+    sums : (groups, repetitions, k), as `group_sums` and its like give them for each repetition (seed); a draw
+        averages the repetitions that have anything in it.
+    figures : names in `FROM_SUMS`.
+    """
+    totals = _totals(sums, _draws(len(sums), resamples, seed))  # (draws, repetitions, k)
+    there = totals.any(axis=-1)
+    out = {}
+    for name in figures:
+        values = np.where(there, FROM_SUMS[name](totals), 0.0)
+        drawn = values.sum(1) / np.maximum(there.sum(1), 1)
+        low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
+        out[name] = float(low), float(high), float(drawn.std(ddof=1))
+    return out
+
+
+def _draws(groups: int, resamples: int, seed: int) -> np.ndarray:
+    """Numbers of the groups in every resample, (resamples, groups)."""
+    return np.random.default_rng(seed).integers(groups, size=(resamples, groups))
+
+
+def _totals(sums: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """The sums of the groups drawn, added up: (resamples, ...)."""
+    counts = np.stack([np.bincount(picked, minlength=len(sums)) for picked in draws]).astype(np.float64)
+    return (counts @ sums.reshape(len(sums), -1)).reshape(len(draws), *sums.shape[1:])
 
 
 def group_sums(
@@ -546,48 +578,57 @@ def group_sums(
 
 
 def _counts(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hits, items and guesses per class from a flat confusion matrix."""
-    size = round(len(sums) ** 0.5)
-    matrix = sums.reshape(size, size)
-    return np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    """Hits, items and guesses per class from flat confusion matrices (..., classes^2)."""
+    size = round(sums.shape[-1] ** 0.5)
+    matrix = sums.reshape(*sums.shape[:-1], size, size)
+    return np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(-1), matrix.sum(-2)
 
 
-def _uar_of(sums: np.ndarray) -> float:
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, 0 where whole is not positive."""
+    return np.where(whole > 0, part, 0.0) / np.where(whole > 0, whole, 1.0)
+
+
+def _uar_of(sums: np.ndarray) -> np.ndarray:
     hits, items, _ = _counts(sums)
-    return float(np.mean(hits[items > 0] / items[items > 0]))
+    return _share(_share(hits, items).sum(-1), (items > 0).sum(-1))
 
 
-def _macro_f1_of(sums: np.ndarray) -> float:
+def _war_of(sums: np.ndarray) -> np.ndarray:
+    return _share(_counts(sums)[0].sum(-1), sums.sum(-1))
+
+
+def _macro_f1_of(sums: np.ndarray) -> np.ndarray:
     hits, items, guesses = _counts(sums)
-    there = items + guesses > 0
-    return float(np.mean(2 * hits[there] / (items + guesses)[there]))
+    there = items + guesses
+    return _share(_share(2 * hits, there).sum(-1), (there > 0).sum(-1))
 
 
-def _moments(sums: np.ndarray) -> tuple[float, float, float, float]:
+def _moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Variances, covariance and difference of means from sums of 1, p, y, pp, yy, py."""
-    n, p, y, pp, yy, py = sums
+    n, p, y, pp, yy, py = np.moveaxis(sums, -1, 0)
+    n = np.maximum(n, 1)
     return (
-        max(pp / n - (p / n) ** 2, 0.0),
-        max(yy / n - (y / n) ** 2, 0.0),
+        np.maximum(pp / n - (p / n) ** 2, 0.0),
+        np.maximum(yy / n - (y / n) ** 2, 0.0),
         py / n - p * y / n**2,
         (p - y) / n,
     )
 
 
-def _ccc_of(sums: np.ndarray) -> float:
+def _ccc_of(sums: np.ndarray) -> np.ndarray:
     var_p, var_y, cov, gap = _moments(sums)
-    whole = var_p + var_y + gap**2
-    return 2 * cov / whole if whole > 0 else 0.0
+    return _share(2 * cov, var_p + var_y + gap**2)
 
 
-def _pcc_of(sums: np.ndarray) -> float:
+def _pcc_of(sums: np.ndarray) -> np.ndarray:
     var_p, var_y, cov, _ = _moments(sums)
-    return cov / (var_p * var_y) ** 0.5 if var_p > 0 and var_y > 0 else 0.0
+    return _share(cov, (var_p * var_y) ** 0.5)
 
 
-def _rmse_of(sums: np.ndarray) -> float:
-    n, _, _, pp, yy, py = sums
-    return float(max((pp + yy - 2 * py) / n, 0.0) ** 0.5)
+def _rmse_of(sums: np.ndarray) -> np.ndarray:
+    n, _, _, pp, yy, py = np.moveaxis(sums, -1, 0)
+    return np.maximum(_share(pp + yy - 2 * py, n), 0.0) ** 0.5
 
 
 def probability_sums(prob: np.ndarray, target: np.ndarray, place: np.ndarray, groups: int) -> np.ndarray:
@@ -614,19 +655,19 @@ def _added(each: np.ndarray, place: np.ndarray, groups: int) -> np.ndarray:
     return total
 
 
-# Figure -> its value from the sums of `group_sums` and its like, added up over groups.
-FROM_SUMS: dict[str, Callable[[np.ndarray], float]] = {
+# Figure -> its values (...) from the sums (..., k) of `group_sums` and its like, added up over groups.
+FROM_SUMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "uar": _uar_of,
-    "war": lambda sums: float(_counts(sums)[0].sum() / sums.sum()),
+    "war": _war_of,
     "macro_f1": _macro_f1_of,
     "ccc": _ccc_of,
     "pcc": _pcc_of,
     "rmse": _rmse_of,
-    "nll": lambda sums: float(-sums[1] / sums[0]),
-    "brier": lambda sums: float(sums[2] / sums[0]),
-    "ece": lambda sums: float(np.abs(sums[3:]).sum() / sums[0]),
-    "coverage68": lambda sums: float(sums[1] / sums[0]),
-    "coverage95": lambda sums: float(sums[2] / sums[0]),
+    "nll": lambda sums: -_share(sums[..., 1], sums[..., 0]),
+    "brier": lambda sums: _share(sums[..., 2], sums[..., 0]),
+    "ece": lambda sums: _share(np.abs(sums[..., 3:]).sum(-1), sums[..., 0]),
+    "coverage68": lambda sums: _share(sums[..., 1], sums[..., 0]),
+    "coverage95": lambda sums: _share(sums[..., 2], sums[..., 0]),
 }
 
 

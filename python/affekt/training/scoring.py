@@ -360,14 +360,9 @@ def _bootstrap(
         stacked = stacked[stacked.any(axis=(1, 2))]
         if len(stacked) < 2 or any(len(p) != len(per_seed[0]) for p in per_seed):
             continue
-        for metric in _FIGURES[kind]:
-
-            def drawn(rows: np.ndarray, _: np.ndarray, metric: str = metric) -> float:
-                return float(
-                    np.mean([metrics.FROM_SUMS[metric](total) for total in rows.sum(0) if total.any()])
-                )
-
-            intervals[metric + suffix] = metrics.bootstrap_interval(
-                drawn, stacked, np.zeros(len(stacked)), np.arange(len(stacked))
-            )
+        mean = {name: metrics.FROM_SUMS[name](stacked.sum(0)) for name in _FIGURES[kind]}
+        there = stacked.sum(0).any(axis=-1)
+        for name, (low, high, spreads) in metrics.resampled(stacked, list(_FIGURES[kind])).items():
+            centred = float(mean[name][there].mean())
+            intervals[name + suffix] = metrics.Interval(centred, low, high, spreads, len(stacked), 0.95)
     return intervals
