@@ -89,6 +89,18 @@ def test_every_node_type_of_the_format_is_counted():
     assert types - {"front_end"} == set(_COUNTS)
 
 
+def test_every_kind_of_pool_is_counted():
+    pytest.importorskip("torch")
+    from affekt.nn.pool import POOL_KINDS
+
+    for kind in {*POOL_KINDS, "count"}:
+        options = {"kind": kind, "window": 7, "hop": 5}
+        width, rate, each = _COUNTS["pool"](options, (6, 50.0), {})
+        assert rate == 10
+        assert width in (1, 6, 12, 18)
+        assert each >= 10 * 7 * min(width, 6)
+
+
 def test_bad_arguments_are_named():
     card, tensors = card_and_tensors()
     model = affekt.Model.from_bytes(model_bytes(card, tensors))

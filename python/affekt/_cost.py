@@ -150,6 +150,9 @@ def _pool(
     options: Mapping[str, Any], source: tuple[int, float], weights: Mapping[str, Any]
 ) -> tuple[int, float, float]:
     width, rate = source
+    if options["kind"] == "count":  # how many rows counted
+        rate /= options["hop"]
+        return 1, rate, rate * options["window"]
     # Score and weighted sum; mean; squares.
     passes = {"attention": (2, 1), "mean": (1, 1), "statistics": (2, 2), "attention_statistics": (4, 3)}
     each, parts = passes[options["kind"]]
