@@ -95,6 +95,8 @@ def summary(x: np.ndarray, o: Card, t: Tensors, counted: np.ndarray) -> np.ndarr
     age = np.arange(len(x))[::-1]
     decay = 0.5 ** (age / o["half_life"]) if o.get("half_life") is not None else np.ones(len(x))
     x, decay = x[counted], decay[counted]
+    if o["kind"] == "count":
+        return decay.sum(keepdims=True)
     parts = []
     if not len(x):
         zeros, sd = np.zeros(x.shape[1]), np.full(x.shape[1], np.sqrt(1e-5))
@@ -136,7 +138,13 @@ def activity(x: np.ndarray, o: Card) -> np.ndarray:
 
 
 def adapt(
-    x: np.ndarray, o: Card, t: Tensors, active: np.ndarray, state: dict[str, Any], adapting: bool
+    x: np.ndarray,
+    o: Card,
+    t: Tensors,
+    heard: np.ndarray,
+    state: dict[str, Any],
+    adapting: bool,
+    speaking: np.ndarray | None = None,
 ) -> np.ndarray:
     """Rows normalised by pooled statistics, each from all rows counted so far; leaves the last in `state`.
 
@@ -145,7 +153,13 @@ def adapt(
     gone = 0.5 ** (1 / o["half_life"]) if o.get("half_life") is not None else 1.0
     first = state.get("count", 0.0), state.get("mean", 0 * t["mean"]), state.get("variance", 0 * t["sd"])
     out = np.empty_like(x)
-    for r in range(len(x)):
+    active = heard if speaking is None else heard & ~speaking
+    for r in range(len(x) + 1):
+        last = r == len(x)
+        if last:  # the end: the last row counts even where its speaker had not paused
+            if not (adapting and len(x) and heard[-1] and not active[-1]):
+                break
+            active, r = np.append(active[:-1], True), len(x) - 1
         rows = x[: r + 1][active[: r + 1]] if adapting else x[:0]
         weight = np.concatenate([[first[0] * gone ** len(rows)], gone ** np.arange(len(rows) - 1, -1, -1.0)])
         n = weight.sum()
@@ -161,7 +175,8 @@ def adapt(
             if o.get("variance", True):
                 spread = o["prior"] * (t["sd"] ** 2 + (t["mean"] - mean) ** 2)
                 var = (spread + n * (state["variance"] + (state["mean"] - mean) ** 2)) / total
-        out[r] = (x[r] - mean) / np.maximum(np.sqrt(var), o.get("floor", 1e-3))
+        if not last:
+            out[r] = (x[r] - mean) / np.maximum(np.sqrt(var), o.get("floor", 1e-3))
     return out
 
 
@@ -220,6 +235,7 @@ def run_valid(
         x, at = rows[source], last[source]
         t = {k[len(name) + 1 :]: value(tensors, k) for k in tensors if k.startswith(name + ".")}
         beside = rows[node["inputs"][1]].mean(axis=1) if len(node["inputs"]) > 1 else np.ones(len(x))
+        third = rows[node["inputs"][2]].mean(axis=1) if len(node["inputs"]) > 2 else None
         kind = node["type"]
         if kind == "front_end":
             y = front_end(x[:, 0], o)
@@ -243,7 +259,8 @@ def run_valid(
             y = activity(x, o) if len(x) else np.empty((0, 1))
         elif kind == "adapt":
             state = {} if profile is None else profile.setdefault(name, {})
-            y = adapt(x, o, t, beside >= o.get("least", 0.5), state, adapting)
+            third = None if third is None else third >= 0.5
+            y = adapt(x, o, t, beside >= o.get("least", 0.5), state, adapting, third)
         elif kind == "average":
             y = np.mean([rows[name] for name in node["inputs"]], axis=0)
         elif kind == "linear":
@@ -377,7 +394,7 @@ def utterance(
     options = {"channels": [6, 6, 9], "kernel_size": 3, "dilations": [1, 2, 3], "activation": activation}
     if activation == "leaky_relu":
         options["slope"] = 0.02
-    pooled = 9 * {"attention_statistics": 3, "statistics": 2}.get(pool, 1)
+    pooled = 1 if pool == "count" else 9 * {"attention_statistics": 3, "statistics": 2}.get(pool, 1)
     nodes = [
         node("mel", "front_end", "audio", **{**MEL, **mel}),
         node("norm", "standardise", "mel"),
@@ -465,11 +482,12 @@ def speaker(
     prior: float = 4.0,
     window: int = 4,
     seed: int = 3,
+    pauses: bool = False,
     **voice: Any,
 ) -> tuple[Card, Tensors]:
     """A small utterance model that hears where speech is and adapts to its speaker, rows and embeddings.
 
-    `voice` : options of the activity. The signal of `Numbers` has stretches of silence for it to find.
+    `pauses` : embeddings count in pauses only. `voice` : options of the activity. The signal of `Numbers` has stretches of silence for it to find.
     """
     numbers = Numbers(seed)
     options = {"channels": [6, 5], "kernel_size": 2, "activation": "leaky_relu"}
@@ -485,10 +503,11 @@ def speaker(
         node("pool", "pool", ["tcn", "voices"], kind=pool, window=window, half_life=9.0, hop=3),
         node("talk", "linear", "voices", units=1),
         node("speech", "pool", "talk", kind="mean", window=window, half_life=None, hop=3),
+        *([node("talks", "pool", "voices", kind="mean", window=1, half_life=None, hop=3)] if pauses else []),
         node(
             "embedding",
             "adapt",
-            ["pool", "speech"],
+            ["pool", "speech", *(["talks"] if pauses else [])],
             prior=prior,
             half_life=half_life,
             variance=variance,

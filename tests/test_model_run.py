@@ -70,7 +70,7 @@ def test_golden_files_load_and_give_their_values(name):
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "prelu"])
-@pytest.mark.parametrize("pool", ["attention_statistics", "attention", "statistics", "mean"])
+@pytest.mark.parametrize("pool", ["attention_statistics", "attention", "statistics", "mean", "count"])
 @pytest.mark.parametrize("half_life", [None, 4.0])
 def test_agrees_with_the_definitions(activation, pool, half_life):
     card, tensors = reference_model.utterance(

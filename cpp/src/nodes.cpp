@@ -142,13 +142,20 @@ class TcnNode final : public Node {
 /// not even by rounding.
 class PoolNode final : public Node {
  public:
-  enum Kind { mean = 1, statistics = 2, attention = 4, attention_statistics = attention | statistics };
+  enum Kind {
+    count = 0,
+    mean = 1,
+    statistics = 2,
+    attention = 4,
+    attention_statistics = attention | statistics
+  };
 
   PoolNode(Kind kind, std::size_t in, std::size_t window, std::size_t hop, std::optional<double> half_life,
            std::span<const float> score, float score_bias, std::size_t mask)
-      : Node(in * (kind == attention_statistics ? 3
-                   : kind == statistics         ? 2
-                                                : 1),
+      : Node(kind == count                  ? 1
+             : kind == attention_statistics ? 3 * in
+             : kind == statistics           ? 2 * in
+                                            : in,
              {hop - 1, hop, window}),
         kind_(kind),
         in_(in),
@@ -240,6 +247,14 @@ class PoolNode final : public Node {
   }
 
   void summarise(State& s, float* out) const noexcept {
+    if (kind_ == count) {
+      double total = 0;
+      over_window(s, [&](std::size_t age, std::size_t at) {
+        if (s.counted[at]) total += std::exp(-decay_ * static_cast<double>(age));
+      });
+      *out = static_cast<float>(total);
+      return;
+    }
     if (kind_ & attention) {
       weigh(s, true);
       weighted_mean(s);
@@ -468,7 +483,8 @@ std::unique_ptr<Node> make_tcn(NodeSource& source) {
 
 std::unique_ptr<Node> make_pool(NodeSource& source) {
   Fields options = options_of(source);
-  const std::string kind = options.text("kind", {"attention_statistics", "attention", "statistics", "mean"});
+  const std::string kind =
+      options.text("kind", {"attention_statistics", "attention", "statistics", "mean", "count"});
   const auto window = static_cast<std::size_t>(options.integer("window", 1, 1 << 24));
   const auto hop = static_cast<std::size_t>(options.integer("hop", 1, 1 << 24));
   std::optional<double> half_life;
@@ -487,6 +503,7 @@ std::unique_ptr<Node> make_pool(NodeSource& source) {
   const PoolNode::Kind value = kind == "attention_statistics" ? PoolNode::attention_statistics
                                : kind == "attention"          ? PoolNode::attention
                                : kind == "statistics"         ? PoolNode::statistics
+                               : kind == "count"              ? PoolNode::count
                                                               : PoolNode::mean;
   const std::size_t mask = source.widths.size() > 1 ? source.widths[1] : 0;
   return std::make_unique<PoolNode>(value, width, window, hop, half_life, score, bias, mask);
@@ -599,7 +616,7 @@ std::unique_ptr<Node> make_node(NodeSource& source) {
       {"activation", {make_activation}},
       {"average", {make_average, 2, kMaxInputs, "2 to 16 inputs"}},
       {"activity", {make_activity}},
-      {"adapt", {make_adapt, 1, 2, "one or two inputs"}}};
+      {"adapt", {make_adapt, 1, 3, "one to three inputs"}}};
   const auto it = types.find(source.type);
   if (it == types.end()) source.fail("unknown node type " + brief(std::string_view(source.type)));
   const Type& type = it->second;

@@ -67,10 +67,11 @@ class AdaptNode final : public Node {
   };
 
   AdaptNode(std::span<const float> mean, std::span<const float> sd, std::size_t activity,
-            const Options& options)
+            std::size_t speaking, const Options& options)
       : Node(mean.size(), {}),
         o_(options),
         activity_(activity),
+        speaking_(speaking),
         keep_(options.half_life ? std::exp2(-1.0 / *options.half_life) : 1.0),
         mean_(mean.begin(), mean.end()),
         sd_(sd.begin(), sd.end()) {}
@@ -84,12 +85,27 @@ class AdaptNode final : public Node {
     SpeakerState& s = static_cast<SpeakerState&>(base);
     const float* x = in[0];
     for (std::size_t r = 0; r < n; ++r, x += width(), out += width()) {
-      if (s.adapting && counts(x, activity_ ? in[1] + r * activity_ : nullptr)) s.count_row(x, keep_);
+      if (s.adapting) {
+        s.withheld = false;
+        if (counts(x, activity_ ? in[1] + r * activity_ : nullptr)) {
+          if (speaking_ && row_mean(in[2] + r * speaking_, speaking_) >= 0.5)
+            s.withhold(x);
+          else
+            s.count_row(x, keep_);
+        }
+      }
       if (!s.settled) settle(s);
       for (std::size_t c = 0; c < width(); ++c)
         out[c] = static_cast<float>((x[c] - s.centre[c]) / s.spread[c]);
     }
     return n;
+  }
+  /// The recording ends: a row that waited for the speaker to pause counts now.
+  std::size_t finish(float*, NodeState& base) const noexcept override {
+    SpeakerState& s = static_cast<SpeakerState&>(base);
+    if (s.adapting && s.withheld) s.count_row(s.last.data(), keep_);
+    s.withheld = false;
+    return 0;
   }
 
  private:
@@ -116,7 +132,7 @@ class AdaptNode final : public Node {
   }
 
   Options o_;
-  std::size_t activity_;  // width of the second input; 0 without one
+  std::size_t activity_, speaking_;  // widths of the second and third input; 0 without one
   double keep_;
   std::vector<double> mean_, sd_;
 };
@@ -128,6 +144,7 @@ SpeakerState::SpeakerState(std::size_t width)
       variance(width),
       centre(width),
       spread(width),
+      last(width),
       profile_mean_(width),
       profile_variance_(width) {}
 
@@ -135,7 +152,7 @@ void SpeakerState::reset() noexcept {
   count = profile_count_;
   std::copy(profile_mean_.begin(), profile_mean_.end(), mean.begin());
   std::copy(profile_variance_.begin(), profile_variance_.end(), variance.begin());
-  settled = false;
+  settled = withheld = false;
 }
 
 void SpeakerState::start_from(double rows, const double* from_mean, const double* from_variance) noexcept {
@@ -156,6 +173,11 @@ void SpeakerState::count_row(const float* x, double keep) noexcept {
     variance[c] = std::max(0.0, variance[c] + (d * (x[c] - mean[c]) - variance[c]) / count);
   }
   settled = false;
+}
+
+void SpeakerState::withhold(const float* x) noexcept {
+  std::copy(x, x + last.size(), last.begin());
+  withheld = true;
 }
 
 std::unique_ptr<Node> make_activity(NodeSource& source) {
@@ -185,7 +207,7 @@ std::unique_ptr<Node> make_adapt(NodeSource& source) {
   AdaptNode::Options o;
   o.prior = options.number("prior", 1e-6, 1e12);
   if (options.has("floor")) o.floor = options.number("floor", 1e-12, 1e12);
-  if (options.has("least")) o.least = options.number("least", 0, 1);
+  if (options.has("least")) o.least = options.number("least", 0, 1e6);
   if (options.has("half_life") && !options.get("half_life").is_null())
     o.half_life = options.number("half_life", 1e-6, 1e12);
   if (options.has("variance")) o.variance = options.boolean("variance");
@@ -195,7 +217,8 @@ std::unique_ptr<Node> make_adapt(NodeSource& source) {
   if (std::any_of(sd.begin(), sd.end(), [](float v) { return v < 0; }))
     source.fail("the tensor '" + source.name + ".sd' must not be negative");
   if (source.has("reference")) source.tensor("reference", {width});  // used where profiles are made
-  return std::make_unique<AdaptNode>(mean, sd, source.widths.size() > 1 ? source.widths[1] : 0, o);
+  return std::make_unique<AdaptNode>(mean, sd, source.widths.size() > 1 ? source.widths[1] : 0,
+                                     source.widths.size() > 2 ? source.widths[2] : 0, o);
 }
 
 }  // namespace affekt

@@ -14,7 +14,7 @@ namespace affekt {
 class SpeakerState final : public NodeState {
  public:
   explicit SpeakerState(std::size_t width);
-  static std::size_t bytes(std::size_t width) { return 6 * width * sizeof(double); }
+  static std::size_t bytes(std::size_t width) { return (6 * sizeof(double) + sizeof(float)) * width; }
 
   /// Back to the profile.
   void reset() noexcept override;
@@ -24,12 +24,17 @@ class SpeakerState final : public NodeState {
   /// Counts a row, all earlier ones weighing `keep` of what they did (1: nothing is forgotten).
   void count_row(const float* x, double keep) noexcept;
 
+  /// Keeps a row that counts only if the recording ends with it.
+  void withhold(const float* x) noexcept;
+
   bool adapting = true;
   double count = 0;
   std::vector<double> mean, variance;
   // Belong to the node: derived from the above, and whether they still are.
   std::vector<double> centre, spread;
   bool settled = false;
+  std::vector<float> last;  // the row withheld
+  bool withheld = false;
 
  private:
   double profile_count_ = 0;

@@ -13,7 +13,7 @@ require("torch", purpose="affekt.nn")
 from affekt.nn.augment import FeatureAugment
 from affekt.nn.pool import Pool
 from affekt.nn.rows import Stack, Standardise, lengths_to_mask
-from affekt.nn.speaker import Activity, Adapt, SpeakerState
+from affekt.nn.speaker import Activity, Adapt, SpeakerState, speaker_normalise
 from affekt.nn.tcn import TCN
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "Stack",
     "Standardise",
     "lengths_to_mask",
+    "speaker_normalise",
 ]

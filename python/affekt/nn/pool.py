@@ -1,4 +1,4 @@
-"""Pooling over a sliding window of rows: attention, statistics, or both."""
+"""Pooling over a sliding window of rows: attention, statistics, both, or a mere count."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from affekt.errors import InputError
 
 __all__ = ["POOL_KINDS", "Pool"]
 
-POOL_KINDS = ("attention_statistics", "attention", "statistics", "mean")
+POOL_KINDS = ("attention_statistics", "attention", "statistics", "mean", "count")
 VARIANCE_FLOOR = 1e-5
 
 
@@ -22,7 +22,8 @@ class Pool(nn.Module):
       gives sum_i w_i x_i;
     - mean: v_i = a_i / sum_j a_j, gives m = sum_i v_i x_i;
     - statistics: m and sqrt(max(sum_i v_i (x_i - m)^2, 0) + 1e-5), width 2d;
-    - attention_statistics: attention, then statistics, width 3d.
+    - attention_statistics: attention, then statistics, width 3d;
+    - count: sum_i a_i, width 1: how many rows the summary rests on.
 
     Masked rows get weight 0 everywhere. The summary is recomputed from the window, never updated from an
     earlier one, so nothing older than the window can influence it. Live, an estimate leaves at every `hop`-th
@@ -63,12 +64,17 @@ class Pool(nn.Module):
     @property
     def out_features(self) -> int:
         """Width of the summary."""
+        if self.kind == "count":
+            return 1
         return (
             self.features * {"attention": 1, "mean": 1, "statistics": 2, "attention_statistics": 3}[self.kind]
         )
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, counted: Tensor | None = None) -> Tensor:
         """`(batch, time, d)`, mask `(batch, time)` -> `(batch, width)` at each recording's last valid row.
+
+        counted : `(batch, time)`, the rows that weigh, where these are not all of the valid ones. A window
+            without any gives zeros (sd: the floor).
 
         Raises
         ------
@@ -82,28 +88,66 @@ class Pool(nn.Module):
             if not bool(mask.any(1).all()):
                 raise InputError("mask must leave at least one valid row in every recording")
             newest = time - 1 - mask.flip(1).int().argmax(1)
-        return self._summaries(x, mask, newest[:, None])[:, 0]
+        if counted is not None:
+            self._check(x, counted, "counted")
+        return self._summaries(x, mask if counted is None else counted, newest[:, None])[:, 0]
 
-    def trace(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def trace(self, x: Tensor, mask: Tensor | None = None, *, fast: bool = False) -> tuple[Tensor, Tensor]:
         """Every live estimate of recordings of equal length: `(batch, n, width)` and the row of each `(n,)`.
 
         Rows are hop - 1, 2 hop - 1, ... and the last row when it is not among them. A window without a valid
         row gives zeros (sd: the floor); the caller knows from the mask that it means nothing.
+
+        fast : by matrix products, many times as fast where there are many windows; variances are then
+            differences of moments, good to about 1e-6 of the squared range of x.
         """
         self._check(x, mask)
         time = x.shape[1]
         rows = torch.arange(time, device=x.device)[self.hop - 1 :: self.hop]
         if time % self.hop:
             rows = torch.cat([rows, torch.tensor([time - 1], device=x.device)])
+        if fast:
+            return self._products(x, mask, rows), rows
         return self._summaries(x, mask, rows.expand(x.shape[0], -1)), rows
 
-    def _check(self, x: Tensor, mask: Tensor | None) -> None:
+    def _check(self, x: Tensor, mask: Tensor | None, name: str = "mask") -> None:
         if x.dim() != 3 or x.shape[-1] != self.features or not x.shape[1]:
             raise InputError(f"x must be (batch, time >= 1, {self.features}), got {tuple(x.shape)}")
         if mask is not None and (mask.shape != x.shape[:2] or mask.dtype != torch.bool):
             raise InputError(
-                f"mask must be boolean {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}"
+                f"{name} must be boolean {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}"
             )
+
+    def _products(self, x: Tensor, mask: Tensor | None, newest: Tensor) -> Tensor:
+        """Summaries of the windows that end at rows `newest` (n,) -> (batch, n, width), by products with a
+        (batch, n, time) matrix of weights."""
+        age = newest[:, None] - torch.arange(x.shape[1], device=x.device)
+        weight = ((age >= 0) & (age < self.window)).to(x.dtype)
+        if self.half_life is not None:
+            weight = weight * torch.pow(0.5, age.clamp(min=0).to(x.dtype) / self.half_life)
+        weight = weight.expand(x.shape[0], -1, -1)
+        if mask is not None:
+            weight = weight * mask[:, None].to(x.dtype)
+        if self.kind == "count":
+            return weight.sum(-1, keepdim=True)
+        seen = (weight.sum(-1, keepdim=True) > 0).to(x.dtype)
+        centre = x.detach().mean(1, keepdim=True)  # moments about a point near the data
+        x = x - centre
+        parts = []
+        if self.score is not None:
+            score = self.score(x)[..., 0]
+            if mask is not None:
+                score = score.masked_fill(~mask, torch.finfo(x.dtype).min)
+            attention = _normalised(weight * (score - score.amax(-1, keepdim=True)).exp()[:, None])
+            parts.append((attention @ x + centre) * seen)
+        if self.kind != "attention":
+            share = _normalised(weight)
+            mean = share @ x
+            parts.append((mean + centre) * seen)
+            if self.kind != "mean":
+                variance = (share @ x.square() - mean.square()).clamp(min=0.0)
+                parts.append((variance + VARIANCE_FLOOR).sqrt())
+        return torch.cat(parts, -1)
 
     def _summaries(self, x: Tensor, mask: Tensor | None, newest: Tensor) -> Tensor:
         """Summaries of the windows that end at rows `newest` (batch, n) -> (batch, n, width)."""
@@ -117,6 +161,8 @@ class Pool(nn.Module):
         weight = valid.to(x.dtype)
         if self.half_life is not None:
             weight = weight * torch.pow(0.5, age.to(x.dtype) / self.half_life)
+        if self.kind == "count":
+            return weight.sum(-1, keepdim=True)
         parts = []
         if self.score is not None:
             score = self.score(rows)[..., 0].masked_fill(~valid, torch.finfo(x.dtype).min)

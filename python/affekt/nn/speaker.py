@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from affekt.errors import InputError
 
-__all__ = ["Activity", "Adapt", "SpeakerState"]
+__all__ = ["Activity", "Adapt", "SpeakerState", "speaker_normalise"]
 
 
 class Activity(nn.Module):
@@ -123,6 +123,9 @@ class Adapt(nn.Module):
         y_t = (x_t - m) / max(sqrt(v), floor),
 
     the moments of prior and rows as one population. A row is counted, if it is active, and then normalised.
+    Where the input says who is speaking, a row counts only once the speaker pauses, and the last row of a
+    recording counts when it ends, after it was normalised: pooled embeddings then stand for utterances, not
+    for what happened to be heard half-way.
     The same as node `adapt` of a model file. Statistics are float64 and get no gradient: it passes through
     x_t alone, as if m and v were constants.
 
@@ -158,7 +161,7 @@ class Adapt(nn.Module):
         for name, value, low, high in (
             ("prior", prior, 1e-6, 1e12),
             ("half_life", half_life, 1e-6, 1e12),
-            ("least", least, 0.0, 1.0),
+            ("least", least, 0.0, 1e6),
             ("floor", floor, 1e-12, 1e12),
         ):
             if value is not None and not low <= value <= high:
@@ -198,6 +201,7 @@ class Adapt(nn.Module):
         mask: Tensor | None = None,
         state: SpeakerState | None = None,
         adapting: bool = True,
+        speaking: Tensor | None = None,
     ) -> Tensor:
         """Normalised rows.
 
@@ -208,12 +212,14 @@ class Adapt(nn.Module):
         mask : boolean (batch, time); where False a row does not count (it is normalised all the same).
         state : what is known of each item's speaker before; None: nothing.
         adapting : whether rows count; else all are normalised by `state`.
+        speaking : (batch, time, k): rows with a mean of at least 0.5 do not count, but for `statistics` the
+            last valid one. None: nobody ever is.
 
         Returns
         -------
         Tensor : (batch, time, d), dtype of x.
         """
-        counted = self._counted(x, activity, mask)
+        counted = self._counted(x, activity, mask) & ~self._speaking(x, speaking)
         with torch.no_grad():
             start = self._start(x, state)
             if not adapting:
@@ -232,6 +238,7 @@ class Adapt(nn.Module):
         activity: Tensor | None = None,
         mask: Tensor | None = None,
         state: SpeakerState | None = None,
+        speaking: Tensor | None = None,
     ) -> SpeakerState:
         """What is known of each item's speaker after these rows.
 
@@ -239,6 +246,9 @@ class Adapt(nn.Module):
         half_life).
         """
         counted = self._counted(x, activity, mask)
+        valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+        later = valid.int().flip(1).cumsum(1).flip(1)  # valid rows from each one on
+        counted = counted & (~self._speaking(x, speaking) | (valid & (later == 1)))
         start = self._start(x, state)
         rows = x.double()
         if self.half_life is not None:
@@ -284,6 +294,13 @@ class Adapt(nn.Module):
                 )
             counted = counted & mask
         return counted
+
+    def _speaking(self, x: Tensor, speaking: Tensor | None) -> Tensor:
+        if speaking is None:
+            return torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        if speaking.dim() != 3 or speaking.shape[:2] != x.shape[:2] or not speaking.shape[2]:
+            raise InputError(f"speaking must be {(*x.shape[:2], 'k >= 1')}, got {tuple(speaking.shape)}")
+        return speaking.detach().double().mean(-1) >= 0.5
 
     def _start(self, x: Tensor, state: SpeakerState | None) -> SpeakerState:
         batch, device = x.shape[0], x.device
@@ -348,3 +365,69 @@ class Adapt(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.features}, " + ", ".join(f"{k}={v}" for k, v in self.options().items())
+
+
+def speaker_normalise(
+    z: Tensor,
+    speaker: Tensor,
+    counted: tuple[Tensor, Tensor] | None = None,
+    *,
+    unknown: float = 0.25,
+    known: float = 0.25,
+    floor: float = 0.1,
+) -> Tensor:
+    """Normalise embeddings by their speaker's statistics, by the batch's, or by something in between.
+
+    What `Adapt` does live with running statistics, for training on a batch with several recordings of each
+    speaker. For recording i of speaker s, a share a_i is drawn: 0 with probability `unknown`, 1 with
+    probability `known`, else uniform from [0, 1]. With m_s, v_s the mean and variance of the speaker's
+    counted embeddings in the batch and m, v those of all,
+
+        y_i = (z_i - c_i) / max(sqrt(w_i), floor),
+        c_i = m + a_i (m_s - m),   w_i = a_i v_s + (1 - a_i) v + a_i (1 - a_i) (m_s - m)^2,
+
+    the moments of a mixture, as `Adapt` pools a prior with what it has heard. A network trained so serves
+    speakers it knows nothing of, something of, and everything of. Gradients pass through the statistics, as
+    in batch normalisation (Ioffe and Szegedy, arXiv:1502.03167).
+
+    Parameters
+    ----------
+    z : (batch, d).
+    speaker : (batch,) integers, equal for recordings of one speaker; negative: not known, share 0.
+    counted : the embeddings that count, (n, d), and the place of each one's recording in the batch, (n,)
+        integers: live, those are all that come while a recording runs. None: z. Without any, z again.
+    unknown, known : probabilities, at most 1 together.
+    floor : least standard deviation.
+
+    Raises
+    ------
+    InputError : shapes that do not fit, or probabilities out of range.
+    """
+    if z.dim() != 2 or speaker.shape != z.shape[:1]:
+        raise InputError(
+            f"z must be (batch, d) and speaker (batch,), got {tuple(z.shape)} and {tuple(speaker.shape)}"
+        )
+    if unknown < 0 or known < 0 or unknown + known > 1:
+        raise InputError(
+            f"unknown and known must be probabilities, at most 1 together, got {unknown} and {known}"
+        )
+    rows, of = (
+        (z, torch.arange(len(z), device=z.device)) if counted is None or not len(counted[0]) else counted
+    )
+    if rows.dim() != 2 or rows.shape[1] != z.shape[1] or of.shape != rows.shape[:1]:
+        raise InputError(
+            f"counted must be (n, {z.shape[1]}) and (n,), got {tuple(rows.shape)} and {tuple(of.shape)}"
+        )
+    who, place = speaker.unique(return_inverse=True)
+    member = torch.nn.functional.one_hot(place[of], len(who)).to(z.dtype)  # (n, speakers)
+    count = member.sum(0)
+    own_mean = member.T @ rows / count.clamp(min=1)[:, None]
+    own_variance = member.T @ (rows - own_mean[place[of]]).square() / count.clamp(min=1)[:, None]
+    mean, variance = rows.mean(0), rows.var(0, unbiased=False)
+    draw = torch.rand(len(z), 2, dtype=z.dtype, device=z.device)
+    share = torch.where(draw[:, 0] < unknown, 0.0, torch.where(draw[:, 0] < unknown + known, 1.0, draw[:, 1]))
+    share = share.masked_fill((speaker < 0) | (count[place] == 0), 0.0)[:, None]
+    away = own_mean[place] - mean
+    spread = share * own_variance[place] + (1 - share) * variance + share * (1 - share) * away.square()
+    # clamped before the root, whose gradient at 0 is infinite
+    return (z - mean - share * away) / spread.clamp(min=floor * floor).sqrt()

@@ -90,8 +90,8 @@ class TCN(nn.Module):
     weight_norm : learn magnitude and direction of the k-wide kernels apart; folded away at export.
     dilations : one per block; 2^l when None.
     slope : negative slope of leaky_relu (PReLU starts from it).
-    init : ``"xavier"`` (uniform, gain sqrt(2)) or ``"normal"`` (sd 0.01); biases start at 0. None picks
-        normal for PReLU and xavier otherwise.
+    init : ``"xavier"`` (uniform, gain sqrt(2)), ``"normal"`` (sd 0.01) or ``"uniform"`` (within
+        1 / sqrt(fan-in), torch's own); biases start at 0. None picks normal for PReLU and xavier otherwise.
 
     Shapes
     ------
@@ -141,8 +141,8 @@ class TCN(nn.Module):
         if activation not in ACTIVATIONS:
             raise InputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         init = init or ("normal" if activation == "prelu" else "xavier")
-        if init not in ("xavier", "normal"):
-            raise InputError(f"init must be 'xavier' or 'normal', got {init!r}")
+        if init not in ("xavier", "normal", "uniform"):
+            raise InputError(f"init must be 'xavier', 'normal' or 'uniform', got {init!r}")
         if slope is None:
             slope = 0.25 if activation == "prelu" else 0.01
         self.in_features, self.channels, self.kernel_size = int(in_features), channels, int(kernel_size)
@@ -161,7 +161,7 @@ class TCN(nn.Module):
             if isinstance(module, nn.Conv1d):
                 if init == "xavier":
                     nn.init.xavier_uniform_(module.weight, gain=2**0.5)
-                else:
+                elif init == "normal":
                     nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(cast(Tensor, module.bias))
         if weight_norm:

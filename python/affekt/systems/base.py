@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -163,6 +163,16 @@ class System(nn.Module):
         """The card's declared latency, seconds."""
         raise NotImplementedError
 
+    def validity(self) -> dict[str, Any] | None:
+        """The card's `validity`: the node that tells valid estimates from guesses, if there is one."""
+        return None
+
+    def settle(self, features: Sequence[np.ndarray], neutral: Sequence[int] = ()) -> None:
+        """Fit what gradients leave open, on the training part's feature rows; by default nothing.
+
+        neutral : places of recordings labelled neutral, if any.
+        """
+
     def load_graph(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Take the tensors that `graph` gives."""
         raise NotImplementedError
@@ -271,6 +281,8 @@ def export(
         "system": {"name": system.system_name, "config": as_dict(system.config)},
         "info": _with_initial(dict(info or {}), system.initial),
     }
+    if (validity := system.validity()) is not None:
+        card["validity"] = validity
     return write_model(path, card, tensors)
 
 

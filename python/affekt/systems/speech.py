@@ -1,9 +1,9 @@
-"""Speech: log-mel or MFCC rows -> causal TCN -> pooling or every step -> affect and emotion heads."""
+"""Speech: log-mel or MFCC rows -> causal TCN -> pool or every step -> adaptation -> affect and emotions."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
@@ -14,12 +14,23 @@ from torch.nn import functional
 
 from affekt.errors import InputError
 from affekt.losses import ccc_loss
-from affekt.nn import TCN, FeatureAugment, Pool, Stack, Standardise
+from affekt.nn import (
+    TCN,
+    Activity,
+    Adapt,
+    FeatureAugment,
+    Pool,
+    Stack,
+    Standardise,
+    lengths_to_mask,
+    speaker_normalise,
+)
 from affekt.systems.base import AFFECT, Head, System, register
 from affekt.systems.schema import nearest
 
 __all__ = ["Speech", "SpeechConfig"]
 
+TRACKING = 0.05  # share of a batch in the running estimate of the embeddings' statistics
 FRONT_ENDS = {"log_mel": "LogMel", "mfcc": "Mfcc"}
 EMOTIONS = ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"]
 
@@ -72,6 +83,50 @@ class AugmentConfig:
 
 
 @dataclass
+class ActivityConfig:
+    """Voice activity: keyword arguments of `affekt.nn.Activity`, in dB and stacked rows, and what it is for.
+
+    mask_pool : silent rows do not count in the pool.
+    valid : rows of speech that the pool's window must hold (older ones fading) for an estimate to be valid.
+    """
+
+    margin: float = 9.0
+    range: float = 30.0
+    rise: float = 0.12
+    fall: float = 0.04
+    start: float = -70.0
+    least: float = -75.0
+    smoothing: int = 1
+    hangover: int = 4
+    mask_pool: bool = False
+    valid: float = 5.0
+
+
+@dataclass
+class AdaptConfig:
+    """Adaptation of the pooled embedding to its speaker: `affekt.nn.Adapt`, and how it is trained.
+
+    prior : weight of the training speakers' statistics, in pooled rows (one per `pool.hop`).
+    half_life : counted rows after which a counted row weighs half, or None.
+    variance : adapt the variance too, not the mean alone.
+    floor : least standard deviation.
+    heard : rows of speech that the pool's window must hold for its embedding to count; it does so in the
+        speaker's pauses and at the end of a recording.
+    reference : keep the mean over the training part's neutral recordings, for enrolment from neutral speech.
+    unknown, known : shares of `affekt.nn.speaker_normalise` in training.
+    """
+
+    prior: float = 10.0
+    half_life: float | None = None
+    variance: bool = True
+    floor: float = 0.1
+    heard: float = 12.0
+    reference: bool = True
+    unknown: float = 0.25
+    known: float = 0.25
+
+
+@dataclass
 class SpeechConfig:
     """Configuration of the speech system.
 
@@ -79,6 +134,8 @@ class SpeechConfig:
     task : ``"utterance"`` (one label per recording, pooled; live: a sliding window) or ``"trace"`` (one
         estimate per stacked row).
     heads : outputs by name.
+    activity : voice activity; None for none, and every estimate counts as valid. Needs log-mel rows.
+    adapt : adaptation to the speaker between the pool and the heads; None for none. Needs `activity`.
     dropout : on the input of the heads.
     channel_dropout : probability that a whole input feature is set to its mean for a recording.
     mixup : alpha of the Beta distribution that mixes pooled recordings and their labels; 0 for none. This,
@@ -91,6 +148,8 @@ class SpeechConfig:
     pool: PoolConfig = field(default_factory=PoolConfig)
     task: str = "utterance"
     heads: dict[str, Head] = field(default_factory=lambda: {"emotion": Head(labels=list(EMOTIONS))})
+    activity: ActivityConfig | None = None
+    adapt: AdaptConfig | None = None
     dropout: float = 0.0
     channel_dropout: float = 0.0
     mixup: float = 0.0
@@ -101,10 +160,12 @@ class SpeechConfig:
 class Speech(System):
     """Causal speech affect model: utterance labels or a trace, continuous affect and emotion classes.
 
-    Front-end rows (batch, time, features) -> standardise -> stack -> TCN -> pool (utterance) -> one linear
-    head per output; tanh for continuous heads, softmax for classes. Every part is causal and each estimate
-    depends on a bounded stretch of audio, so the exported model runs live: an utterance model then emits an
-    estimate over a sliding window of `pool.window` rows every `pool.hop` rows.
+    Front-end rows (batch, time, features) -> standardise -> stack -> TCN -> pool (utterance) -> normalisation
+    by the speaker's running statistics (`adapt`) -> one linear head per output; tanh for continuous heads,
+    softmax for classes. Every part is causal and, but for what `adapt` has learnt, each estimate depends on a
+    bounded stretch of audio, so the exported model runs live: an utterance model then emits an estimate over
+    a sliding window of `pool.window` rows every `pool.hop` rows. With `activity`, an estimate says whether
+    the window held speech.
     """
 
     Config = SpeechConfig
@@ -122,7 +183,7 @@ class Speech(System):
             raise InputError(f"task must be utterance or trace, got {config.task!r}")
         if not config.heads:
             raise InputError("heads must name at least one output")
-        nodes = {"mel", "norm", "stack", "tcn", "pool"}
+        nodes = {"mel", "norm", "stack", "tcn", "pool", "level", "activity", "heard", "speaking", "adapt"}
         for name in config.heads:
             if name in nodes or not name.isidentifier() or name.endswith("_out"):
                 raise InputError(
@@ -140,6 +201,12 @@ class Speech(System):
             )
         if config.mixup < 0:
             raise InputError(f"mixup must not be negative, got {config.mixup}")
+        if config.activity and config.front_end.get("kind", "log_mel") != "log_mel":
+            raise InputError(
+                "activity needs the levels of log-mel rows; set front_end.kind=log_mel or activity=null"
+            )
+        if config.adapt and not (config.activity and config.task == "utterance"):
+            raise InputError("adapt needs activity, and task=utterance")
         self._front_end = self._make_front_end(config.front_end)
         self.features = int(self._front_end.num_features)
         self.augment = FeatureAugment(**vars(config.augment), least=config.stack.size)
@@ -148,6 +215,26 @@ class Speech(System):
         self.tcn = TCN(self.features * config.stack.size, **vars(config.tcn))
         self.pool = Pool(self.tcn.out_features, **vars(config.pool)) if config.task == "utterance" else None
         width = self.tcn.out_features if self.pool is None else self.pool.out_features
+        self.activity = self.heard = self.adapt = None
+        if config.activity is not None:
+            options = vars(config.activity).copy()
+            del options["mask_pool"], options["valid"]
+            self.activity = Activity(scale=self._decibel(), **options)
+            if self.pool is not None:
+                self.heard = Pool(
+                    1, "count", window=self.pool.window, half_life=self.pool.half_life, hop=self.pool.hop
+                )
+        if config.adapt is not None:
+            a = config.adapt
+            self.adapt = Adapt(
+                width,
+                prior=a.prior,
+                half_life=a.half_life,
+                variance=a.variance,
+                floor=a.floor,
+                least=a.heard,
+                reference=a.reference,
+            )
         self.dropout = nn.Dropout(config.dropout)
         self.channel_dropout = nn.Dropout1d(config.channel_dropout)
         self.linear = nn.ModuleDict(
@@ -194,6 +281,16 @@ class Speech(System):
         """Hz of the audio that the front end takes."""
         return float(self._front_end.options["sample_rate"])
 
+    def _decibel(self) -> float:
+        """dB per unit of the front end's rows."""
+        options = self._front_end.options
+        per = {"db": 1.0, "log10": 20 / options["power"], "ln": 20 / options["power"] / np.log(10)}
+        if options["log"] not in per:
+            raise InputError(
+                f"activity needs front_end.log to be one of {', '.join(per)}, got {options['log']!r}"
+            )
+        return float(per[options["log"]])
+
     def set_statistics(self, mean: Any, sd: Any) -> None:
         self.standardise.set(mean, sd)
 
@@ -207,20 +304,39 @@ class Speech(System):
 
     # -- forward --------------------------------------------------------------------------------------------
 
-    def encode(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """TCN rows (batch, time', channels) and their mask, from front-end rows (batch, time, features)."""
+    def encode(
+        self, features: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """TCN rows (batch, time', channels), their mask and which hold speech (batch, time'; None without
+        `activity`), from front-end rows (batch, time, features)."""
         if features.dim() != 3 or features.shape[-1] != self.features:
             raise InputError(f"features must be (batch, time, {self.features}), got {tuple(features.shape)}")
         if self.training:
             if mask is None:
                 mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
             features, mask = self.augment(features, mask, self.standardise.mean)
-        x = self.channel_dropout(self.standardise(features).transpose(1, 2)).transpose(1, 2)
         if features.shape[1] < self.stack.size:  # shorter than one stacked row: the caller sees no valid row
-            x = functional.pad(x, (0, 0, 0, self.stack.size - x.shape[1]))
-            mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+            features = functional.pad(features, (0, 0, 0, self.stack.size - features.shape[1]))
+            mask = torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
+        speech = None
+        if self.activity is not None:
+            with torch.no_grad():
+                speech = self.activity(self.stack(features)[0])[..., 0] >= 0.5
+        x = self.channel_dropout(self.standardise(features).transpose(1, 2)).transpose(1, 2)
         x, mask = self.stack(x, mask)
-        return self.tcn(x), mask
+        return self.tcn(x), mask, speech
+
+    def _pool_mask(self, mask: Tensor | None, speech: Tensor | None) -> Tensor | None:
+        """Rows that count in the pool."""
+        if speech is None or self.config.activity is None or not self.config.activity.mask_pool:
+            return mask
+        return speech if mask is None else mask & speech
+
+    def _embed(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """Pooled embedding of each recording at its last valid row, (batch, width), not adapted."""
+        assert self.pool is not None
+        rows, mask, speech = self.encode(features, mask)
+        return self.pool(rows, mask, self._pool_mask(mask, speech))
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
         """Raw outputs by head: tanh values in [-1, 1] for continuous heads, logits for classes.
@@ -234,8 +350,10 @@ class Speech(System):
         -------
         dict : head -> (batch, labels) at each recording's last valid row; (batch, time', labels) for a trace.
         """
-        rows, mask = self.encode(features, mask)
-        return self._outputs(rows if self.pool is None else self.pool(rows, mask))
+        if self.pool is None:
+            return self._outputs(self.encode(features, mask)[0])
+        z = self._embed(features, mask)
+        return self._outputs(z if self.adapt is None else self.adapt(z[:, None], adapting=False)[:, 0])
 
     def _outputs(self, z: Tensor) -> dict[str, Tensor]:
         z = self.dropout(z)
@@ -263,11 +381,87 @@ class Speech(System):
             raise InputError(f"features must be (time, {self.features}), got {tuple(features.shape)}")
         if features.shape[0] < self.stack.size:
             return np.empty(0), np.empty((0, len(self.columns)), np.float32)
-        z, _ = self.encode(features[None])
+        z, _, speech = self.encode(features[None])
         rows = torch.arange(z.shape[1])
         if self.pool is not None:
-            z, rows = self.pool.trace(z)
+            z, heard, rows = self._trace(z, speech)
+            if self.adapt is not None:
+                assert speech is not None
+                z = self.adapt(z, heard, speaking=speech[:, rows, None])
         return self.row_times(rows.numpy()), self._values(self._outputs(z))[0].numpy()
+
+    def _trace(
+        self, z: Tensor, speech: Tensor | None, *, fast: bool = False
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Every pooled embedding (batch, n, width), the speech in its window in rows, and the rows (n,)."""
+        assert self.pool is not None
+        pooled, rows = self.pool.trace(z, self._pool_mask(None, speech), fast=fast)
+        if self.heard is None or speech is None:
+            return pooled, None, rows
+        return pooled, self.heard.trace(speech[..., None].to(z.dtype), speech, fast=fast)[0], rows
+
+    def _counted(self, z: Tensor, mask: Tensor | None, speech: Tensor) -> tuple[Tensor, Tensor]:
+        """The embeddings that `adapt` counts in a batch, (n, width), and the recording of each, (n,)."""
+        assert self.adapt is not None
+        assert self.pool is not None
+        assert self.heard is not None
+        if mask is None:
+            mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
+        end = mask.sum(1)
+        pooled, heard, at = self._trace(z, speech, fast=True)
+        assert heard is not None
+        regular = ((at + 1) % self.pool.hop == 0) & (at < end[:, None])
+        pause = ~speech[:, at] | (at == end[:, None] - 1)
+        counts = regular & pause & (heard[..., 0] >= self.adapt.least)
+        # What the pool owes when a recording ends between two hops.
+        owed = self.pool(z, mask, self._pool_mask(mask, speech))
+        enough = self.heard(speech[..., None].to(z.dtype), mask, mask & speech)[:, 0] >= self.adapt.least
+        owes = enough & (end % self.pool.hop != 0)
+        places = torch.cat([counts.nonzero()[:, 0], owes.nonzero()[:, 0]])
+        return torch.cat([pooled[counts], owed[owes]]), places
+
+    @torch.no_grad()
+    def settle(self, features: Sequence[np.ndarray], neutral: Sequence[int] = ()) -> None:
+        """Fit what training leaves open: the training population's embedding statistics, `adapt`'s prior.
+
+        Called with the training part's recordings once the weights stand.
+
+        Parameters
+        ----------
+        features : front-end rows of each recording, (time, features).
+        neutral : the places of recordings of neutral speech, whose mean makes enrolment from neutral speech
+            possible.
+        """
+        if self.adapt is None:
+            return
+        was = self.training
+        self.eval()
+        counted = [torch.empty(0, self.adapt.features, dtype=torch.float64)] * len(features)
+        long = [i for i in np.argsort([len(f) for f in features]) if len(features[i]) >= self.stack.size]
+        for index in (long[at : at + 32] for at in range(0, len(long), 32)):
+            lengths = torch.tensor([len(features[i]) for i in index])
+            batch = nn.utils.rnn.pad_sequence([torch.as_tensor(features[i]) for i in index], batch_first=True)
+            z, mask, speech = self.encode(batch, lengths_to_mask(lengths))
+            assert speech is not None
+            rows, of = self._counted(z, mask, speech)
+            for place, i in enumerate(index):
+                counted[i] = rows[of == place].double()
+        everything = torch.cat(counted)
+        if len(everything) < 2:
+            raise InputError(
+                "adapt.heard: no training recording holds that much speech; lower it, or look at activity"
+            )
+        reference = None
+        if self.adapt.reference is not None:
+            calm = torch.cat([counted[i] for i in neutral]) if len(neutral) else everything[:0]
+            if not len(calm):
+                raise InputError(
+                    "adapt.reference needs training recordings labelled neutral, there is none that counts; "
+                    "set system.adapt.reference=false"
+                )
+            reference = calm.mean(0)
+        self.adapt.set(everything.mean(0), everything.std(0, unbiased=False), reference)
+        self.train(was)
 
     def row_times(self, rows: np.ndarray) -> np.ndarray:
         """Seconds from the recording's start to the last sample that each stacked row used."""
@@ -282,12 +476,15 @@ class Speech(System):
         batch : ``features`` (batch, time, features), ``mask`` (batch, time), ``labels`` {head: (batch,
         labels) float or (batch,) class indices; with a time' axis after the batch for a trace}, and
         optionally ``label_mask`` {head: boolean, the labels' shape or fewer axes}; the masked does not count.
+        With `adapt`, ``speaker`` (batch,) integers, equal for recordings of one speaker.
 
         Continuous: 1 - CCC, over the batch for utterances and over time for traces. Classes: cross-entropy,
         weighted and smoothed as the head says. A head without any valid label in the batch contributes 0.
         """
-        rows, mask = self.encode(batch["features"], batch.get("mask"))
-        z = rows if self.pool is None else self.pool(rows, mask)
+        rows, mask, speech = self.encode(batch["features"], batch.get("mask"))
+        z = rows if self.pool is None else self.pool(rows, mask, self._pool_mask(mask, speech))
+        if self.config.adapt is not None and self.adapt is not None:
+            z = self._normalise(z, batch.get("speaker"), rows, mask, speech)
         labels = {name: batch["labels"][name] for name in self.heads if name in batch["labels"]}
         valid = {}
         for name, value in labels.items():
@@ -323,6 +520,28 @@ class Speech(System):
             )
         total = torch.stack([self.heads[name].weight * part for name, part in parts.items()]).sum()
         return {"loss": total, **parts}
+
+    def _normalise(
+        self, z: Tensor, speaker: Tensor | None, rows: Tensor, mask: Tensor | None, speech: Tensor | None
+    ) -> Tensor:
+        """Embeddings as the heads see them; in training by what the core would have counted of the speaker.
+        Tracks the prior, for scores before `settle`."""
+        config = self.config.adapt
+        assert config is not None
+        assert self.adapt is not None
+        if not self.training:
+            return self.adapt(z[:, None], adapting=False)[:, 0]
+        if speaker is None:
+            speaker = torch.full((len(z),), -1, device=z.device)
+        assert speech is not None
+        counted = self._counted(rows, mask, speech)
+        with torch.no_grad():
+            for buffer, value in ((self.adapt.mean, counted[0].mean(0)), (self.adapt.sd, counted[0].std(0))):
+                if len(counted[0]) > 1:
+                    buffer.lerp_(value.to(buffer.dtype), TRACKING)
+        return speaker_normalise(
+            z, speaker, counted, unknown=config.unknown, known=config.known, floor=config.floor
+        )
 
     def _mix(
         self, z: Tensor, labels: dict[str, Tensor], valid: dict[str, Tensor]
@@ -366,8 +585,8 @@ class Speech(System):
         nodes: list[dict[str, Any]] = []
         tensors: dict[str, np.ndarray] = {}
 
-        def add(name: str, node: str, source: str, /, **options: Any) -> str:
-            nodes.append({"name": name, "type": node, "inputs": [source], "options": options})
+        def add(name: str, node: str, /, *sources: str, **options: Any) -> str:
+            nodes.append({"name": name, "type": node, "inputs": list(sources), "options": options})
             return name
 
         last = add("mel", "front_end", "audio", **self._front_end.options)
@@ -388,12 +607,29 @@ class Speech(System):
             options["slope"] = self.tcn.slope
         last = add("tcn", "tcn", last, **options)
         tensors |= self.tcn.folded("tcn")
+        if self.activity is not None:
+            level = "mel"
+            if (self.stack.size, self.stack.stride) != (1, 1):
+                level = add("level", "stack", level, size=self.stack.size, stride=self.stack.stride)
+            add("activity", "activity", level, **self.activity.options())
         if self.pool is not None:
-            last = add("pool", "pool", last, kind=self.pool.kind, window=self.pool.window,
-                       half_life=self.pool.half_life, hop=self.pool.hop)  # fmt: skip
+            window = {"window": self.pool.window, "half_life": self.pool.half_life, "hop": self.pool.hop}
+            sources = [last]
+            if self.config.activity is not None and self.config.activity.mask_pool:
+                sources.append("activity")
+            last = add("pool", "pool", *sources, kind=self.pool.kind, **window)
+            if self.heard is not None:
+                add("heard", "pool", "activity", "activity", kind="count", **window)
+            if self.adapt is not None:
+                add("speaking", "pool", "activity", kind="mean", **{**window, "window": 1})
             if self.pool.score is not None:
                 tensors["pool.score.weight"] = array(self.pool.score.weight)
                 tensors["pool.score.bias"] = array(self.pool.score.bias)
+        if self.adapt is not None:
+            last = add("adapt", "adapt", last, "heard", "speaking", **self.adapt.options())
+            tensors["adapt.mean"], tensors["adapt.sd"] = array(self.adapt.mean), array(self.adapt.sd)
+            if self.adapt.reference is not None:
+                tensors["adapt.reference"] = array(self.adapt.reference)
         for name, head in self.heads.items():
             add(name, "linear", last, units=len(head.labels))
             linear = cast(nn.Linear, self.linear[name])
@@ -411,6 +647,13 @@ class Speech(System):
             | ({"range": [-1, 1]} if head.kind == "continuous" else {})
             for name, head in self.heads.items()
         ]
+
+    def validity(self) -> dict[str, Any] | None:
+        if self.config.activity is None:
+            return None
+        if self.heard is None:
+            return {"node": "activity", "least": 0.5}
+        return {"node": "heard", "least": self.config.activity.valid}
 
     def latency(self) -> dict[str, float]:
         hop = 1 if self.pool is None else self.pool.hop
@@ -452,6 +695,9 @@ class Speech(System):
         if self.pool is not None and self.pool.score is not None:
             self.pool.score.weight.copy_(value("pool.score.weight"))
             self.pool.score.bias.copy_(value("pool.score.bias"))
+        if self.adapt is not None and "adapt.mean" in tensors:
+            names = ["mean", "sd"] + ["reference"] * (self.adapt.reference is not None)
+            self.adapt.set(*(value(f"adapt.{name}") for name in names))
 
     # -- starting from another model ------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@
 - ``running``: the recordings of a speaker one after the other in a seeded order, the first from the
   population; each starts from what was learnt in those before it, and goes on learning.
 - ``enrolled``: every recording starts from a profile learnt on a few recordings of the speaker, which are not
-  scored; whether it goes on learning is ``conditions.enrol.adapt``.
+  scored; whether it goes on learning is ``conditions.enrol.adapt``. Enrolment on neutral recordings
+  (``conditions.enrol.label=neutral``) is `affekt.enrol` with neutral=True where the model can do that.
 - ``whole``: transductive: every recording starts from a profile learnt on all recordings of the speaker in
   this part, the scored ones too; an upper bound. Whether it goes on learning is ``conditions.adapt_whole``.
 
@@ -20,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from affekt import enrol
+from affekt.errors import DataError
 from affekt.training.config import CONDITIONS, ConditionsConfig
 
 __all__ = ["adapts", "run_conditions"]
@@ -72,7 +75,8 @@ def run_conditions(
                     )
                     say(f"condition enrolled leaves out speaker {name}: {why}")
                     continue
-                options = {"profile": _profile(model, chosen, read), "adapt": config.enrol.adapt}
+                profile = _enrolled(model, chosen, read, config.enrol.label)
+                options = {"profile": profile, "adapt": config.enrol.adapt}
                 yield from _each(model, condition, sorted(set(rows) - set(chosen)), read, options)
             else:
                 options = {"profile": _profile(model, order, read), "adapt": config.adapt_whole}
@@ -93,6 +97,20 @@ def _profile(model: Any, rows: Sequence[int], read: Callable[[int], np.ndarray |
         found = _run(model, read(row), {"profile": profile, "adapt": True})
         profile = profile if found is None else found.profile
     return profile
+
+
+def _enrolled(
+    model: Any, rows: Sequence[int], read: Callable[[int], np.ndarray | None], label: str | None
+) -> Any:
+    """The profile of an enrolment; the plain one of the same recordings where nothing else is possible."""
+    nodes = [node["name"] for node in model.card["nodes"] if node["type"] == "adapt"]
+    heard = [signal for signal in map(read, rows) if signal is not None]
+    if label == "neutral" and heard and all(f"{name}.reference" in model.card["tensors"] for name in nodes):
+        try:
+            return enrol(model, heard, neutral=True)
+        except DataError:  # no speech in them
+            return None
+    return _profile(model, rows, read)
 
 
 def _each(

@@ -152,9 +152,12 @@ class LoopConfig:
         epochs.
     stratify : where recordings differ in which heads they have labels for (mixed corpora), every batch holds
         its share of each kind; without effect where all have all.
+    per_speaker : recordings of each of its speakers that a batch holds, which adaptation to speakers needs to
+        learn (`affekt.nn.speaker_normalise`); 0: batches of similar length, whoever speaks.
     accumulate : batches per optimiser step.
     clip : largest gradient norm, null for none.
     patience : stop after this many epochs without improvement on the development part, null to never.
+    keep : ``"best"`` epoch on the development part, or the ``"last"``.
     averaging : ``"none"``, ``"ema"`` (exponential, per step, decay `ema_decay`) or ``"swa"`` (plain mean of
         the weights after each epoch from the share `swa_start` of the epochs on). The averaged weights are
         the ones evaluated and kept.
@@ -168,6 +171,7 @@ class LoopConfig:
 
     epochs: int = 60
     batch_size: int = 32
+    per_speaker: int = 0
     lr: float = 1e-3
     weight_decay: float = 1e-2
     optimiser: str = "adamw"
@@ -180,6 +184,7 @@ class LoopConfig:
     accumulate: int = 1
     clip: float | None = 5.0
     patience: int | None = 15
+    keep: str = "best"
     averaging: str = "none"
     ema_decay: float = 0.99
     swa_start: float = 0.75
@@ -456,6 +461,8 @@ def _check(config: RunConfig) -> None:
     choice("training.optimiser", loop.optimiser, ("adamw", "adam", "sgd"))
     choice("training.schedule", loop.schedule, ("cosine", "constant", "plateau"))
     choice("training.averaging", loop.averaging, ("none", "ema", "swa"))
+    choice("training.keep", loop.keep, ("best", "last"))
+    least("training.per_speaker", loop.per_speaker, 0)
     choice("data.on_error", config.data.on_error, ("raise", "skip"))
     kinds = ("group_kfold", "leave_one_group_out", "listed", "published", "column", "all")
     choice("protocol.kind", protocol.kind, kinds)

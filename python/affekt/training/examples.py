@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from affekt.data.manifest import as_text
 from affekt.errors import DataError, InputError
 from affekt.systems.base import Head
 
-__all__ = ["Examples", "batch_order", "labels_from_table"]
+__all__ = ["Examples", "batch_order", "labels_from_table", "speaker_batches"]
 
 
 class Examples:
@@ -24,10 +25,16 @@ class Examples:
     labels : head -> (n, labels) float for a continuous head (NaN where unknown) or (n,) class index (-1 where
         unknown). For a system that answers per step, a list of n arrays instead: (steps, labels) or (steps,),
         one row per output step of the recording.
+    speakers : (n,) integers, equal for recordings of one speaker, where that is known.
+    neutral : places of the recordings of neutral speech, where that is known.
     """
 
     def __init__(
-        self, features: Sequence[np.ndarray], labels: Mapping[str, np.ndarray | Sequence[np.ndarray]]
+        self,
+        features: Sequence[np.ndarray],
+        labels: Mapping[str, np.ndarray | Sequence[np.ndarray]],
+        speakers: Sequence[int] | np.ndarray | None = None,
+        neutral: Sequence[int] | np.ndarray = (),
     ) -> None:
         self.features = [np.ascontiguousarray(f, dtype=np.float32) for f in features]
         self.labels: dict[str, Any] = {
@@ -37,6 +44,10 @@ class Examples:
         for name, value in self.labels.items():
             if len(value) != len(self.features):
                 raise InputError(f"labels of {name!r} must be {len(self.features)} rows, got {len(value)}")
+        self.speakers = None if speakers is None else np.asarray(speakers, dtype=np.int64)
+        if self.speakers is not None and self.speakers.shape != (len(self.features),):
+            raise InputError(f"speakers must be {len(self.features)} integers, got {self.speakers.shape}")
+        self.neutral = np.asarray(neutral, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -77,13 +88,16 @@ class Examples:
             valid = _known(value)
             labels[name] = torch.from_numpy(np.where(valid, value, 0).astype(value.dtype))
             label_mask[name] = torch.from_numpy(valid)
-        return {
+        batch = {
             "features": torch.from_numpy(features),
             "mask": torch.from_numpy(mask),
             "labels": labels,
             "label_mask": label_mask,
             "index": torch.as_tensor(list(index)),
         }
+        if self.speakers is not None:
+            batch["speaker"] = torch.from_numpy(self.speakers[list(index)])
+        return batch
 
 
 def _known(value: np.ndarray) -> np.ndarray:
@@ -143,6 +157,39 @@ def _spread(kinds: np.ndarray) -> np.ndarray:
         own = np.flatnonzero(kinds == kind)
         place[own] = (np.arange(len(own)) + 0.5) / len(own)
     return np.argsort(place, kind="stable")
+
+
+def speaker_batches(
+    speakers: np.ndarray,
+    size: int,
+    per_speaker: int,
+    *,
+    seed: int,
+    epoch: int,
+    strata: np.ndarray | None = None,
+) -> Iterator[list[int]]:
+    """Batches that hold `per_speaker` recordings of each of their speakers, reshuffled each epoch.
+
+    Every recording comes once an epoch. A speaker's recordings are shuffled and dealt into portions of
+    `per_speaker` or up to one and a half times as many, and the portions of all speakers are shuffled and
+    joined into ceil(n / size) batches (or as many as there are portions, if these are fewer). The order
+    depends on (seed, epoch) alone.
+
+    Parameters
+    ----------
+    strata : (n,) integers, constant within a speaker or nearly: portions of each stratum are spread evenly
+        over the epoch, so that every batch holds its share of each.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    portions: list[np.ndarray] = []
+    for speaker in np.unique(speakers):
+        own = rng.permutation(np.flatnonzero(speakers == speaker))
+        portions += np.array_split(own, max(1, round(len(own) / per_speaker)))
+    portions = [portions[i] for i in rng.permutation(len(portions))]
+    order = _spread(np.array([0 if strata is None else strata[portion[0]] for portion in portions]))
+    for part in np.array_split(order, math.ceil(len(speakers) / size)):
+        if len(part):
+            yield np.concatenate([portions[i] for i in part]).tolist()
 
 
 def labels_from_table(

@@ -33,7 +33,7 @@ from affekt.errors import AffektError, DataError, InputError
 from affekt.systems.base import System, create, export
 from affekt.systems.schema import as_dict
 from affekt.training.config import LoopConfig
-from affekt.training.examples import Examples, batch_order
+from affekt.training.examples import Examples, batch_order, speaker_batches
 
 __all__ = ["LoopResult", "derive_seed", "export_checkpoint", "predict_examples", "train"]
 
@@ -69,7 +69,7 @@ def train(
     stop_after: int | None = None,
     say: Callable[[str], None] | None = None,
 ) -> LoopResult:
-    """Train `system` in place; it ends with the weights that were kept, in evaluation mode.
+    """Train `system` in place; it ends with the weights that were kept, settled, in evaluation mode.
 
     Parameters
     ----------
@@ -130,10 +130,10 @@ def train(
     else:
         system.train()  # Lightning leaves the mode as it finds it
         _fit(module, callbacks, folder, None if checkpoint is None else last)
-    state = torch.load(
-        last if dev_part is None else folder / "best.ckpt", map_location="cpu", weights_only=True
-    )
+    kept = last if dev_part is None or config.keep == "last" else folder / "best.ckpt"
+    state = torch.load(kept, map_location="cpu", weights_only=True)
     _load_weights(system, state)
+    system.settle(train_part.features, train_part.neutral.tolist())
     # Lightning compares scores as float32: the checkpoint knows which epoch it holds, the log need not.
     history, epoch = keeper.history, int(state["epoch"])
     return LoopResult(epoch, dict(history[epoch]), len(history), history, len(history) < config.epochs)
@@ -253,22 +253,25 @@ def predict_examples(system: System, part: Examples, batch_size: int = 64) -> di
 class _Batches:
     """Batches of one epoch; asks for the epoch when iteration begins."""
 
-    def __init__(
-        self, part: Examples, size: int, seed: int, epoch: Callable[[], int] | None, stratify: bool
-    ) -> None:
-        self.part, self.size, self.seed, self.epoch = part, size, seed, epoch
-        self.strata = part.strata() if stratify else None
+    def __init__(self, part: Examples, config: LoopConfig, seed: int, epoch: Callable[[], int]) -> None:
+        self.part, self.config, self.seed, self.epoch = part, config, seed, epoch
+        self.strata = part.strata() if config.stratify else None
+        self.count = sum(1 for _ in self.order(0))  # the same in every epoch
 
     def __len__(self) -> int:
-        return math.ceil(len(self.part) / self.size)
+        return self.count
+
+    def order(self, epoch: int) -> Iterator[list[int]]:
+        size, per_speaker = self.config.batch_size, self.config.per_speaker
+        options: dict[str, Any] = {"seed": self.seed, "epoch": epoch, "strata": self.strata}
+        if not per_speaker:
+            return batch_order(self.part.lengths, size, **options)
+        if self.part.speakers is None:
+            raise InputError("training.per_speaker needs to know who speaks: Examples(..., speakers=)")
+        return speaker_batches(self.part.speakers, size, per_speaker, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        epoch = 0 if self.epoch is None else self.epoch()
-        lengths = self.part.lengths
-        for index in batch_order(
-            lengths, self.size, seed=self.seed, epoch=epoch, shuffle=self.epoch is not None,
-            strata=self.strata,
-        ):  # fmt: skip
+        for index in self.order(self.epoch()):
             yield self.part.batch(index)
 
 
@@ -288,14 +291,12 @@ class _Module(lightning.LightningModule):
         super().__init__()
         self.system, self.loop, self.seed = system, config, seed
         self.parts, self.score, self.monitor = (train_part, dev_part), score, monitor
+        self.batches = _Batches(train_part, config, seed, lambda: self.trainer.current_epoch)
         self.sums: dict[str, list[Tensor]] = {}
         self.identity = ""
 
     def train_dataloader(self) -> _Batches:
-        loop = self.loop
-        return _Batches(
-            self.parts[0], loop.batch_size, self.seed, lambda: self.trainer.current_epoch, loop.stratify
-        )
+        return self.batches
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # Biases, slopes and the magnitudes of weight norm are not pulled to zero.
@@ -376,7 +377,7 @@ class _Schedule(Callback):
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         loop = module.loop
-        per_epoch = math.ceil(math.ceil(len(module.parts[0]) / loop.batch_size) / loop.accumulate)
+        per_epoch = math.ceil(len(module.batches) / loop.accumulate)
         step, warm, total = trainer.global_step, loop.warmup * per_epoch, loop.epochs * per_epoch
         if step < warm:
             lr = loop.lr * (step + 1) / (warm + 1)

@@ -683,6 +683,24 @@ def _train_task(shared: _Shared, task: tuple[int, int], say: Say) -> list[dict[s
     )  # fmt: skip
 
 
+def _speakers(config: RunConfig, store: data.FeatureStore) -> np.ndarray:
+    """(n,) integers, equal for recordings of one speaker; -1 where nobody knows."""
+    table = store.manifest.table
+    if "subject" not in table:
+        if config.training.per_speaker:
+            raise DataError("training.per_speaker needs a column 'subject' in the manifest; set it to 0")
+        return np.full(len(table), -1)
+    return np.asarray(as_text(table["subject"]).astype("category").cat.codes, dtype=np.int64)
+
+
+def _neutral(store: data.FeatureStore) -> np.ndarray:
+    """(n,) whether a recording is labelled as neutral speech."""
+    table = store.manifest.table
+    if "emotion" not in table:
+        return np.zeros(len(table), bool)
+    return np.asarray(as_text(table["emotion"]) == "neutral", dtype=bool)
+
+
 def _train_one(
     config: RunConfig,
     store: data.FeatureStore,
@@ -708,9 +726,14 @@ def _train_one(
         statistics.save(place)
         system.set_statistics(statistics.mean, statistics.sd)
 
+    speakers, neutral = _speakers(config, store), _neutral(store)
+
     def part(rows: np.ndarray) -> Examples:
         return Examples(
-            [store.load(int(i)) for i in rows], {name: value[rows] for name, value in labels.items()}
+            [store.load(int(i)) for i in rows],
+            {name: value[rows] for name, value in labels.items()},
+            speakers[rows],
+            np.flatnonzero(neutral[rows]),
         )
 
     train_part = part(split.train)
