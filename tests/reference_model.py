@@ -487,7 +487,8 @@ def speaker(
 ) -> tuple[Card, Tensors]:
     """A small utterance model that hears where speech is and adapts to its speaker, rows and embeddings.
 
-    `pauses` : embeddings count in pauses only. `voice` : options of the activity. The signal of `Numbers` has stretches of silence for it to find.
+    `pauses` : embeddings count in pauses only. `voice` : options of the activity. The signal of `Numbers` has
+    stretches of silence for it to find.
     """
     numbers = Numbers(seed)
     options = {"channels": [6, 5], "kernel_size": 2, "activation": "leaky_relu"}

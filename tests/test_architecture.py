@@ -22,7 +22,7 @@ _CORE_USERS = {"_core", *LEAVES}
 _LIVE = {"features", "ops", "_native", "_profile", *_CORE_USERS}
 _BLOCKS = {"features", "ops", "metrics", *_CORE_USERS}
 _SYSTEMS = {"nn", "losses", "data", "modelfile", "_native", *_BLOCKS}
-_TRAINING = {"systems", "weights", "_cost", *_SYSTEMS}
+_TRAINING = {"systems", "weights", "_cost", "_predict", "_scores", "live", *_SYSTEMS}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_core": set(),

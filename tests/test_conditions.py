@@ -31,7 +31,7 @@ class Heard:
 class Listener:
     """Stands for a model that adapts: its profile is the list of recordings it has heard."""
 
-    card = {"nodes": [{"type": "adapt"}]}  # noqa: RUF012
+    card = {"nodes": [{"type": "adapt", "name": "adapt"}], "tensors": {}}  # noqa: RUF012
 
     def run(self, samples, mode, *, profile=None, adapt=True):
         assert mode == "full"

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from affekt import enrol
+from affekt._predict import enrol
 from affekt.errors import DataError
 from affekt.training.config import CONDITIONS, ConditionsConfig
 
