@@ -92,6 +92,27 @@ def finished(voices, tmp_path_factory):
     return run_protocol(config, say=lines.append), config, lines
 
 
+def test_the_figures_of_the_seeds_together_are_those_of_their_ensemble_file(finished, tmp_path):
+    result, config, _ = finished
+    folder = Path(config.out)
+    table = pandas.read_csv(folder / "ensemble_summary.csv")
+    pandas.testing.assert_frame_equal(table, result.ensemble, check_dtype=False)
+    assert "as one ensemble" in str(result)
+    predictions = pandas.read_csv(folder / "predictions.csv")
+    hits = []
+    for fold, part in predictions.groupby("fold"):
+        members = [folder / f"fold_{fold}" / f"seed_{seed}" / "model.safetensors" for seed in (0, 1)]
+        both = affekt.load(affekt.ensemble(members, tmp_path / f"{fold}.safetensors"))
+        classes = [c.removeprefix("p_") for c in both.columns if c.startswith("p_")]
+        for row in part[part["seed"] == 0].itertuples():
+            values = both.run(data.read_audio(row.file, both.sample_rate)).values[-1]
+            found = classes[int(np.argmax(values[[both.columns.index(f"p_{c}") for c in classes]]))]
+            hits.append((row.true_emotion, found == row.true_emotion))
+    hits = pandas.DataFrame(hits, columns=["label", "hit"])
+    uar = table[(table["metric"] == "uar") & (table["over"] == "pooled")]["mean"].item()
+    assert uar == pytest.approx(hits.groupby("label")["hit"].mean().mean(), abs=1e-9)
+
+
 def test_tables(finished):
     result, config, lines = finished
     folder = Path(config.out)

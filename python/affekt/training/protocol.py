@@ -7,6 +7,7 @@ Layout of a run's folder::
     groups.csv         figures per speaker and per value of gender, language (column ``by``)
     skipped.csv        recordings left out, and why
     predictions.csv    all test estimates beside labels  audit.json         what the leak check found
+    ensemble_summary.csv, ensemble_groups.csv    the same figures of the seeds' mean, where there are several
     features/          cached features (unless data.cache says elsewhere)
     fold_1/seed_0/     model.safetensors, split.csv, statistics.json, predictions.csv, predictions_dev.csv,
                        log.csv, best.ckpt, config.yaml, environment.json and, written last, done.json
@@ -86,7 +87,8 @@ class ProtocolResult:
     """A finished protocol: its folder, the tables (pandas), the audit report and, if asked for, the floor.
 
     `runs` are the folds and seeds asked for; the tables hold all finished ones of the folder. `summary` is
-    empty where the protocol has no test part. All tables but `skipped` have a column ``condition``.
+    empty where the protocol has no test part; `ensemble` is the summary of the seeds' mean, None with one
+    seed. All tables but `skipped` have a column ``condition``.
     """
 
     folder: Path
@@ -97,29 +99,40 @@ class ProtocolResult:
     skipped: Any
     audit: Any
     floor: FloorResult | None = None
+    ensemble: Any = None
 
     def __str__(self) -> str:
         trained = len(self.results.drop_duplicates(["fold", "seed"]))
         lines = [f"{self.folder}: {trained} training(s), {len(self.skipped)} recording(s) left out"]
         pooled = self.summary[self.summary["over"] == "pooled"]
         figures = [k.upper() for k in ("uar", "war", "ccc") if pooled["metric"].str.startswith(k).any()]
+        seeds = self.results["seed"].nunique()
         if figures:
-            seeds = self.results["seed"].nunique()
             lines.append(
                 f"  mode full, estimate at the end of each recording; {', '.join(figures)} over all test "
                 "recordings concatenated" + (f", mean of {seeds} seeds" if seeds > 1 else "")
             )
-        conditions = list(dict.fromkeys(self.summary["condition"])) if len(self.summary) else []
-        for condition in conditions:
-            own = self.summary[self.summary["condition"] == condition]
-            if len(conditions) > 1:
-                lines.append(f"  {condition}:")
-            for name in dict.fromkeys(own["metric"]):
-                if name.startswith(("uar", "war", "ccc_", "ece")):
-                    lines.append("  " + _line(own[own["metric"] == name].set_index("over")))
+        lines += _figures(self.summary)
         lines.append("  " + ("audit: no leak found" if self.audit.ok else f"AUDIT: {self.audit}"))
+        if self.ensemble is not None:
+            lines.append(f"  the {seeds} seeds of each fold as one ensemble (affekt ensemble):")
+            lines += _figures(self.ensemble)
         lines += [str(self.floor)] if self.floor else []
         return "\n".join(lines)
+
+
+def _figures(summary: Any) -> list[str]:
+    """The figures of a summary that people look at first, one per line, condition by condition."""
+    lines = []
+    conditions = list(dict.fromkeys(summary["condition"])) if len(summary) else []
+    for condition in conditions:
+        own = summary[summary["condition"] == condition]
+        if len(conditions) > 1:
+            lines.append(f"  {condition}:")
+        for name in dict.fromkeys(own["metric"]):
+            if name.startswith(("uar", "war", "ccc_", "ece")):
+                lines.append("  " + _line(own[own["metric"] == name].set_index("over")))
+    return lines
 
 
 def _line(rows: Any) -> str:
@@ -991,6 +1004,7 @@ def _tables(
             part["start"] = 0.0
         parts.append(part)
     summary = groups = pandas.DataFrame(columns=["condition", "metric", "over"])
+    ensemble = None
     if parts:
         predictions = pandas.concat(parts, ignore_index=True)
         protocol = config.protocol
@@ -999,6 +1013,17 @@ def _tables(
             by=protocol.by, choices=protocol.choices, calibrated=True,
         )  # fmt: skip
         own = config.protocol.group == "group"  # then the column is the manifest's
+        together = _ensemble(predictions, system)
+        for name in ("ensemble_summary.csv", "ensemble_groups.csv"):
+            (folder / name).unlink(missing_ok=True)  # of seeds that are no longer all there
+        if together is not None:
+            both = scoring.condition_tables(
+                together, system.heads, lambda table: _truth(table, system), group=protocol.group,
+                by=protocol.by, choices=protocol.choices, calibrated=True,
+            )  # fmt: skip
+            ensemble = both[0]
+            _write_csv(folder / "ensemble_summary.csv", both[0])
+            _write_csv(folder / "ensemble_groups.csv", both[1])
         _write_csv(folder / "predictions.csv", predictions if own else predictions.drop(columns="group"))
         _write_csv(folder / "groups.csv", groups)
         _write_csv(folder / "summary.csv", summary)
@@ -1006,7 +1031,22 @@ def _tables(
     _write_csv(folder / "skipped.csv", skipped)
     report = data.audit(folder, store=store, allow=_allowed(config))
     (folder / "audit.json").write_text(report.to_json() + "\n")
-    return ProtocolResult(folder, runs, results, summary, groups, skipped, report)
+    return ProtocolResult(folder, runs, results, summary, groups, skipped, report, ensemble=ensemble)
+
+
+def _ensemble(predictions: Any, system: System) -> Any | None:
+    """Predictions of the seeds together, the mean of their estimates, which is what `affekt.ensemble` of
+    their model files says; None with one seed. Recordings that a seed lacks are left out."""
+    seeds = predictions["seed"].nunique()
+    if seeds < 2:
+        return None
+    keys = [c for c in ("fold", "condition", "file", "start", "end") if c in predictions]
+    values = [c for c in predictions if c in system.columns or c.startswith("sd_")]
+    grouped = predictions.groupby(keys, sort=False, dropna=False)
+    together = grouped.first()
+    together[values] = grouped[values].mean()
+    together = together[grouped.size() == seeds].reset_index()
+    return together.assign(seed=0) if len(together) else None
 
 
 def _skipped_table(noted: list[dict[str, Any]]) -> Any:
