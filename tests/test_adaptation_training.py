@@ -15,6 +15,7 @@ from affekt.nn import Pool, speaker_normalise
 from affekt.training import Examples, train
 from affekt.training.config import LoopConfig
 from affekt.training.examples import speaker_batches
+from affekt.training.loop import per_speaker
 
 SYSTEM = {
     "front_end": {"kind": "log_mel", "sample_rate": 16000, "n_mels": 20, "log": "db", "floor": 1e-8},
@@ -85,6 +86,8 @@ def test_an_unknown_speaker_is_normalised_by_the_batch():
     wanted = (z - z.mean(0)) / z.std(0, unbiased=False)
     torch.testing.assert_close(speaker_normalise(z, torch.arange(20) // 5, unknown=1.0, known=0.0), wanted)
     torch.testing.assert_close(speaker_normalise(z, torch.full((20,), -1), unknown=0.0, known=1.0), wanted)
+    # Nor is one known who has too few recordings in the batch.
+    torch.testing.assert_close(speaker_normalise(z, torch.arange(20) // 3, unknown=0.0, known=1.0), wanted)
 
 
 def test_gradients_of_the_normalisation_pass_through_its_statistics():
@@ -92,7 +95,7 @@ def test_gradients_of_the_normalisation_pass_through_its_statistics():
     z = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
 
     def known(z):
-        return speaker_normalise(z, speaker, unknown=0.0, known=1.0, floor=1e-2)
+        return speaker_normalise(z, speaker, unknown=0.0, known=1.0, floor=1e-2, least=3)
 
     assert torch.autograd.gradcheck(known, z)
 
@@ -206,6 +209,25 @@ def test_keeping_the_last_epoch_needs_no_best_one(tmp_path):
         system, part, part, config, tmp_path, seed=0, score=lambda out, labels: {"score": next(scores)}
     )
     assert result.best_epoch == 2
+
+
+def test_batches_are_by_speaker_where_the_system_adapts_and_they_are_known(tmp_path):
+    system = systems.create("speech", **SYSTEM)
+    part = rows_of(system, 64)
+    plain = systems.create("speech", **(SYSTEM | {"adapt": None}))
+    for model, speakers, wanted in ((system, part.speakers, 8), (system, None, 0), (plain, part.speakers, 0)):
+        examples = Examples(part.features, part.labels, speakers, part.neutral)
+        assert per_speaker(LoopConfig(), model, examples) == wanted
+    assert per_speaker(LoopConfig(per_speaker=3), plain, part) == 3
+
+
+def test_without_neutral_recordings_the_average_stands_for_neutral(tmp_path):
+    system = systems.create("speech", **SYSTEM)
+    part = rows_of(system)
+    system.set_statistics(*part.statistics())
+    with pytest.warns(UserWarning, match="neutral"):
+        system.settle(part.features)
+    torch.testing.assert_close(system.adapt.reference, system.adapt.mean)
 
 
 def test_speakers_must_be_known_to_batch_by_them(tmp_path):

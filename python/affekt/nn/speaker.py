@@ -375,6 +375,7 @@ def speaker_normalise(
     unknown: float = 0.25,
     known: float = 0.25,
     floor: float = 0.1,
+    least: int = 4,
 ) -> Tensor:
     """Normalise embeddings by their speaker's statistics, by the batch's, or by something in between.
 
@@ -398,6 +399,8 @@ def speaker_normalise(
         integers: live, those are all that come while a recording runs. None: z. Without any, z again.
     unknown, known : probabilities, at most 1 together.
     floor : least standard deviation.
+    least : a speaker with fewer recordings in the batch counts as not known: of one recording, nothing would
+        be left.
 
     Raises
     ------
@@ -426,7 +429,8 @@ def speaker_normalise(
     mean, variance = rows.mean(0), rows.var(0, unbiased=False)
     draw = torch.rand(len(z), 2, dtype=z.dtype, device=z.device)
     share = torch.where(draw[:, 0] < unknown, 0.0, torch.where(draw[:, 0] < unknown + known, 1.0, draw[:, 1]))
-    share = share.masked_fill((speaker < 0) | (count[place] == 0), 0.0)[:, None]
+    few = torch.bincount(place, minlength=len(who)) < least
+    share = share.masked_fill((speaker < 0) | few[place] | (count[place] == 0), 0.0)[:, None]
     away = own_mean[place] - mean
     spread = share * own_variance[place] + (1 - share) * variance + share * (1 - share) * away.square()
     # clamped before the root, whose gradient at 0 is infinite

@@ -101,6 +101,11 @@ class System(nn.Module):
         return [column for head in self.heads.values() for column in head.columns]
 
     @property
+    def adapts(self) -> bool:
+        """Whether it learns how its speaker sounds, and wants several recordings of each in a batch."""
+        return False
+
+    @property
     def min_rows(self) -> int:
         """Feature rows that a recording needs for an estimate."""
         return 1

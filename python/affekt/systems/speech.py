@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
@@ -281,6 +282,10 @@ class Speech(System):
         """Hz of the audio that the front end takes."""
         return float(self._front_end.options["sample_rate"])
 
+    @property
+    def adapts(self) -> bool:
+        return self.adapt is not None
+
     def _decibel(self) -> float:
         """dB per unit of the front end's rows."""
         options = self._front_end.options
@@ -455,10 +460,13 @@ class Speech(System):
         if self.adapt.reference is not None:
             calm = torch.cat([counted[i] for i in neutral]) if len(neutral) else everything[:0]
             if not len(calm):
-                raise InputError(
-                    "adapt.reference needs training recordings labelled neutral, there is none that counts; "
-                    "set system.adapt.reference=false"
+                warnings.warn(
+                    "no training recording that counts is labelled neutral: enrolment from neutral speech "
+                    "will take average speech for neutral (system.adapt.reference=false "
+                    "leaves it out)",
+                    stacklevel=3,
                 )
+                calm = everything
             reference = calm.mean(0)
         self.adapt.set(everything.mean(0), everything.std(0, unbiased=False), reference)
         self.train(was)

@@ -153,7 +153,8 @@ class LoopConfig:
     stratify : where recordings differ in which heads they have labels for (mixed corpora), every batch holds
         its share of each kind; without effect where all have all.
     per_speaker : recordings of each of its speakers that a batch holds, which adaptation to speakers needs to
-        learn (`affekt.nn.speaker_normalise`); 0: batches of similar length, whoever speaks.
+        learn (`affekt.nn.speaker_normalise`); 0: batches of similar length, whoever speaks; null: 8 where the
+        system adapts and speakers are known, else 0.
     accumulate : batches per optimiser step.
     clip : largest gradient norm, null for none.
     patience : stop after this many epochs without improvement on the development part, null to never.
@@ -171,7 +172,7 @@ class LoopConfig:
 
     epochs: int = 60
     batch_size: int = 32
-    per_speaker: int = 0
+    per_speaker: int | None = None
     lr: float = 1e-3
     weight_decay: float = 1e-2
     optimiser: str = "adamw"
@@ -462,7 +463,7 @@ def _check(config: RunConfig) -> None:
     choice("training.schedule", loop.schedule, ("cosine", "constant", "plateau"))
     choice("training.averaging", loop.averaging, ("none", "ema", "swa"))
     choice("training.keep", loop.keep, ("best", "last"))
-    least("training.per_speaker", loop.per_speaker, 0)
+    least("training.per_speaker", loop.per_speaker or 0, 0)
     choice("data.on_error", config.data.on_error, ("raise", "skip"))
     kinds = ("group_kfold", "leave_one_group_out", "listed", "published", "column", "all")
     choice("protocol.kind", protocol.kind, kinds)

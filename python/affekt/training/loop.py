@@ -250,11 +250,21 @@ def predict_examples(system: System, part: Examples, batch_size: int = 64) -> di
     return out
 
 
+def per_speaker(config: LoopConfig, system: System, part: Examples) -> int:
+    """Recordings of each of its speakers that a batch holds; 0: batches do not look at speakers."""
+    if config.per_speaker is not None:
+        return config.per_speaker
+    return 8 if system.adapts and part.speakers is not None and bool((part.speakers >= 0).any()) else 0
+
+
 class _Batches:
     """Batches of one epoch; asks for the epoch when iteration begins."""
 
-    def __init__(self, part: Examples, config: LoopConfig, seed: int, epoch: Callable[[], int]) -> None:
+    def __init__(
+        self, part: Examples, config: LoopConfig, seed: int, epoch: Callable[[], int], per_speaker: int
+    ) -> None:
         self.part, self.config, self.seed, self.epoch = part, config, seed, epoch
+        self.per_speaker = per_speaker
         self.strata = part.strata() if config.stratify else None
         self.count = sum(1 for _ in self.order(0))  # the same in every epoch
 
@@ -262,13 +272,13 @@ class _Batches:
         return self.count
 
     def order(self, epoch: int) -> Iterator[list[int]]:
-        size, per_speaker = self.config.batch_size, self.config.per_speaker
+        size = self.config.batch_size
         options: dict[str, Any] = {"seed": self.seed, "epoch": epoch, "strata": self.strata}
-        if not per_speaker:
+        if not self.per_speaker:
             return batch_order(self.part.lengths, size, **options)
         if self.part.speakers is None:
             raise InputError("training.per_speaker needs to know who speaks: Examples(..., speakers=)")
-        return speaker_batches(self.part.speakers, size, per_speaker, **options)
+        return speaker_batches(self.part.speakers, size, self.per_speaker, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for index in self.order(self.epoch()):
@@ -291,7 +301,10 @@ class _Module(lightning.LightningModule):
         super().__init__()
         self.system, self.loop, self.seed = system, config, seed
         self.parts, self.score, self.monitor = (train_part, dev_part), score, monitor
-        self.batches = _Batches(train_part, config, seed, lambda: self.trainer.current_epoch)
+        self.batches = _Batches(
+            train_part, config, seed, lambda: self.trainer.current_epoch,
+            per_speaker(config, system, train_part),
+        )  # fmt: skip
         self.sums: dict[str, list[Tensor]] = {}
         self.identity = ""
 
