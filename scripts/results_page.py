@@ -59,9 +59,9 @@ Conditions: *raw*, every recording by itself; *running*, the recordings of a spe
 was learnt about the voice carried along; *enrolled*, the voice learnt from a few recordings beforehand, which
 are not scored; *whole*, the voice learnt from all recordings of the speaker, the scored ones too
 (transductive: an upper bound, not what a live system has). *Untouched* speakers had no part in choosing the
-recipe. *Seeds together*: the mean of the estimates of a fold's seeds, which is what `affekt ensemble` makes of
-their model files. Floors are classical: functionals of openSMILE, SVM or ridge, on the same folds; *whole* there means
-features z-scored per speaker. A figure over one fold shows that the path works; it is no benchmark."""
+recipe. *Seeds together*: the mean of the estimates of a fold's seeds, which is what `affekt ensemble` makes
+of their model files. Floors are classical: functionals of openSMILE, SVM or ridge, on the same folds; *whole*
+there means features z-scored per speaker. A figure over one fold shows that the path works; it is no benchmark."""
 
 EXPERIMENTS = """# Experiments
 
