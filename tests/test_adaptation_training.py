@@ -196,6 +196,10 @@ def test_silence_is_marked_and_speech_is_not(trained, tmp_path):
     model = affekt.load(systems.export(trained[0], tmp_path / "model.safetensors"))
     assert not model.run(np.zeros(32000, np.float32)).valid.any()
     assert model.run(speech(1, 3.0)).valid[-1]
+    # Two seconds after the last word nothing is said any more.
+    found = model.run(np.concatenate([speech(1, 3.0), np.zeros(16000 * 4, np.float32)]))
+    assert not found.valid[found.times > 3.0 + 2.5].any()
+    assert found.valid[(found.times > 1.5) & (found.times < 3.0)].all()
 
 
 def test_keeping_the_last_epoch_needs_no_best_one(tmp_path):
@@ -245,6 +249,7 @@ def test_speakers_must_be_known_to_batch_by_them(tmp_path):
         ({"front_end": {"kind": "mfcc", "sample_rate": 16000}}, "activity needs"),
         ({"front_end": {"kind": "log_mel", "sample_rate": 16000, "log": None}}, "front_end.log"),
         ({"task": "trace"}, "adapt needs"),
+        ({"activity": {"valid": 60.0}}, "activity.valid"),
     ],
 )
 def test_systems_that_cannot_adapt_say_why(change, words):

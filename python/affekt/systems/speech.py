@@ -88,7 +88,7 @@ class ActivityConfig:
     """Voice activity: keyword arguments of `affekt.nn.Activity`, in dB and stacked rows, and what it is for.
 
     mask_pool : silent rows do not count in the pool.
-    valid : rows of speech that the pool's window must hold (older ones fading) for an estimate to be valid.
+    valid, window : an estimate is valid where the last `window` rows hold at least `valid` rows of speech.
     """
 
     margin: float = 9.0
@@ -101,6 +101,7 @@ class ActivityConfig:
     hangover: int = 4
     mask_pool: bool = False
     valid: float = 5.0
+    window: int = 50
 
 
 @dataclass
@@ -184,7 +185,19 @@ class Speech(System):
             raise InputError(f"task must be utterance or trace, got {config.task!r}")
         if not config.heads:
             raise InputError("heads must name at least one output")
-        nodes = {"mel", "norm", "stack", "tcn", "pool", "level", "activity", "heard", "speaking", "adapt"}
+        nodes = {
+            "mel",
+            "norm",
+            "stack",
+            "tcn",
+            "pool",
+            "level",
+            "activity",
+            "heard",
+            "recent",
+            "speaking",
+            "adapt",
+        }
         for name in config.heads:
             if name in nodes or not name.isidentifier() or name.endswith("_out"):
                 raise InputError(
@@ -193,6 +206,11 @@ class Speech(System):
         columns = [c for head in config.heads.values() for c in head.columns]
         if len(set(columns)) != len(columns):
             raise InputError(f"the heads' labels must be distinct, got {columns}")
+        if config.activity and not 0 <= config.activity.valid <= config.activity.window:
+            raise InputError(
+                f"activity.valid must lie between 0 and activity.window, got {config.activity.valid} and "
+                f"{config.activity.window}"
+            )
         for name, value in (("dropout", config.dropout), ("channel_dropout", config.channel_dropout)):
             if not 0 <= value < 1:
                 raise InputError(f"{name} must lie in [0, 1), got {value}")
@@ -219,7 +237,7 @@ class Speech(System):
         self.activity = self.heard = self.adapt = None
         if config.activity is not None:
             options = vars(config.activity).copy()
-            del options["mask_pool"], options["valid"]
+            del options["mask_pool"], options["valid"], options["window"]
             self.activity = Activity(scale=self._decibel(), **options)
             if self.pool is not None:
                 self.heard = Pool(
@@ -626,9 +644,11 @@ class Speech(System):
             if self.config.activity is not None and self.config.activity.mask_pool:
                 sources.append("activity")
             last = add("pool", "pool", *sources, kind=self.pool.kind, **window)
-            if self.heard is not None:
-                add("heard", "pool", "activity", "activity", kind="count", **window)
+            if self.config.activity is not None:
+                recent = {"window": self.config.activity.window, "half_life": None, "hop": self.pool.hop}
+                add("recent", "pool", "activity", "activity", kind="count", **recent)
             if self.adapt is not None:
+                add("heard", "pool", "activity", "activity", kind="count", **window)
                 add("speaking", "pool", "activity", kind="mean", **{**window, "window": 1})
             if self.pool.score is not None:
                 tensors["pool.score.weight"] = array(self.pool.score.weight)
@@ -659,9 +679,9 @@ class Speech(System):
     def validity(self) -> dict[str, Any] | None:
         if self.config.activity is None:
             return None
-        if self.heard is None:
+        if self.pool is None:
             return {"node": "activity", "least": 0.5}
-        return {"node": "heard", "least": self.config.activity.valid}
+        return {"node": "recent", "least": self.config.activity.valid}
 
     def latency(self) -> dict[str, float]:
         hop = 1 if self.pool is None else self.pool.hop
