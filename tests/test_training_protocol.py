@@ -295,6 +295,17 @@ def test_untouched_speakers_and_other_columns_are_figured_beside_all(voices, tmp
     assert groups.loc[("gender", "unknown"), "speakers"] == 4
 
 
+def test_the_checkpoint_gives_the_model_of_the_last_epoch_too(voices, tmp_path):
+    """What is kept is not what the checkpoint of the best epoch held: the export must not differ for that."""
+    options = ("training.keep=last", "training.epochs=4", "training.averaging=ema", "training.lr=0.05")
+    run = fit(configuration(voices, tmp_path / "run", *options))
+    again = affekt.load(export_checkpoint(run.folder / "best.ckpt", run.folder / "again.safetensors"))
+    for name, value in affekt.load(run.model).tensors().items():
+        np.testing.assert_array_equal(value, again.tensors()[name])
+    nodes = [{n["name"]: n["options"] for n in m.card["nodes"]} for m in (affekt.load(run.model), again)]
+    assert nodes[0] == nodes[1]
+
+
 def test_test_figures_are_those_of_the_deployed_file(finished, voices):
     result, _, _ = finished
     run = result.runs[-1]

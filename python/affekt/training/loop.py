@@ -188,7 +188,7 @@ def export_checkpoint(
 ) -> Path:
     """Turn a training checkpoint (``best.ckpt``, ``last.ckpt``) into a model file.
 
-    Averaged weights are taken where the run averaged, and the temperatures that `note_temperatures` left.
+    Averaged weights are taken where the run averaged, and the temperatures that `store_kept` left.
     `info` and `name` are for the card, see `affekt.systems.export`.
 
     Raises
@@ -211,11 +211,13 @@ def export_checkpoint(
     return export(system, out, info, name=name)
 
 
-def note_temperatures(checkpoint: Path, system: System) -> None:
-    """Keep the temperatures of `system` with its weights in a checkpoint, for `export_checkpoint`."""
+def store_kept(checkpoint: Path, system: System) -> None:
+    """Let a checkpoint hold what was kept in the end, weights and temperatures, for `export_checkpoint`: the
+    weights may be of another epoch than the checkpoint's, and have been settled since."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    kept = {"affekt_averaged": system.state_dict(), "affekt_temperatures": dict(system.temperatures)}
     temporary = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}")
-    torch.save({**state, "affekt_temperatures": dict(system.temperatures)}, temporary)
+    torch.save({**state, **kept}, temporary)
     os.replace(temporary, checkpoint)
 
 

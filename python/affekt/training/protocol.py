@@ -54,7 +54,7 @@ from affekt.training.config import (
 )
 from affekt.training.examples import Examples, labels_from_table
 from affekt.training.floors import FloorResult, run_floors
-from affekt.training.loop import derive_seed, note_temperatures, train
+from affekt.training.loop import derive_seed, store_kept, train
 from affekt.training.processes import in_processes
 
 __all__ = ["ProtocolResult", "RunResult", "environment", "fit", "prepare", "run_protocol"]
@@ -784,7 +784,7 @@ def _train_one(
     if dev_part is None:
         say(f"calibration: {calibration.how}")
     else:
-        note_temperatures(place / "best.ckpt", system)
+        store_kept(place / "best.ckpt", system)
     info["calibration"] = asdict(calibration)
     export(system, path, info, name=config.name)
     table, failed = _native_predictions(config, path, store, split.test, system, say)
