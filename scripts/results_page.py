@@ -57,12 +57,12 @@ bootstrap over speakers.
 
 Conditions: *raw*, every recording by itself; *running*, the recordings of a speaker one after the other, what
 was learnt about the voice carried along; *enrolled*, the voice learnt from a few recordings beforehand, which
-are not scored; *whole*, the voice learnt from all recordings of the speaker, the scored ones too
-(transductive: an upper bound, not what a live system has). *Untouched* speakers had no part in choosing the
-recipe. *Seeds together*: the mean of the estimates of a fold's seeds, which is what `affekt ensemble` makes
-of their model files. Floors are classical: functionals of openSMILE, SVM or ridge, on the same folds; *whole*
-there means features z-scored per speaker. A figure over one fold shows that the path works; it is no
-benchmark."""
+are not scored, so that the column is over fewer recordings; *whole*, the voice learnt from all recordings of
+the speaker, the scored ones too (transductive: an upper bound, not what a live system has). *Untouched*
+speakers were never scored while the recipe was chosen. *Seeds together*: the mean of the estimates of a
+fold's seeds, which is what `affekt ensemble` makes of their model files. Floors are classical: functionals of
+openSMILE, SVM or ridge, on the same folds; *whole* there means features z-scored per speaker. A figure over
+one fold shows that the path works; it is no benchmark."""
 
 RAVDESS_AIMS = {"raw": 0.60, "adapted": 0.70}
 AIMS = """On RAVDESS a network of this size, trained on the other actors of the corpus alone, was to reach
@@ -96,7 +96,8 @@ def protocols(listed: pd.DataFrame, tables: dict[str, Tables]) -> str:
         each = results.drop_duplicates(["fold", "seed"])
         rows.append([
             f"**{run.run}**: {run.title}", f"`{run.command}`", results["fold"].nunique(),
-            results["seed"].nunique(), len(people), int(each["n_test"].sum()), f"{each['seconds'].sum():.0f}",
+            results["seed"].nunique(), len(people), int(each.drop_duplicates("fold")["n_test"].sum()),
+            f"{each['seconds'].sum():.0f}",
             ", ".join(f"[{t}](results/{run.run}_{t}.csv)" for t in TABLES),
         ])  # fmt: skip
     header = ["run", "command", "folds", "seeds", "speakers tested", "tests", "seconds", "tables"]
@@ -115,7 +116,12 @@ def figures(tables: dict[str, Tables], floors: dict[str, Tables]) -> str:
                 floor = floors.get(name)
                 low = {c: None if floor is None else floor.row(metric, over, c) for c in ("raw", "whole")}
                 people = max(int(row["n"]) for row in found.values() if row is not None)
-                cells = [NONE if r is None else interval(r) for r in (*found.values(), *low.values())]
+                cells = [
+                    NONE
+                    if r is None
+                    else interval(r) + ("" if r["n"] == people else f", {r['n']:.0f} speakers")
+                    for r in (*found.values(), *low.values())
+                ]
                 rows.append([name, words, f"{people}, {speakers}", *cells])
     header = ["run", "figure", "speakers", *CONDITIONS, "floor raw", "floor whole"]
     return "## Figures\n\n" + markdown(header, rows)
@@ -274,7 +280,8 @@ def add_tried(docs: Path, corpus: str, change: str, folder: Path) -> None:
 
     results = Tables.read(folder).results if (folder / "summary.csv").is_file() else None
     results = read_table(folder / "results.csv", "seconds") if results is None else results
-    parts = [read_table(path, "subject") for path in sorted(folder.glob("fold_*/seed_*/predictions_dev.csv"))]
+    paths = sorted(folder.glob("fold_*/seed_*/predictions_dev.csv"))
+    parts = [read_table(path, "subject").assign(model=str(path)) for path in paths]
     if not parts:
         raise RunError(f"{folder}: no predictions of development speakers (protocol.dev is 0?)")
     table = pd.concat(parts)
@@ -282,8 +289,11 @@ def add_tried(docs: Path, corpus: str, change: str, folder: Path) -> None:
     conditions = [c for c in CONDITIONS if c in set(table["condition"])]
     for condition, metric in itertools.product(conditions, METRICS):
         own = table[table["condition"] == condition]
-        people = [labelled(metric, part) for _, part in own.groupby("subject")]
-        each = [float(getattr(metrics, name)(p, t)) for name, p, t in people if len(t)]
+        each = []
+        for _, person in own.groupby("subject"):  # a model at a time: a person may be one of several's
+            found = [labelled(metric, part) for _, part in person.groupby("model")]
+            values = [float(getattr(metrics, name)(p, t)) for name, p, t in found if len(t)]
+            each += [sum(values) / len(values)] if values else []
         if each:
             found = metrics.mean_interval(each)
             what = f"{change}, {condition}" if len(conditions) > 1 else change
