@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import affekt
 from affekt import systems
 from affekt.errors import InputError
-from affekt.nn import Pool, speaker_normalise
+from affekt.nn import FeatureAugment, Pool, speaker_normalise
 from affekt.training import Examples, train
 from affekt.training.config import LoopConfig
 from affekt.training.examples import speaker_batches
@@ -255,3 +255,25 @@ def test_speakers_must_be_known_to_batch_by_them(tmp_path):
 def test_systems_that_cannot_adapt_say_why(change, words):
     with pytest.raises(InputError, match=words):
         systems.create("speech", **(SYSTEM | change))
+
+
+@given(snr=st.floats(-10, 40), unit=st.sampled_from([1.0, 10.0, 10 / np.log(10)]), seed=st.integers(0, 20))
+def test_background_noise_has_the_power_that_its_snr_says(snr, unit, seed):
+    torch.manual_seed(seed)
+    rows = torch.randn(4, 300, 40, dtype=torch.float64) * 8 - 50
+    mask = torch.arange(300) < torch.tensor([300, 250, 120, 60])[:, None]
+    augment = FeatureAugment(background=1.0, snr=[snr, snr], unit=unit).train()
+    noisy, same = augment(rows / unit, mask)
+    assert torch.equal(same, mask)
+    for before, after, valid in zip(rows, noisy * unit, mask, strict=True):
+        power, more = (10 ** (x[valid] / 10) for x in (before, after))
+        assert (more >= power * (1 - 1e-9)).all()
+        # 2 dB of scatter add exp((0.2 ln 10)^2 / 2) = 0.46 dB to the mean.
+        ratio = 10 * np.log10(float(power.mean() / (more - power).mean()))
+        assert ratio == pytest.approx(snr - 0.46, abs=0.3)
+
+
+@pytest.mark.parametrize("bad", [{"background": 1.5}, {"snr": [20.0, 5.0]}, {"snr": [1.0]}, {"unit": 0.0}])
+def test_bad_options_of_the_background_are_named(bad):
+    with pytest.raises(InputError, match=next(iter(bad))):
+        FeatureAugment(**bad)

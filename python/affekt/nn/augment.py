@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 from affekt.errors import InputError
 
 __all__ = ["FeatureAugment"]
+
+TILT = 30.0  # dB
 
 
 class FeatureAugment(nn.Module):
@@ -29,6 +33,11 @@ class FeatureAugment(nn.Module):
     time_masks, time_width : up to this many stretches, each of up to this many rows.
     feature_masks, feature_width : up to this many bands, each of up to this many features.
     noise : sd of independent Gaussian noise per value, in the features' own unit.
+    background : probability that steady background noise is added to a recording, in the power domain: for
+        log-mel rows, x' = log(exp x + exp n). Its level lies `snr` dB (uniform between the two numbers)
+        under the mean power of the recording, with a random slope over the features of up to `TILT` dB from
+        end to end and 2 dB of scatter from value to value, as noise has in a mel band.
+    unit : dB per unit of the features, for `background`: 1 for dB, 10 for log10 of power, 10 / ln 10 for ln.
     least : rows that tempo and crop leave of a recording, or all of them where it has fewer.
 
     Source of the masks: Park et al., "SpecAugment", arXiv:1904.08779.
@@ -46,6 +55,9 @@ class FeatureAugment(nn.Module):
         feature_masks: int = 0,
         feature_width: int = 0,
         noise: float = 0.0,
+        background: float = 0.0,
+        snr: Sequence[float] = (5.0, 40.0),
+        unit: float = 1.0,
         least: int = 1,
     ) -> None:
         super().__init__()
@@ -57,6 +69,13 @@ class FeatureAugment(nn.Module):
         for name, value in (("tempo", tempo), ("crop", crop)):
             if not 0 <= value < 1:
                 raise InputError(f"{name} must lie in [0, 1), got {value}")
+        if not 0 <= background <= 1:
+            raise InputError(f"background must be a probability, got {background}")
+        if len(snr) != 2 or not -100 <= snr[0] <= snr[1] <= 200:
+            raise InputError(f"snr must be two rising numbers of dB, got {list(snr)}")
+        if not unit > 0:
+            raise InputError(f"unit must be positive, got {unit}")
+        self.background, self.snr, self.unit = float(background), (float(snr[0]), float(snr[1])), float(unit)
         if least < 1:
             raise InputError(f"least must be at least 1, got {least}")
         self.least = int(least)
@@ -80,6 +99,8 @@ class FeatureAugment(nn.Module):
             x = x + torch.randn(batch, 1, 1, **like) * self.gain
         if self.noise:
             x = x + torch.randn_like(x) * self.noise
+        if self.background:
+            x = self._with_background(x, mask)
         if self.time_masks and self.time_width:
             hit = _stretches(batch, mask.sum(1), self.time_masks, self.time_width, x.shape[1], x.device)
             x = torch.where(hit[:, :, None], torch.as_tensor(fill, **like), x)
@@ -88,6 +109,23 @@ class FeatureAugment(nn.Module):
             hit = _stretches(batch, lengths, self.feature_masks, self.feature_width, width, x.device)
             x = torch.where(hit[:, None, :], torch.as_tensor(fill, **like), x)
         return x, mask
+
+    def _with_background(self, x: Tensor, mask: Tensor) -> Tensor:
+        like: dict[str, Any] = {"device": x.device, "dtype": x.dtype}
+        batch, _, width = x.shape
+        neper = math.log(10) / 10 * self.unit  # from the features' unit to the natural log of power
+        valid = mask[..., None] & torch.ones(1, 1, width, dtype=torch.bool, device=x.device)
+        power = (x * neper).masked_fill(~valid, -torch.inf).flatten(1).logsumexp(1)
+        level = power - (mask.sum(1).clamp(min=1) * width).log()
+        low, high = self.snr
+        under = (low + torch.rand(batch, **like) * (high - low)) * math.log(10) / 10
+        slope = (torch.rand(batch, 1, **like) * 2 - 1) * TILT / 2 * math.log(10) / 10
+        shape = slope * torch.linspace(-1, 1, width, **like)
+        shape = shape - (shape.logsumexp(1, keepdim=True) - math.log(width))  # the mean power stays
+        scatter = torch.randn_like(x) * 2 * math.log(10) / 10
+        noise = (level - under)[:, None, None] + shape[:, None] + scatter
+        hit = (torch.rand(batch, 1, 1, **like) < self.background) & torch.isfinite(level)[:, None, None]
+        return torch.where(hit, torch.logaddexp(x * neper, noise) / neper, x)
 
     def _resample(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         like: dict[str, Any] = {"device": x.device, "dtype": x.dtype}

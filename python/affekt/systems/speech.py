@@ -81,6 +81,8 @@ class AugmentConfig:
     feature_masks: int = 0
     feature_width: int = 0
     noise: float = 0.0
+    background: float = 0.0
+    snr: list[float] = field(default_factory=lambda: [5.0, 40.0])
 
 
 @dataclass
@@ -228,7 +230,8 @@ class Speech(System):
             raise InputError("adapt needs activity, and task=utterance")
         self._front_end = self._make_front_end(config.front_end)
         self.features = int(self._front_end.num_features)
-        self.augment = FeatureAugment(**vars(config.augment), least=config.stack.size)
+        unit = self._decibel("augment.background") if config.augment.background else 1.0
+        self.augment = FeatureAugment(**vars(config.augment), unit=unit, least=config.stack.size)
         self.standardise = Standardise(self.features)
         self.stack = Stack(config.stack.size, config.stack.stride)
         self.tcn = TCN(self.features * config.stack.size, **vars(config.tcn))
@@ -304,13 +307,13 @@ class Speech(System):
     def adapts(self) -> bool:
         return self.adapt is not None
 
-    def _decibel(self) -> float:
-        """dB per unit of the front end's rows."""
+    def _decibel(self, what: str = "activity") -> float:
+        """dB per unit of the front end's rows, for `what`."""
         options = self._front_end.options
         per = {"db": 1.0, "log10": 20 / options["power"], "ln": 20 / options["power"] / np.log(10)}
         if options["log"] not in per:
             raise InputError(
-                f"activity needs front_end.log to be one of {', '.join(per)}, got {options['log']!r}"
+                f"{what} needs front_end.log to be one of {', '.join(per)}, got {options['log']!r}"
             )
         return float(per[options["log"]])
 
