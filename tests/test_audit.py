@@ -316,6 +316,34 @@ def test_a_manifest_with_fixed_partitions_can_be_audited() -> None:
     assert [finding.kind for finding in report.findings] == ["subject"]
 
 
+@pytest.mark.parametrize(
+    ("corpus", "seen", "kinds"),
+    [
+        (None, [], []),
+        (None, ["a"], ["unverified"]),
+        (None, ["user's manifest"], ["unverified"]),
+        ("b", ["user's manifest"], ["unverified"]),
+        ("b", ["a"], []),
+        ("a", ["a"], ["initial"]),
+    ],
+)
+def test_what_an_initial_model_may_have_heard_is_said(
+    write_wav: Callable[..., Path], tmp_path: Path, corpus: str | None, seen: list[str], kinds: list[str]
+) -> None:
+    files = [write_wav(f"{i}.wav", tone(0.2, frequency=100.0 + 50 * i)).name for i in range(2)]
+    known = pd.DataFrame({"file": files, "subject": ["s0", "s1"], "session": ["s0", "s1"]})
+    with_corpus = known if corpus is None else known.assign(corpus=corpus)
+    kept = prepare(Manifest(with_corpus, root=tmp_path), Peaks(), tmp_path / "store")
+    table = known.assign(start=np.nan, end=np.nan, partition=["train", "test"])
+    report = audit(table, store=kept, seen=seen)
+    assert [finding.kind for finding in report.findings] == kinds
+    assert report.ok == ("initial" not in kinds)
+    unknown = "unverified" in kinds
+    assert bool(report.notices) == unknown
+    assert [f["notice"] for f in json.loads(report.to_json())["findings"]] == [unknown] * len(kinds)
+    assert ("could not be checked" in str(report)) == unknown
+
+
 def test_nothing_to_audit_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no split\.csv in it or below"):
         audit(tmp_path)

@@ -21,7 +21,7 @@ import numpy as np
 from affekt import _checks, _native
 from affekt._lazy import require
 from affekt.data.splits import PARTITIONS, check_split_table, read_split
-from affekt.data.store import INITIAL, FeatureStore, Moments, Statistics
+from affekt.data.store import INITIAL, UNNAMED, FeatureStore, Moments, Statistics
 from affekt.errors import AffektError, DataError, InputError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Finding:
     examples : a few of the values concerned.
     where : split that it was found in.
     accepted : the caller allowed this kind; it does not count against `AuditReport.ok`.
+    notice : nothing is wrong as far as can be told, but this could not be told; it does not count either.
     """
 
     kind: str
@@ -68,6 +69,12 @@ class Finding:
     examples: tuple[str, ...] = ()
     where: str = ""
     accepted: bool = False
+    notice: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts against `AuditReport.ok`."""
+        return not (self.accepted or self.notice)
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,13 @@ class AuditReport:
 
     @property
     def ok(self) -> bool:
-        """No finding but accepted ones."""
-        return all(finding.accepted for finding in self.findings)
+        """No finding but accepted ones and notices."""
+        return not any(finding.counts for finding in self.findings)
+
+    @property
+    def notices(self) -> tuple[Finding, ...]:
+        """What could not be checked and is no reason to stop."""
+        return tuple(finding for finding in self.findings if finding.notice)
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """The report as JSON text: ``ok``, ``findings``, ``checked``."""
@@ -103,12 +115,17 @@ class AuditReport:
             sizes = ", ".join(f"{part} {n}" for part, n in split["rows"].items())
             lines.append(f"{split['where']}: {sizes}; checked {', '.join(split['checks'])}")
         for finding in self.findings:
-            mark = "accepted" if finding.accepted else "LEAK" if finding.partitions else "PROBLEM"
+            mark = "LEAK" if finding.partitions else "PROBLEM"
+            if not finding.counts:
+                mark = "accepted" if finding.accepted else "not checked"
             place = f"{finding.where}: " if finding.where else ""
             lines.append(f"[{mark}] {place}{finding.kind}: {finding.message}")
-        count = sum(not finding.accepted for finding in self.findings)
+        count = sum(finding.counts for finding in self.findings)
         splits = len(self.checked)
-        lines.append(f"{splits} split(s) checked: " + ("no leak found" if self.ok else f"{count} finding(s)"))
+        said = "no leak found" if self.ok else f"{count} finding(s)"
+        if self.notices:
+            said += f", {len(self.notices)} thing(s) could not be checked"
+        lines.append(f"{splits} split(s) checked: {said}")
         return "\n".join(lines)
 
 
@@ -133,7 +150,8 @@ def audit(
     A model that started from another one (fine-tuning) may have kept the statistics of that one: they then
     say ``fitted_on: initial``, must be those in the model, and must not be those of other rows than the
     training part. Where test rows are of a corpus (column ``corpus`` of the store) that the card of the first
-    model names as its data, their speakers may be known to it, and that is a finding.
+    model names as its data, their speakers may be known to it, and that is a finding. Where test rows name no
+    corpus, or the first model was trained on data without a name, nobody can tell: a notice says so.
 
     Parameters
     ----------
@@ -241,10 +259,17 @@ class _Audit:
         }
 
     def add(
-        self, kind: str, message: str, partitions: tuple[str, ...] = (), examples: Sequence[Any] = ()
+        self,
+        kind: str,
+        message: str,
+        partitions: tuple[str, ...] = (),
+        examples: Sequence[Any] = (),
+        *,
+        notice: bool = False,
     ) -> None:
         shown = tuple(str(example) for example in examples[:5])
-        self.findings.append(Finding(kind, message, partitions, shown, self.where, kind in self.allow))
+        accepted = kind in self.allow
+        self.findings.append(Finding(kind, message, partitions, shown, self.where, accepted, notice))
 
     def pairs(self) -> list[tuple[str, str]]:
         return [
@@ -355,11 +380,21 @@ class _Audit:
                 self._model(model, cache.of(opened, train), tolerance)
 
     def _initial(self, rows: pd.DataFrame, seen: Sequence[str]) -> None:
-        """Test rows of a corpus that an initial model was trained on."""
-        if not seen or "corpus" not in rows:
+        """Test rows of a corpus that an initial model was trained on, or perhaps was."""
+        tested = rows.reindex(columns=["corpus"])["corpus"][(self.table["partition"] == "test").to_numpy()]
+        if not seen or not len(tested):
             return
-        self.checks.append("initial")
-        tested = rows["corpus"][(self.table["partition"] == "test").to_numpy()]
+        if tested.notna().any():
+            self.checks.append("initial")
+        nameless = UNNAMED in seen
+        if nameless or tested.isna().any():
+            self.add(
+                "unverified",
+                f"nothing tells whether the initial model (data: {', '.join(seen)}) was trained on speakers "
+                f"of the test part, for {'its data have' if nameless else 'test rows have'} no corpus name; "
+                "if it was, the test figures are too good",
+                notice=True,
+            )
         both = sorted(set(tested.dropna()) & set(seen))
         if both:
             self.add(

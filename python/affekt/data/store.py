@@ -41,6 +41,8 @@ __all__ = ["FeatureStore", "Statistics", "feature_key", "prepare"]
 
 
 INITIAL = "initial"
+UNNAMED = "user's manifest"
+"""What a model's card names as data of a manifest without a corpus."""
 
 
 def feature_key(features: Any) -> str:

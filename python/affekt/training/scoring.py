@@ -190,19 +190,35 @@ def classes_table(
 def _pooled(
     predictions: Any, heads: Mapping[str, Head], labels: Labels, calibrated: bool
 ) -> list[dict[str, Any]]:
-    """Every figure over all predictions, averaged over seeds: ``metric, mean, seeds``, and ``sd, low, high``
-    where there are groups to draw."""
+    """Every figure over all predictions, averaged over seeds: ``metric, mean, seeds, n``, and ``sd, low,
+    high`` where there are groups to draw; n is the groups with a label that the figure looks at."""
     per_seed = [_scored(part, heads, labels, calibrated) for _, part in predictions.groupby("seed")]
+    labelled = _labelled_groups(predictions, heads, labels, calibrated)
     bootstrap = _bootstrap(predictions, heads, labels, calibrated)
     rows = []
     for name in dict.fromkeys(name for row in per_seed for name in row):
         seeds = [row[name] for row in per_seed if name in row]
-        row = {"metric": name, "mean": np.mean(seeds), "seeds": seeds}
+        row = {"metric": name, "mean": np.mean(seeds), "seeds": seeds, "n": len(labelled[name])}
         drawn = bootstrap.get(name)
         if drawn is not None:
             row |= {"sd": drawn.sd, "low": drawn.low, "high": drawn.high}
         rows.append(row)
     return rows
+
+
+def _labelled_groups(
+    predictions: Any, heads: Mapping[str, Head], labels: Labels, calibrated: bool
+) -> dict[str, set[Any]]:
+    """Figure -> the groups that have a part in it, which are those that its bootstrap draws from."""
+    out: dict[str, set[Any]] = {}
+    group = predictions["group"].to_numpy()
+    sd = spread(predictions, heads) if calibrated else None
+    for suffix, kind, _, _, known in _series(outputs(predictions, heads), labels(predictions), heads, sd):
+        who = set(group[known])
+        out |= {metric + suffix: who for metric in _FIGURES[kind]}
+    concordance = [who for name, who in out.items() if name.startswith("ccc_")]
+    recalls = [who for name, who in out.items() if name.startswith("uar")]
+    return out | {"ccc": set().union(*concordance), "score": set().union(*concordance, *recalls)}
 
 
 def summary_table(
@@ -219,8 +235,8 @@ def summary_table(
     DataFrame ``metric, over, mean, sd, low, high, n, min, max, definition``:
 
     - ``over = "pooled"``: predictions of all folds concatenated, the figure taken once per seed and averaged
-      over seeds; interval by bootstrap over groups (2000 draws), n groups with that label; sd
-      that of the draws.
+      over seeds; interval by bootstrap over groups (2000 draws), n groups with that label (``ccc`` and
+      ``score``: with any that they look at); sd that of the draws.
     - ``over = "untouched"``: the same without the groups in `choices`, those that the recipe was chosen on;
       absent where there are no choices.
     - ``over = "folds"``: the figure per fold, averaged over seeds; mean, sd (ddof 1), t interval over folds.
@@ -258,12 +274,9 @@ def summary_table(
 
     for row in whole:
         name = row["metric"]
-        # A group without that label has no part in the figure; one whose labels only `ece` has, has.
-        labelled = people[name].dropna().index if name in people else people.index
         for over, entry in (("pooled", row), ("untouched", others.get(name))):
             if entry is not None:
-                count = len(labelled if over == "pooled" else set(map(str, labelled)) - touched)
-                rows.append({**entry, "over": over, "n": count, "definition": words[name]})
+                rows.append({**entry, "over": over, "definition": words[name]})
         add(name, "folds", folds[name])
         add(name, "seeds", row["seeds"])
         if name in people:
