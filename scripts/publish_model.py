@@ -36,6 +36,7 @@ from runs import (
 
 import affekt
 from affekt import data, metrics
+from affekt._predict import summarise
 from affekt.modelfile import model_bytes, write_model
 from affekt.robustness import mix
 from affekt.systems.schema import as_dict
@@ -277,14 +278,16 @@ def replay(run: Run, predictions: pd.DataFrame) -> tuple[dict[str, pd.DataFrame]
                 )
                 noise = rng.standard_normal(len(samples)).astype(np.float32)
                 found = {
-                    name: m.run(samples, adapt=False)[1] for name, m in (("float32", model), ("int8", twin))
+                    name: m.run(samples, adapt=False) for name, m in (("float32", model), ("int8", twin))
                 }
-                largest = max(largest, float(np.abs(found["float32"] - found["int8"]).max()))
+                gaps = np.abs(found["float32"].values - found["int8"].values)
+                largest = max(largest, float(gaps.max()))
                 for snr in SNRS:
                     disturbed = mix(samples, noise, snr, model.sample_rate)
-                    found[f"{snr:g} dB"] = model.run(disturbed, adapt=False).values
-                for name, values in found.items():
-                    last = dict(zip(model.columns, values[-1], strict=True))
+                    found[f"{snr:g} dB"] = model.run(disturbed, adapt=False)
+                for name, estimates in found.items():
+                    said = summarise(estimates.values, estimates.valid, "last")
+                    last = dict(zip(model.columns, said, strict=True))
                     tables.setdefault(name, []).append({**row, **last})
     columns = affekt.load(next(iter(run.models.values()))).columns
     whole = {name: pd.DataFrame(rows) for name, rows in tables.items()}

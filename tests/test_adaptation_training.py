@@ -12,7 +12,7 @@ import affekt
 from affekt import systems
 from affekt.errors import InputError
 from affekt.nn import FeatureAugment, Pool, speaker_normalise
-from affekt.training import Examples, train
+from affekt.training import Examples, export_checkpoint, train
 from affekt.training.config import LoopConfig
 from affekt.training.examples import speaker_batches
 from affekt.training.loop import per_speaker
@@ -200,6 +200,65 @@ def test_silence_is_marked_and_speech_is_not(trained, tmp_path):
     found = model.run(np.concatenate([speech(1, 3.0), np.zeros(16000 * 4, np.float32)]))
     assert not found.valid[found.times > 3.0 + 2.5].any()
     assert found.valid[(found.times > 1.5) & (found.times < 3.0)].all()
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_kept_checkpoint_is_the_model(tmp_path, keep):
+    """Settled, and of the epoch that was kept, whichever that was."""
+    torch.manual_seed(0)
+    system = systems.create("speech", **SYSTEM)
+    part = rows_of(system)
+    system.set_statistics(*part.statistics())
+    config = LoopConfig(epochs=3, batch_size=12, keep=keep, averaging="ema", tensorboard=False)
+    scores = iter([3.0, 2.0, 1.0])
+    result = train(system, part, part, config, tmp_path, score=lambda out, labels: {"score": next(scores)})
+    assert result.best_epoch == (2 if keep == "last" else 0)
+    assert float(system.adapt.reference.abs().max()) > 0
+    again = affekt.load(export_checkpoint(tmp_path / "kept.ckpt", tmp_path / "again.safetensors")).tensors()
+    own = affekt.load(systems.export(system, tmp_path / "own.safetensors")).tensors()
+    assert again.keys() == own.keys()
+    for name, value in own.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
+def test_the_running_prior_keeps_nothing_of_where_it_started():
+    torch.manual_seed(0)
+    system = systems.create("speech", **SYSTEM)
+    part = rows_of(system)
+    system.set_statistics(*part.statistics())
+    system.train()
+    seen = []
+    for batch in (part.batch(range(12)), part.batch(range(12, 24))):
+        with torch.no_grad():
+            rows, mask, speech = system.encode(batch["features"], batch["mask"])
+            seen.append(system._counted(rows, mask, speech)[0].mean(0))
+            system._normalise(torch.zeros(12, rows.shape[-1] * 3), batch["speaker"], rows, mask, speech)
+        torch.testing.assert_close(system.adapt.mean.float(), torch.stack(seen).mean(0), atol=1e-5, rtol=1e-4)
+    assert int(system.state_dict()["tracked"]) == 2  # a resumed training goes on from there
+
+
+def test_too_little_speech_is_said_before_the_first_epoch(tmp_path):
+    system = systems.create("speech", **(SYSTEM | {"adapt": {"heard": 1e4}}))
+    part = rows_of(system, 8)
+    with pytest.raises(InputError, match=r"adapt\.heard: no training recording holds that much speech"):
+        train(system, part, None, LoopConfig(epochs=1, tensorboard=False), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change", ["speakers", "neutral"])
+def test_a_run_of_other_speakers_is_not_gone_on_with(tmp_path, change):
+    def go(part, **options):
+        torch.manual_seed(0)
+        system = systems.create("speech", **SYSTEM)
+        system.set_statistics(*part.statistics())
+        train(system, part, None, LoopConfig(epochs=2, batch_size=12, tensorboard=False), tmp_path, **options)
+
+    part = rows_of(systems.create("speech", **SYSTEM), 12)
+    go(part, stop_after=1)
+    known = {"speakers": part.speakers, "neutral": part.neutral} | {change: getattr(part, change)[::-1] + 1}
+    with pytest.raises(InputError, match="belongs to another run"):
+        go(Examples(part.features, part.labels, known["speakers"], known["neutral"] % 12))
+    go(part)
 
 
 def test_keeping_the_last_epoch_needs_no_best_one(tmp_path):

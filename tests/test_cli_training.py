@@ -124,7 +124,7 @@ def test_the_run_passes_its_audit(run, capsys):
 
 
 @pytest.mark.parametrize(
-    "source", ["fold_1/seed_0", "fold_1/seed_0/best.ckpt", "fold_1/seed_0/model.safetensors"]
+    "source", ["fold_1/seed_0", "fold_1/seed_0/kept.ckpt", "fold_1/seed_0/model.safetensors"]
 )
 def test_export_gives_the_same_estimates_under_a_new_name(run, tmp_path, source, capsys):
     words = ["--out", str(tmp_path / "new.safetensors"), "--name", "mine", "--info", "licence=my own terms"]

@@ -28,15 +28,24 @@ class Heard:
     profile: tuple
 
 
+class Known(tuple):
+    """A profile: the recordings it rests on."""
+
+    @property
+    def empty(self):
+        return not self
+
+
 class Listener:
-    """Stands for a model that adapts: its profile is the list of recordings it has heard."""
+    """Stands for a model that adapts: its profile is the list of recordings it has heard speech in."""
 
     card = {"nodes": [{"type": "adapt", "name": "adapt"}], "tensors": {}}  # noqa: RUF012
 
     def run(self, samples, mode, *, profile=None, adapt=True):
         assert mode == "full"
-        before = () if profile is None else profile
-        return Heard(before, adapt, (*before, int(samples[0])) if adapt else before)
+        before = Known() if profile is None else profile
+        spoken = adapt and samples[0] < 90
+        return Heard(before, adapt, Known((*before, int(samples[0]))) if spoken else before)
 
 
 def read(row):
@@ -99,6 +108,35 @@ def test_enrolment_on_a_class_and_speakers_without_it():
     assert run(ConditionsConfig(test=["enrolled"], enrol=EnrolConfig(4)), say=said.append) == {}
     assert all("no recording is left to score" in line for line in said)
     assert len(said) == 2
+
+
+@pytest.mark.parametrize("enrolled", [3, 99])  # cannot be read, holds no speech
+def test_enrolment_without_speech_leaves_the_speaker_out_and_says_so(enrolled):
+    said = []
+    config = ConditionsConfig(test=["enrolled"], enrol=EnrolConfig(1, "sad"))
+    found = list(
+        run_conditions(
+            Listener(), {"anna": [0, 2], "bo": [1, enrolled]}, read, config,
+            {2: "sad", enrolled: "sad"}.get, said.append,
+        )
+    )  # fmt: skip
+    assert [(condition, row) for condition, row, _ in found] == [("enrolled", 0)]
+    assert said == ["condition enrolled leaves out speaker bo: no speech in 1 recording(s)"]
+
+
+def test_recordings_of_unknown_speakers_are_no_speaker():
+    said = []
+    words = (lambda row: None, said.append, [9, 8])
+    found = list(run_conditions(Listener(), SPEAKERS, read, ConditionsConfig(), *words))
+    strange = [(condition, heard.knew, heard.adapted) for condition, row, heard in found if row > 7]
+    assert strange == [("raw", (), False)] * 2
+    assert said == ["2 recording(s) of unknown speakers are tested under raw alone"]
+    said.clear()
+    found = list(run_conditions(Listener(), SPEAKERS, read, ConditionsConfig(test=["running"]), *words))
+    assert all(row < 7 for _, row, _ in found)
+    assert said == [
+        "2 recording(s) of unknown speakers are tested under raw alone, which conditions.test lacks"
+    ]
 
 
 def test_a_model_that_does_not_adapt_has_one_condition():

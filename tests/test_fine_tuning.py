@@ -159,7 +159,7 @@ def test_a_run_says_what_it_starts_from_and_its_card_carries_it(tuned, first):
 
 def test_no_later_step_loses_the_licence(tuned, tmp_path, mine):
     place = tuned[0].runs[0].folder
-    path = export_checkpoint(place / "best.ckpt", tmp_path / "a.safetensors", {"licence": "mine alone"})
+    path = export_checkpoint(place / "kept.ckpt", tmp_path / "a.safetensors", {"licence": "mine alone"})
     assert affekt.load(path).card["info"]["licence"] == f"mine alone; initial model first 7: {LICENCE}"
     words = ["--out", str(tmp_path / "b.safetensors"), "--info", "licence=internal"]
     assert main(["export", str(place), *words]) == 0

@@ -98,6 +98,8 @@ def test_the_figures_of_the_seeds_together_are_those_of_their_ensemble_file(fini
     table = pandas.read_csv(folder / "ensemble_summary.csv")
     pandas.testing.assert_frame_equal(table, result.ensemble, check_dtype=False)
     assert "as one ensemble" in str(result)
+    # The mean of calibrated members is not calibrated: figures of its confidence would mislead.
+    assert not table["metric"].str.startswith(("ece", "nll", "brier", "coverage")).any()
     predictions = pandas.read_csv(folder / "predictions.csv")
     hits = []
     for fold, part in predictions.groupby("fold"):
@@ -139,7 +141,7 @@ def test_tables(finished):
     assert len(groups) == SPEAKERS * 2
     assert (groups["n"] == 8).all()
     assert "uar" in str(result)
-    assert "mode full, estimate at the end of each recording; UAR, WAR, CCC over all test" in str(result)
+    assert "mode full, last valid estimate of each recording; UAR, WAR, CCC over all test" in str(result)
     assert any("fold 2" in line for line in lines)
     assert json.loads((folder / "environment.json").read_text())["packages"]["torch"] == torch.__version__
 
@@ -192,6 +194,78 @@ def test_resampled_figures_are_those_of_the_metrics(rng):
         assert interval.low < interval.mean < interval.high
 
 
+def test_n_counts_the_groups_that_a_figure_looks_at(rng):
+    """Six speakers, of whom two have an emotion, three another label and one none."""
+    heads = {"emotion": systems.Head(labels=["a", "b"]), "affect": systems.Head(labels=["arousal"])}
+    rows = []
+    for speaker in range(6):
+        for _ in range(8):
+            likely = float(rng.uniform(0.1, 0.9))
+            rows.append({
+                "fold": 1, "seed": 0, "group": f"s{speaker}", "p_a": likely, "p_b": 1 - likely,
+                "arousal": rng.uniform(-1, 1), "sd_arousal": 0.5,
+                "emotion": int(rng.integers(2)) if speaker < 2 else -1,
+                "true_arousal": rng.uniform(-1, 1) if 2 <= speaker < 5 else np.nan,
+            })  # fmt: skip
+    table = pandas.DataFrame(rows)
+
+    def labels(part):
+        return {
+            "emotion": part["emotion"].to_numpy(),
+            "affect": part[["true_arousal"]].to_numpy(dtype=np.float32),
+        }
+
+    groups = scoring.group_table(table, heads, labels, calibrated=True)
+    summary = scoring.summary_table(table, groups, heads, labels, calibrated=True, choices=["s0", "s5"])
+    count = summary.set_index(["metric", "over"])["n"]
+    for name in ("uar", "nll", "ece"):
+        assert (count[name, "pooled"], count[name, "untouched"]) == (2, 1), name
+    for name in ("ccc_arousal", "ccc", "coverage68_arousal"):
+        assert (count[name, "pooled"], count[name, "untouched"]) == (3, 3), name
+    assert (count["score", "pooled"], count["score", "untouched"]) == (5, 4)
+
+
+def test_the_last_valid_estimate_is_tested_and_nobody_knows_who_the_unknown_are(
+    voices, tmp_path, monkeypatch
+):
+    """As `affekt.predict` takes it; an adapting model learns nothing from a crowd of strangers."""
+    from affekt._native import Estimates, Model
+    from affekt.training import protocol
+
+    config = configuration(voices, tmp_path / "run", "system.heads.emotion=null")
+    config.conditions.test = ["raw"]
+    table = pandas.read_csv(voices)
+    table["subject"] = table["subject"].where(table["subject"] != "s1")
+    system = systems.create("speech", **{k: v for k, v in config.system.items() if k != "name"})
+    manifest = data.Manifest(table.assign(file=[str(voices.parent / f) for f in table["file"]]))
+    store = data.prepare(manifest, system.front_end(), tmp_path / "features")
+    path = systems.export(system, tmp_path / "model.safetensors")
+
+    def run(model, samples, mode="full", **options):
+        values = np.array([[0.1], [0.2], [0.3]], np.float32)
+        loud = np.abs(samples).max() > 0.2
+        return Estimates(np.arange(3.0), values, np.array([True, loud, False]) & (samples[0] < 9), None)
+
+    monkeypatch.setattr(Model, "run", run)
+    taken: dict = {}
+
+    def conditions(model, speakers, read, config, label, say, unknown):
+        taken.update(speakers=speakers, unknown=unknown)
+        return ((("raw"), row, run(model, read(row))) for row in range(len(store)))
+
+    monkeypatch.setattr(protocol, "run_conditions", conditions)
+    found, failed = protocol._native_predictions(
+        config, path, store, np.arange(len(store)), system, lambda line: None
+    )
+    assert not failed
+    loud = found["file"].str.contains("angry")
+    np.testing.assert_allclose(found["arousal"], np.where(loud, 0.2, 0.1), rtol=1e-6)
+    strangers = np.flatnonzero(store.manifest.table["subject"].isna())
+    assert len(strangers)
+    assert sorted(taken["unknown"]) == strangers.tolist()
+    assert "unknown" not in taken["speakers"]
+
+
 def test_each_training_leaves_what_the_audit_and_a_user_need(finished, voices):
     result, config, _ = finished
     assert result.audit.ok
@@ -200,9 +274,9 @@ def test_each_training_leaves_what_the_audit_and_a_user_need(finished, voices):
     names = {p.name for p in run.folder.iterdir()}
     tables = {"predictions.csv", "predictions_dev.csv", "log.csv", "split.csv", "statistics.json"}
     assert (
-        tables | {"model.safetensors", "config.yaml", "environment.json", "best.ckpt", "done.json"} <= names
+        tables | {"model.safetensors", "config.yaml", "environment.json", "kept.ckpt", "done.json"} <= names
     )
-    assert "last.ckpt" not in names
+    assert not {"last.ckpt", "best.ckpt"} & names
     split = data.read_split(run.folder)
     store = data.FeatureStore(config.data.cache)
     rows = split["row"][split["partition"] == "train"].to_numpy()
@@ -215,7 +289,7 @@ def test_each_training_leaves_what_the_audit_and_a_user_need(finished, voices):
     card = affekt.load(run.model).card
     assert card["info"]["metrics"]["test"]["raw"]["uar"] == pytest.approx(run.row["uar"])
     assert card["info"]["trained_on"] == {"recordings": 24, "groups": 3}
-    again = export_checkpoint(run.folder / "best.ckpt", run.folder / "again.safetensors")
+    again = export_checkpoint(run.folder / "kept.ckpt", run.folder / "again.safetensors")
     for name, value in affekt.load(again).tensors().items():
         np.testing.assert_array_equal(value, tensors[name])
     again.unlink()
@@ -299,7 +373,7 @@ def test_the_checkpoint_gives_the_model_of_the_last_epoch_too(voices, tmp_path):
     """What is kept is not what the checkpoint of the best epoch held: the export must not differ for that."""
     options = ("training.keep=last", "training.epochs=4", "training.averaging=ema", "training.lr=0.05")
     run = fit(configuration(voices, tmp_path / "run", *options))
-    again = affekt.load(export_checkpoint(run.folder / "best.ckpt", run.folder / "again.safetensors"))
+    again = affekt.load(export_checkpoint(run.folder / "kept.ckpt", run.folder / "again.safetensors"))
     for name, value in affekt.load(run.model).tensors().items():
         np.testing.assert_array_equal(value, again.tensors()[name])
     nodes = [{n["name"]: n["options"] for n in m.card["nodes"]} for m in (affekt.load(run.model), again)]

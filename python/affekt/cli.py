@@ -390,7 +390,7 @@ def _export(args: argparse.Namespace) -> int:
 
     source = Path(args.source)
     if source.is_dir():
-        names = ("model.safetensors", "best.ckpt", "last.ckpt")
+        names = ("model.safetensors", "kept.ckpt", "best.ckpt", "last.ckpt")
         found = [source / name for name in names if (source / name).is_file()]
         if not found:
             raise DataError(f"{source}: expected one of {', '.join(names)} in this folder, found none")
@@ -802,7 +802,7 @@ def _parser() -> argparse.ArgumentParser:
 
         examples:
           affekt export runs/ravdess/fold_1/seed_0 --out my-model.safetensors --name my-model
-          affekt export runs/ravdess/fold_1/seed_0/best.ckpt --out my-model.safetensors
+          affekt export runs/ravdess/fold_1/seed_0/kept.ckpt --out my-model.safetensors
           affekt export old.safetensors --out new.safetensors --version 2 --info licence=internal
         """,
     )

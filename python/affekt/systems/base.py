@@ -178,6 +178,14 @@ class System(nn.Module):
         neutral : places of recordings labelled neutral, if any.
         """
 
+    def check_settling(self, features: Sequence[np.ndarray]) -> None:
+        """Raise before the training what `settle` would raise after it; by default nothing.
+
+        Raises
+        ------
+        InputError : the training part's recordings cannot settle the system.
+        """
+
     def load_graph(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Take the tensors that `graph` gives."""
         raise NotImplementedError

@@ -31,7 +31,7 @@ from affekt.systems.schema import nearest
 
 __all__ = ["Speech", "SpeechConfig"]
 
-TRACKING = 0.05  # share of a batch in the running estimate of the embeddings' statistics
+TRACKING = 0.05  # least share of a batch in the running estimate of the embeddings' statistics
 FRONT_ENDS = {"log_mel": "LogMel", "mfcc": "Mfcc"}
 EMOTIONS = ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"]
 
@@ -180,6 +180,7 @@ class Speech(System):
     }
 
     config: SpeechConfig
+    tracked: Tensor
 
     def __init__(self, config: SpeechConfig) -> None:
         super().__init__(config)
@@ -257,6 +258,8 @@ class Speech(System):
                 least=a.heard,
                 reference=a.reference,
             )
+            # Batches in the running estimate; kept, so that a resumed training goes on with the same shares.
+            self.register_buffer("tracked", torch.zeros((), dtype=torch.int64))
         self.dropout = nn.Dropout(config.dropout)
         self.channel_dropout = nn.Dropout1d(config.channel_dropout)
         self.linear = nn.ModuleDict(
@@ -416,15 +419,13 @@ class Speech(System):
                 z = self.adapt(z, heard, speaking=speech[:, rows, None])
         return self.row_times(rows.numpy()), self._values(self._outputs(z))[0].numpy()
 
-    def _trace(
-        self, z: Tensor, speech: Tensor | None, *, fast: bool = False
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    def _trace(self, z: Tensor, speech: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
         """Every pooled embedding (batch, n, width), the speech in its window in rows, and the rows (n,)."""
         assert self.pool is not None
-        pooled, rows = self.pool.trace(z, self._pool_mask(None, speech), fast=fast)
+        pooled, rows = self.pool.trace(z, self._pool_mask(None, speech))
         if self.heard is None or speech is None:
             return pooled, None, rows
-        return pooled, self.heard.trace(speech[..., None].to(z.dtype), speech, fast=fast)[0], rows
+        return pooled, self.heard.trace(speech[..., None].to(z.dtype), speech)[0], rows
 
     def _counted(self, z: Tensor, mask: Tensor | None, speech: Tensor) -> tuple[Tensor, Tensor]:
         """The embeddings that `adapt` counts in a batch, (n, width), and the recording of each, (n,)."""
@@ -433,18 +434,47 @@ class Speech(System):
         assert self.heard is not None
         if mask is None:
             mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
-        end = mask.sum(1)
-        pooled, heard, at = self._trace(z, speech, fast=True)
-        assert heard is not None
+        counts, owes = self._counts(mask, speech)
+        pooled = self.pool.trace(z, self._pool_mask(None, speech), fast=True)[0]
+        # What the pool owes when a recording ends between two hops.
+        owed = self.pool(z, mask, self._pool_mask(mask, speech))
+        places = torch.cat([counts.nonzero()[:, 0], owes.nonzero()[:, 0]])
+        return torch.cat([pooled[counts], owed[owes]]), places
+
+    @torch.no_grad()
+    def _counts(self, mask: Tensor, speech: Tensor) -> tuple[Tensor, Tensor]:
+        """Which pooled rows count, (batch, n), and whether one that is owed at the end does, (batch,)."""
+        assert self.adapt is not None
+        assert self.pool is not None
+        assert self.heard is not None
+        end, spoken = mask.sum(1), speech[..., None].to(torch.get_default_dtype())
+        heard, at = self.heard.trace(spoken, speech, fast=True)
         regular = ((at + 1) % self.pool.hop == 0) & (at < end[:, None])
         pause = ~speech[:, at] | (at == end[:, None] - 1)
         counts = regular & pause & (heard[..., 0] >= self.adapt.least)
-        # What the pool owes when a recording ends between two hops.
-        owed = self.pool(z, mask, self._pool_mask(mask, speech))
-        enough = self.heard(speech[..., None].to(z.dtype), mask, mask & speech)[:, 0] >= self.adapt.least
-        owes = enough & (end % self.pool.hop != 0)
-        places = torch.cat([counts.nonzero()[:, 0], owes.nonzero()[:, 0]])
-        return torch.cat([pooled[counts], owed[owes]]), places
+        enough = self.heard(spoken, mask, mask & speech)[:, 0] >= self.adapt.least
+        return counts, enough & (end % self.pool.hop != 0)
+
+    @torch.no_grad()
+    def check_settling(self, features: Sequence[np.ndarray]) -> None:
+        """Activity sees the features alone, so what `adapt` will count is known before any training."""
+        if self.adapt is None:
+            return
+        assert self.activity is not None
+        count = 0
+        for rows in features:
+            if len(rows) >= self.stack.size:
+                speech = self.activity(self.stack(torch.as_tensor(rows)[None])[0])[..., 0] >= 0.5
+                count += sum(int(part.sum()) for part in self._counts(torch.ones_like(speech), speech))
+            if count > 1:
+                return
+        self._too_quiet()
+
+    @staticmethod
+    def _too_quiet() -> None:
+        raise InputError(
+            "adapt.heard: no training recording holds that much speech; lower it, or look at activity"
+        )
 
     @torch.no_grad()
     def settle(self, features: Sequence[np.ndarray], neutral: Sequence[int] = ()) -> None:
@@ -457,6 +487,10 @@ class Speech(System):
         features : front-end rows of each recording, (time, features).
         neutral : the places of recordings of neutral speech, whose mean makes enrolment from neutral speech
             possible.
+
+        Raises
+        ------
+        InputError : no recording holds enough speech; `check_settling` says so before the training.
         """
         if self.adapt is None:
             return
@@ -474,9 +508,7 @@ class Speech(System):
                 counted[i] = rows[of == place].double()
         everything = torch.cat(counted)
         if len(everything) < 2:
-            raise InputError(
-                "adapt.heard: no training recording holds that much speech; lower it, or look at activity"
-            )
+            self._too_quiet()
         reference = None
         if self.adapt.reference is not None:
             calm = torch.cat([counted[i] for i in neutral]) if len(neutral) else everything[:0]
@@ -564,10 +596,13 @@ class Speech(System):
             speaker = torch.full((len(z),), -1, device=z.device)
         assert speech is not None
         counted = self._counted(rows, mask, speech)
-        with torch.no_grad():
-            for buffer, value in ((self.adapt.mean, counted[0].mean(0)), (self.adapt.sd, counted[0].std(0))):
-                if len(counted[0]) > 1:
-                    buffer.lerp_(value.to(buffer.dtype), TRACKING)
+        if len(counted[0]) > 1:
+            with torch.no_grad():
+                # The mean of the batches so far, then exponential: nothing is left of where it started.
+                share = max(TRACKING, 1 / (int(self.tracked) + 1))
+                self.tracked += 1
+                self.adapt.mean.lerp_(counted[0].mean(0).to(self.adapt.mean.dtype), share)
+                self.adapt.sd.lerp_(counted[0].std(0).to(self.adapt.sd.dtype), share)
         return speaker_normalise(
             z, speaker, counted, unknown=config.unknown, known=config.known, floor=config.floor
         )

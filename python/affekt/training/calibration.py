@@ -141,8 +141,8 @@ def calibrate(
     if fitted.temperature or fitted.sd:
         words.append(
             f"fitted on the development speakers: temperature by least negative log likelihood within "
-            f"{TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}, sd as root mean square of label - estimate at the "
-            "end of a recording, all tested conditions alike"
+            f"{TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}, sd as root mean square of label - the last valid "
+            "estimate of a recording, all tested conditions alike"
         )
     if stated or config.sd:
         words.append(f"stated by the configuration: {', '.join([*stated, *config.sd])}")

@@ -9,7 +9,8 @@
 - ``whole``: transductive: every recording starts from a profile learnt on all recordings of the speaker in
   this part, the scored ones too; an upper bound. Whether it goes on learning is ``conditions.adapt_whole``.
 
-A model that does not adapt has the condition ``raw`` alone. No label reaches a profile but the one that may
+A model that does not adapt has the condition ``raw`` alone, and so have recordings of which nobody knows who
+speaks. No label reaches a profile but the one that may
 pick the enrolment (``conditions.enrol.label``).
 """
 
@@ -40,6 +41,7 @@ def run_conditions(
     config: ConditionsConfig,
     label: Callable[[int], Any] = lambda row: None,
     say: Callable[[str], None] = lambda line: None,
+    unknown: Sequence[int] = (),
 ) -> Iterator[tuple[str, int, Any]]:
     """``(condition, row, estimates)`` of every recording under every condition, see the module.
 
@@ -50,7 +52,10 @@ def run_conditions(
     read : row -> samples, None for a recording that cannot be used; called once per row and condition.
     label : row -> class, for ``enrol.label``.
     say : called with a line on every speaker whom ``enrolled`` leaves out, for want of a recording of the
-        class that enrolment asks for, or of another one to score.
+        class that enrolment asks for, of speech in those recordings, or of another one to score; and on
+        `unknown`.
+    unknown : rows of which nobody knows who speaks: they are tested under ``raw`` alone, for they are not of
+        one person.
     """
     tested = [c for c in CONDITIONS if c in config.test] if adapts(model) else ["raw"]
     for name, rows in speakers.items():
@@ -76,11 +81,20 @@ def run_conditions(
                     say(f"condition enrolled leaves out speaker {name}: {why}")
                     continue
                 profile = _enrolled(model, chosen, read, config.enrol.label)
+                if profile is None or profile.empty:
+                    why = f"no speech in {len(chosen)} recording(s)"
+                    say(f"condition enrolled leaves out speaker {name}: {why}")
+                    continue
                 options = {"profile": profile, "adapt": config.enrol.adapt}
                 yield from _each(model, condition, sorted(set(rows) - set(chosen)), read, options)
             else:
                 options = {"profile": _profile(model, order, read), "adapt": config.adapt_whole}
                 yield from _each(model, condition, sorted(rows), read, options)
+    if unknown and tested != ["raw"]:
+        lacking = "" if "raw" in tested else ", which conditions.test lacks"
+        say(f"{len(unknown)} recording(s) of unknown speakers are tested under raw alone{lacking}")
+    if unknown and "raw" in tested:
+        yield from _each(model, "raw", sorted(unknown), read, {"adapt": False} if adapts(model) else {})
 
 
 def _order(rows: Sequence[int], seed: int, name: str) -> list[int]:
@@ -102,7 +116,8 @@ def _profile(model: Any, rows: Sequence[int], read: Callable[[int], np.ndarray |
 def _enrolled(
     model: Any, rows: Sequence[int], read: Callable[[int], np.ndarray | None], label: str | None
 ) -> Any:
-    """The profile of an enrolment; the plain one of the same recordings where nothing else is possible."""
+    """The profile of an enrolment, the plain one of the same recordings where nothing else is possible; None,
+    or an empty one, where no speech was heard."""
     nodes = [node["name"] for node in model.card["nodes"] if node["type"] == "adapt"]
     heard = [signal for signal in map(read, rows) if signal is not None]
     if label == "neutral" and heard and all(f"{name}.reference" in model.card["tensors"] for name in nodes):

@@ -75,8 +75,9 @@ def train(
     ----------
     train_part, dev_part : examples. Without a development part the last epoch's weights are kept and nothing
         stops early.
-    folder : gets ``log.csv`` (one row per epoch), ``last.ckpt``, ``best.ckpt`` and, where TensorBoard is
-        installed and wanted, its event files.
+    folder : gets ``log.csv`` (one row per epoch); ``last.ckpt``, from which an interrupted run goes on, and
+        ``best.ckpt``, the epoch with the best score; at the end ``kept.ckpt``, the weights that `system` ends
+        with, for `export_checkpoint`; and, where TensorBoard is installed and wanted, its event files.
     seed : of batch order, dropout, augmentation. The initial weights are the caller's.
     score : (outputs by head, labels by head) -> named figures on the development part; `monitor` names the
         one that picks the epoch (larger is better).
@@ -88,7 +89,8 @@ def train(
     Raises
     ------
     AffektError : the loss is no longer finite.
-    InputError : a part is empty, or ``last.ckpt`` belongs to another seed, configuration or data.
+    InputError : a part is empty, cannot settle the system (`affekt.systems.System.settle`), or ``last.ckpt``
+        belongs to another seed, configuration or data.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,6 +100,7 @@ def train(
         dev_part = None
     if dev_part is not None and score is None:
         raise InputError("a development part needs a score")
+    system.check_settling(train_part.features)  # before hours of training, not after
     module = _Module(system, train_part, dev_part, config, seed, score, monitor)
     identity = _identity(system, train_part, dev_part, config, seed)
     last = folder / "last.ckpt"
@@ -134,6 +137,7 @@ def train(
     state = torch.load(kept, map_location="cpu", weights_only=True)
     _load_weights(system, state)
     system.settle(train_part.features, train_part.neutral.tolist())
+    store_kept(folder, system, state)
     # Lightning compares scores as float32: the checkpoint knows which epoch it holds, the log need not.
     history, epoch = keeper.history, int(state["epoch"])
     return LoopResult(epoch, dict(history[epoch]), len(history), history, len(history) < config.epochs)
@@ -186,10 +190,11 @@ def _stopped(checkpoint: Mapping[str, Any], stopper: EarlyStopping, keeper: _Kee
 def export_checkpoint(
     checkpoint: str | Path, out: str | Path, info: Mapping[str, Any] | None = None, *, name: str | None = None
 ) -> Path:
-    """Turn a training checkpoint (``best.ckpt``, ``last.ckpt``) into a model file.
+    """Turn a training checkpoint into a model file.
 
-    Averaged weights are taken where the run averaged, and the temperatures that `store_kept` left.
-    `info` and `name` are for the card, see `affekt.systems.export`.
+    ``kept.ckpt`` holds the very model that the training ended with. ``best.ckpt`` and ``last.ckpt`` hold an
+    epoch as the loop saw it: averaged weights are taken where the run averaged, nothing is settled or
+    calibrated. `info` and `name` are for the card, see `affekt.systems.export`.
 
     Raises
     ------
@@ -211,14 +216,19 @@ def export_checkpoint(
     return export(system, out, info, name=name)
 
 
-def store_kept(checkpoint: Path, system: System) -> None:
-    """Let a checkpoint hold what was kept in the end, weights and temperatures, for `export_checkpoint`: the
-    weights may be of another epoch than the checkpoint's, and have been settled since."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    kept = {"affekt_averaged": system.state_dict(), "affekt_temperatures": dict(system.temperatures)}
-    temporary = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}")
-    torch.save({**state, **kept}, temporary)
-    os.replace(temporary, checkpoint)
+def store_kept(folder: Path, system: System, state: Mapping[str, Any] | None = None) -> None:
+    """Write ``kept.ckpt``, the system as it is, settled weights and temperatures, for `export_checkpoint`.
+
+    state : the checkpoint that it came from; None for the ``kept.ckpt`` that is there.
+    """
+    path = folder / "kept.ckpt"
+    if state is None:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    kept = {name: state[name] for name in ("epoch", "affekt_identity", "affekt_system")}
+    kept |= {"state_dict": system.state_dict(), "affekt_temperatures": dict(system.temperatures)}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(kept, temporary)
+    os.replace(temporary, path)
 
 
 def _load_weights(system: System, state: Mapping[str, Any]) -> None:
@@ -598,6 +608,10 @@ def _identity(
             for name in sorted(part.labels):
                 for value in part.labels[name]:
                     digest.update(np.ascontiguousarray(value).tobytes())
+            # The speakers make the batches, the neutral recordings the reference.
+            for known in (part.speakers, part.neutral):
+                digest.update(repr(None if known is None else known.shape).encode())
+                digest.update(b"" if known is None else known.tobytes())
     return digest.hexdigest()
 
 

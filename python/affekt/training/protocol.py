@@ -7,10 +7,12 @@ Layout of a run's folder::
     groups.csv         figures per speaker and per value of gender, language (column ``by``)
     skipped.csv        recordings left out, and why
     predictions.csv    all test estimates beside labels  audit.json         what the leak check found
-    ensemble_summary.csv, ensemble_groups.csv    the same figures of the seeds' mean, where there are several
+    ensemble_summary.csv, ensemble_groups.csv    the same figures of the seeds' mean, where there are several,
+                       but for those of calibration: the mean of calibrated seeds is not calibrated
     features/          cached features (unless data.cache says elsewhere)
     fold_1/seed_0/     model.safetensors, split.csv, statistics.json, predictions.csv, predictions_dev.csv,
-                       log.csv, best.ckpt, config.yaml, environment.json and, written last, done.json
+                       log.csv, kept.ckpt (the model's weights, to go on with), config.yaml,
+                       environment.json and, written last, done.json
 
 A fold and seed with ``done.json`` is never trained again; one that was interrupted goes on from its last
 epoch. Neither is done when the recordings of its partitions are no longer those of its ``split.csv``. The
@@ -36,8 +38,9 @@ import torch
 from affekt import __version__, data
 from affekt._cost import cost
 from affekt._lazy import require
+from affekt._predict import summarise
 from affekt.data.manifest import as_text, read_csv
-from affekt.data.store import INITIAL
+from affekt.data.store import INITIAL, UNNAMED
 from affekt.errors import DataError, InputError
 from affekt.systems.base import System, create, export, initialise
 from affekt.systems.schema import as_dict
@@ -109,11 +112,12 @@ class ProtocolResult:
         seeds = self.results["seed"].nunique()
         if figures:
             lines.append(
-                f"  mode full, estimate at the end of each recording; {', '.join(figures)} over all test "
+                f"  mode full, last valid estimate of each recording; {', '.join(figures)} over all test "
                 "recordings concatenated" + (f", mean of {seeds} seeds" if seeds > 1 else "")
             )
         lines += _figures(self.summary)
         lines.append("  " + ("audit: no leak found" if self.audit.ok else f"AUDIT: {self.audit}"))
+        lines += [f"  not checked: {m}" for m in dict.fromkeys(f.message for f in self.audit.notices)]
         if self.ensemble is not None:
             lines.append(f"  the {seeds} seeds of each fold as one ensemble (affekt ensemble):")
             lines += _figures(self.ensemble)
@@ -190,7 +194,7 @@ def run_protocol(
 
     Statistics, class weights and early stopping see the training and development part of each fold only. Test
     figures come from the exported model file, run by the native core over each whole recording (mode "full",
-    the estimate at the end of the recording): what a user of the file gets.
+    the last valid estimate, or the last of all where none is valid): what a user of the file gets.
 
     Parameters
     ----------
@@ -249,11 +253,13 @@ def run_protocol(
             seen=system.initial["data"] if system.initial else (),
         )
         if not leaks.ok:
-            kinds = dict.fromkeys(finding.kind for finding in leaks.findings if not finding.accepted)
+            kinds = dict.fromkeys(finding.kind for finding in leaks.findings if finding.counts)
             raise DataError(
                 f"the split of fold {number} leaks: {leaks}; keep together what belongs together with "
                 f"protocol.group=COLUMN, or accept it with protocol.allow=[{','.join(kinds)}]"
             )
+        for finding in leaks.notices:
+            say(f"fold {number}: not checked for leaks: {finding.message}")
         for seed in config.protocol.seeds:
             place = _place(folder, number, seed)
             if (_finished(place) is not None or (place / "last.ckpt").is_file()) and not _same_split(
@@ -783,8 +789,7 @@ def _train_one(
         dev_table[columns] = with_temperature(dev_table[columns], value)
     if dev_part is None:
         say(f"calibration: {calibration.how}")
-    else:
-        store_kept(place / "best.ckpt", system)
+    store_kept(place, system)
     info["calibration"] = asdict(calibration)
     export(system, path, info, name=config.name)
     table, failed = _native_predictions(config, path, store, split.test, system, say)
@@ -826,7 +831,8 @@ def _train_one(
             "seconds": round(time.perf_counter() - begun, 1),
         })  # fmt: skip
     _write_json(place / "done.json", {"rows": rows, "failed": [*failed, *dev_failed]})
-    (place / "last.ckpt").unlink(missing_ok=True)  # after: what dies in between must not train again
+    for name in ("last.ckpt", "best.ckpt"):  # after: what dies in between must not train again
+        (place / name).unlink(missing_ok=True)
     return rows
 
 
@@ -851,7 +857,7 @@ def _info(
     attrs = store.manifest.attrs
     parts = attrs.get("parts", [attrs])
     info: dict[str, Any] = {
-        "data": sorted({str(p.get("corpus", "user's manifest")) for p in parts}),
+        "data": sorted({str(p.get("corpus", UNNAMED)) for p in parts}),
         "licence": "; ".join(sorted({f"{p.get('corpus')}: {p['licence']}" for p in parts if "licence" in p}))
         or "not stated",
         "protocol": f"{config.protocol.kind}, fold {number}, seed {seed}",
@@ -917,8 +923,8 @@ def _native_predictions(
     system: System,
     say: Say,
 ) -> tuple[Any, list[dict[str, Any]]]:
-    """What the model file says at the end of each recording under each condition, run by the native core in
-    full mode; and what it cannot run."""
+    """The last valid estimate of each recording under each condition (the last of all where none is valid),
+    from the model file, run by the native core in full mode; and what it cannot run."""
     from affekt._native import load
 
     pandas = require("pandas", purpose="result tables")
@@ -935,18 +941,24 @@ def _native_predictions(
             return None
 
     # Adaptation is to a person, whatever the folds keep together.
-    names = _group_names(manifest.table, "subject" if "subject" in manifest.table else config.protocol.group)
+    column = "subject" if "subject" in manifest.table else config.protocol.group
+    known = manifest.table[column].notna().to_numpy() if column in manifest.table else None
+    names = _group_names(manifest.table, column)
     speakers: dict[str, list[int]] = {}
+    unknown: list[int] = []
     for row in rows:
-        speakers.setdefault(str(names[row]), []).append(int(row))
+        if known is not None and known[row]:
+            speakers.setdefault(str(names[row]), []).append(int(row))
+        else:
+            unknown.append(int(row))
     labels = as_text(manifest.table["emotion"]) if "emotion" in manifest.table else None
     found: dict[str, dict[int, np.ndarray]] = {}
-    for condition, row, (_, estimates) in run_conditions(
+    for condition, row, estimates in run_conditions(
         model, speakers, read, config.conditions,
-        lambda row: None if labels is None else labels.iloc[row], say,
+        lambda row: None if labels is None else labels.iloc[row], say, unknown,
     ):  # fmt: skip
-        if len(estimates):
-            found.setdefault(condition, {})[row] = estimates[-1]
+        if len(estimates.values):
+            found.setdefault(condition, {})[row] = summarise(estimates.values, estimates.valid, "last")
         else:
             failed[row] = "too short for a single estimate"
     parts = []
@@ -1017,9 +1029,11 @@ def _tables(
         for name in ("ensemble_summary.csv", "ensemble_groups.csv"):
             (folder / name).unlink(missing_ok=True)  # of seeds that are no longer all there
         if together is not None:
+            # Each member is calibrated by itself; their mean is less confident than any, so that figures of
+            # its probabilities and sd would say nothing about calibration.
             both = scoring.condition_tables(
                 together, system.heads, lambda table: _truth(table, system), group=protocol.group,
-                by=protocol.by, choices=protocol.choices, calibrated=True,
+                by=protocol.by, choices=protocol.choices, calibrated=False,
             )  # fmt: skip
             ensemble = both[0]
             _write_csv(folder / "ensemble_summary.csv", both[0])
@@ -1041,7 +1055,8 @@ def _ensemble(predictions: Any, system: System) -> Any | None:
     if seeds < 2:
         return None
     keys = [c for c in ("fold", "condition", "file", "start", "end") if c in predictions]
-    values = [c for c in predictions if c in system.columns or c.startswith("sd_")]
+    values = [c for c in predictions if c in system.columns]
+    predictions = predictions.drop(columns=[c for c in predictions if c.startswith("sd_")])  # each seed's own
     grouped = predictions.groupby(keys, sort=False, dropna=False)
     together = grouped.first()
     together[values] = grouped[values].mean()
