@@ -10,8 +10,7 @@
   this part, the scored ones too; an upper bound. Whether it goes on learning is ``conditions.adapt_whole``.
 
 A model that does not adapt has the condition ``raw`` alone, and so have recordings of which nobody knows who
-speaks. No label reaches a profile but the one that may
-pick the enrolment (``conditions.enrol.label``).
+speaks. No label reaches a profile but the one that may pick the enrolment (``conditions.enrol.label``).
 """
 
 from __future__ import annotations
