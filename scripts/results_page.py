@@ -51,7 +51,7 @@ RESULTS = """# Results
 
 Written by `scripts/results_page.py` from the tables of finished runs in [results/](results). Speakers of
 training, development and test are disjoint. Our figures come from the exported model files, run by the native
-core over each whole recording, and take the estimate at its end. UAR is the mean recall over classes, WAR the
+core over each whole recording, and take its last valid estimate. UAR is the mean recall over classes, WAR the
 accuracy; CCC is Lin's with population moments over all test recordings at once. In brackets: 95 % interval by
 bootstrap over speakers.
 
