@@ -75,6 +75,15 @@ def test_errors_come_back_and_end_the_others(item, error, words):
         assert "in work" in str(caught.value.__cause__)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises, also where tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_all_processes():
     threading.Timer(3.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):

@@ -109,7 +109,7 @@ class ProtocolResult:
         lines = [f"{self.folder}: {trained} training(s), {len(self.skipped)} recording(s) left out"]
         pooled = self.summary[self.summary["over"] == "pooled"]
         figures = [k.upper() for k in ("uar", "war", "ccc") if pooled["metric"].str.startswith(k).any()]
-        seeds = self.results["seed"].nunique()
+        seeds = self.results["seed"].nunique() if len(self.results) else 0  # a floor alone has none
         if figures:
             lines.append(
                 f"  mode full, last valid estimate of each recording; {', '.join(figures)} over all test "
