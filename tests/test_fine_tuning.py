@@ -109,6 +109,39 @@ def test_another_encoder_is_refused_by_its_key(first, mine, tmp_path, words):
         run_protocol(configuration(first, mine, tmp_path, *words))
 
 
+@pytest.mark.parametrize(
+    ("own", "key"),
+    [({"pool": {"kind": "mean"}}, "pool.kind"), ({"activity": {"mask_pool": True}}, "pool.inputs")],
+)
+def test_nodes_of_one_type_are_compared_by_name(tmp_path, own, key):
+    config = {
+        "tcn": {"channels": [4]},
+        "heads": {"affect": {"labels": ["valence"]}},
+        "activity": {},
+        "adapt": {},
+    }
+    there = systems.export(
+        affekt.create("speech", **{**config, "pool": {"kind": "attention"}}), tmp_path / "a.safetensors"
+    )
+    system = affekt.create("speech", **{**config, "pool": {"kind": "attention"}, **own})
+    with pytest.raises(InputError, match=f"system.{key}: expected .* as in the initial model"):
+        systems.initialise(system, there)
+
+
+def test_a_model_without_a_neutral_takes_average_speech_for_it(tmp_path):
+    def speech(reference):
+        heads = {"affect": {"labels": ["valence"]}}
+        adapt = {"reference": reference}
+        return affekt.create("speech", tcn={"channels": [4]}, heads=heads, activity={}, adapt=adapt,
+                             pool={"kind": "mean"})  # fmt: skip
+
+    first, system = speech(False), speech(True)
+    first.adapt.set([1.0, 2.0, 3.0, 4.0], [0.5] * 4)
+    systems.initialise(system, systems.export(first, tmp_path / "a.safetensors"))
+    assert system.adapt.reference.tolist() == system.adapt.mean.tolist() == [1.0, 2.0, 3.0, 4.0]
+    systems.initialise(speech(False), systems.export(system, tmp_path / "b.safetensors"))
+
+
 def test_memory_and_regularisation_may_differ(first):
     config = {**SMALL, "pool": {"window": 9, "hop": 3}, "dropout": 0.5}
     system = affekt.create("speech", **config, heads={"emotion": {"labels": ["a", "b"]}})
@@ -148,7 +181,7 @@ def test_a_run_says_what_it_starts_from_and_its_card_carries_it(tuned, first):
     assert info["initial_model"] == {
         "name": "first",
         "version": "7",
-        "sha256": hashlib.sha256(first.read_bytes()).hexdigest(),
+        "sha256": affekt.load(first).hash,
         "data": ["corpus-a"],
         "licence": LICENCE,
     }

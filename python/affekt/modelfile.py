@@ -196,7 +196,7 @@ def provenance(card: Mapping[str, Any], sha256: str) -> dict[str, Any]:
     Parameters
     ----------
     card : of the other model.
-    sha256 : of its file, or of its card and weights (`affekt.Model.hash`).
+    sha256 : of its card and weights (`affekt.Model.hash`), not of its file.
     """
     info = card.get("info", {})
     return {

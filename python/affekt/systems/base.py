@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -354,7 +353,7 @@ def initialise(system: System, path: str | Path) -> dict[str, str]:
 
     Everything before the heads is taken, and every head that has the same kind and labels as one of the
     file's, in whatever order; the other heads stay as they are. ``system.initial`` then holds the file's
-    name, version, SHA-256, data and licence, which `export` writes on the card.
+    name, version, `affekt.Model.hash`, data and licence, which `export` writes on the card.
 
     Returns
     -------
@@ -369,32 +368,39 @@ def initialise(system: System, path: str | Path) -> dict[str, str]:
 
     other = restore(path)
     ours, theirs = (_encoder_options(s) for s in (system, other))
-    differing = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
+    differing = [place for place in {**theirs, **ours} if ours.get(place) != theirs.get(place)]
     if differing or type(system) is not type(other):
-        key = differing[0] if differing else "name"
-        here, there = ((ours.get(key), theirs.get(key)) if differing
-                       else (system.system_name, other.system_name))  # fmt: skip
+        # First what the configuration says by that name; other nodes and all inputs follow from it.
+        place = min(
+            differing, key=lambda p: (p[1] == "inputs", not hasattr(system.config, p[0])), default=None
+        )
+        key, here, there = (
+            ("name", system.system_name, other.system_name)
+            if place is None
+            else (".".join(place), ours.get(place), theirs.get(place))
+        )
         raise InputError(
             f"system.{key}: expected {there!r} as in the initial model {path}, got {here!r}; leave it out to "
             "take the model's, or train without an initial model"
         )
     kept = system.start_from(other)
-    system.initial = provenance(load(path).card, hashlib.sha256(Path(path).read_bytes()).hexdigest())
+    model = load(path)
+    system.initial = provenance(model.card, model.hash)
     return kept
 
 
-def _encoder_options(system: System) -> dict[str, Any]:
-    """What the weights before the heads depend on: the options of every node that is part of no head."""
+def _encoder_options(system: System) -> dict[tuple[str, str], Any]:
+    """What the weights before the heads depend on: inputs and options of every node that is part of no head,
+    by the node's name and the option's. The front end bears the name that it has in configurations."""
     own = {name for head in system.heads for name in (head, f"{head}_out")}
-    options: dict[str, Any] = {}
+    options: dict[tuple[str, str], Any] = {}
     for node in system.graph()[0]:
-        if node["name"] not in own:
-            options |= {
-                f"{node['type']}.{key}": value
-                for key, value in node["options"].items()
-                if key not in _FREE_OPTIONS.get(node["type"], ())
-            }
-            options[f"{node['type']}"] = node["inputs"]
+        if node["name"] in own:
+            continue
+        free = _FREE_OPTIONS.get(node["type"], ())
+        name = "front_end" if node["type"] == "front_end" else node["name"]
+        options |= {(name, key): value for key, value in node["options"].items() if key not in free}
+        options[name, "inputs"] = node["inputs"]
     return options
 
 

@@ -762,8 +762,11 @@ class Speech(System):
             self.pool.score.weight.copy_(value("pool.score.weight"))
             self.pool.score.bias.copy_(value("pool.score.bias"))
         if self.adapt is not None and "adapt.mean" in tensors:
-            names = ["mean", "sd"] + ["reference"] * (self.adapt.reference is not None)
-            self.adapt.set(*(value(f"adapt.{name}") for name in names))
+            reference = None
+            if self.adapt.reference is not None:
+                # A model that knows no neutral takes average speech for it, until `settle`.
+                reference = value("adapt.reference" if "adapt.reference" in tensors else "adapt.mean")
+            self.adapt.set(value("adapt.mean"), value("adapt.sd"), reference)
 
     # -- starting from another model ------------------------------------------------------------------------
 
