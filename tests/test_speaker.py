@@ -452,6 +452,26 @@ def test_adapting_can_stop_and_go_on():
     assert not engine.profile().empty
 
 
+def test_a_row_that_waited_counts_only_where_it_was_the_last():
+    tensors = {"a.mean": np.zeros(8, "f4"), "a.sd": np.ones(8, "f4")}
+    nodes = [
+        node("mel", "front_end", "audio", **MEL),
+        node("voice", "activity", "mel", margin=6.0, hangover=4096),  # speaks to the end
+        node("a", "adapt", ["mel", "voice", "voice"], prior=50.0),
+    ]
+    model = rows_model(nodes, tensors, 8)
+    assert model.run(LONG).profile.nodes["a"].count == 1
+    engine = Engine(model)
+    for adapting in (True, False):  # the row that waits when counting stops is not the recording's last
+        engine.adapt(adapting)
+        engine.push("audio", LONG)
+        assert list(iter(engine.poll, None))
+    engine.adapt(True)
+    engine.finish()
+    assert not list(iter(engine.poll, None))
+    assert engine.profile().empty
+
+
 def test_estimates_copy_and_pickle_whole():
     found = SPEAKER.run(SIGNAL)
     for again in (copy.copy(found), pickle.loads(pickle.dumps(found))):
@@ -585,6 +605,10 @@ def test_enrolment_that_cannot_be_is_refused(tmp_path):
     with pytest.raises(DataError, match="no speech was heard"):
         affekt.enrol(model, [silence, silence])
     known = affekt.enrol(model, SIGNAL)
+    calm, _ = adapting_rows()
+    for neutral in (True, False):
+        with pytest.raises(InputError, match="profile: neutral enrolment cannot go on from a profile"):
+            affekt.enrol(calm, SIGNAL, True, profile=affekt.enrol(calm, SIGNAL, neutral))
     with pytest.raises(DataError, match="no speech was heard"):
         affekt.enrol(model, silence, profile=known)
     with pytest.raises(InputError, match="belongs to the model"):
@@ -614,6 +638,18 @@ def test_enrolment_that_cannot_be_is_refused(tmp_path):
             "a: count must be a finite number",
         ),
         (
+            '{"affekt_profile": 1, "model": "x", "nodes": {"a": {"count": 1'
+            + "0" * 400
+            + ', "mean": [1], "variance": [1]}}}',
+            "a: count must be a finite number",
+        ),
+        (
+            '{"affekt_profile": 1, "model": "x", "nodes": {"a": {"count": 1, "mean": [1'
+            + "0" * 400
+            + '], "variance": [1]}}}',
+            "a: mean must be numbers",
+        ),
+        (
             '{"affekt_profile": 1, "model": 3, "nodes": {"a": {"count": 1, "mean": [1], "variance": [1]}}}',
             "expected the hash of a model",
         ),
@@ -626,6 +662,12 @@ def test_files_that_are_no_profiles(tmp_path, text, message):
         Profile.load(path)
     with pytest.raises(DataError, match=r"none\.json: cannot be read: No such file"):
         Profile.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("entry", [3, None, (), (1.0, [0.0]), (1.0, [0.0], [1.0], [1.0])])
+def test_entries_that_are_no_statistics(entry):
+    with pytest.raises(InputError, match=r"a: expected \(count, mean, variance\), got"):
+        Profile("x", {"a": entry})
 
 
 def test_from_the_command_line(tmp_path, capsys):

@@ -85,14 +85,12 @@ class AdaptNode final : public Node {
     SpeakerState& s = static_cast<SpeakerState&>(base);
     const float* x = in[0];
     for (std::size_t r = 0; r < n; ++r, x += width(), out += width()) {
-      if (s.adapting) {
-        s.withheld = false;
-        if (counts(x, activity_ ? in[1] + r * activity_ : nullptr)) {
-          if (speaking_ && row_mean(in[2] + r * speaking_, speaking_) >= 0.5)
-            s.withhold(x);
-          else
-            s.count_row(x, keep_);
-        }
+      s.withheld = false;  // not the last row any more, whether this one may count or not
+      if (s.adapting && counts(x, activity_ ? in[1] + r * activity_ : nullptr)) {
+        if (speaking_ && row_mean(in[2] + r * speaking_, speaking_) >= 0.5)
+          s.withhold(x);
+        else
+          s.count_row(x, keep_);
       }
       if (!s.settled) settle(s);
       for (std::size_t c = 0; c < width(); ++c)

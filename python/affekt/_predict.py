@@ -186,7 +186,8 @@ def enrol(
         population is taken over, mean = prior mean + m_s - reference, with the population's variance, so that
         the speaker's neutral stays neutral. Without it, recordings should hold the speaker's usual mixture of
         emotions. Needs a model that knows its population's neutral (tensor `reference`).
-    profile : what to go on from, of this speaker; None starts afresh.
+    profile : what to go on from, of this speaker; None starts afresh. Not with `neutral`: a profile does not
+        say how much of it is neutral speech already set against the population's.
 
     Returns
     -------
@@ -195,7 +196,8 @@ def enrol(
     Raises
     ------
     InputError
-        The model does not adapt, or knows no neutral reference; `audio` is empty or not audio.
+        The model does not adapt, or knows no neutral reference; `audio` is empty or not audio; `neutral` with
+        a `profile`.
     DataError
         A recording cannot be read, or no speech was heard in any.
 
@@ -212,6 +214,11 @@ def enrol(
     must_adapt(native)
     if not isinstance(neutral, bool):
         raise InputError(f"neutral: expected True or False, got {neutral!r}")
+    if neutral and profile is not None:
+        raise InputError(
+            "profile: neutral enrolment cannot go on from a profile, whose speech would be set against the "
+            "population's neutral once more; give all neutral recordings at once"
+        )
     unknown = [name for name in native.adapts if f"{name}.reference" not in native.card["tensors"]]
     if neutral and unknown:
         raise InputError(

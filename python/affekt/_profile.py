@@ -47,7 +47,8 @@ class Profile:
 
     Raises
     ------
-    InputError : a count or variance below 0, a value that is not finite, shapes that do not fit.
+    InputError : an entry that is not these three, a count or variance below 0, a value that is not finite,
+        shapes that do not fit.
     """
 
     def __init__(self, model: str, nodes: Mapping[str, Any], name: str = "") -> None:
@@ -135,15 +136,22 @@ class Profile:
 
 
 def _checked(node: str, entry: Any) -> Statistics:
-    count, *moments = entry
-    real = isinstance(count, numbers.Real) and not isinstance(count, bool | np.bool_)
-    if not real or not math.isfinite(count) or count < 0:
+    try:
+        count, *moments = entry
+        mean, variance = moments
+    except (TypeError, ValueError) as error:
+        raise InputError(f"nodes: {node}: expected (count, mean, variance), got {show(entry)}") from error
+    try:
+        rows = float(count) if isinstance(count, numbers.Real) else math.nan
+    except OverflowError:
+        rows = math.inf
+    if isinstance(count, bool | np.bool_) or not math.isfinite(rows) or rows < 0:
         raise InputError(f"nodes: {node}: count must be a finite number not below 0, got {show(count)}")
     arrays = []
     for name, value in zip(("mean", "variance"), moments, strict=True):
         try:
             array = np.array(value, np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"nodes: {node}: {name} must be numbers, got {show(value)}") from error
         if array.ndim != 1 or not array.size or not np.isfinite(array).all():
             raise InputError(f"nodes: {node}: {name} must be finite numbers (d,), got {show(value)}")
@@ -154,4 +162,4 @@ def _checked(node: str, entry: Any) -> Statistics:
         raise InputError(
             f"nodes: {node}: variance must be {mean.size} numbers not below 0, got {show(moments[1])}"
         )
-    return Statistics(float(count), mean, variance)
+    return Statistics(rows, mean, variance)

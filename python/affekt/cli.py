@@ -735,7 +735,9 @@ def _parser() -> argparse.ArgumentParser:
         help="the recordings are calm: take over only how this speaker's calm differs from that of others "
         "(default: they hold the speaker's usual mixture)",
     )
-    sub.add_argument("--profile", metavar="FILE", help="what to go on from, of the same speaker")
+    sub.add_argument(
+        "--profile", metavar="FILE", help="what to go on from, of the same speaker; not with --neutral"
+    )
 
     sub = verb(
         "stream",
