@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from affekt import nn
 from affekt.errors import InputError
+from affekt.nn.pool import POOL_KINDS
 
 # input -> channels, and parameters at k = 3, 5, 7 (weight norm folded)
 SIZES = [
@@ -188,6 +189,24 @@ def test_pool_trace_equals_pooling_each_prefix(time, hop, window):
     assert rows.tolist() == expected
     for j, t in enumerate(expected):
         torch.testing.assert_close(trace[:, j], pool(x[:, : t + 1]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", POOL_KINDS)
+@pytest.mark.parametrize("apart", [0.0, 300.0, -300.0])
+def test_fast_pool_trace_agrees_however_far_scores_lie_apart(kind, apart):
+    pool = nn.Pool(6, kind, window=6, half_life=4.0, hop=2)
+    x = torch.randn(2, 31, 6, generator=torch.Generator().manual_seed(4))
+    if pool.score is not None:
+        with torch.no_grad():
+            pool.score.weight.copy_(torch.tensor([[100.0, 0.3, 0.0, 0.0, 0.0, 0.0]]))
+        x[:, :, 0] = 0.0
+        x[:, :15, 0] = apart / 100
+    mask = torch.rand(2, 31, generator=torch.Generator().manual_seed(5)) < 0.7
+    for counted in (None, mask):
+        exact, rows = pool.trace(x, counted)
+        fast, same = pool.trace(x, counted, fast=True)
+        assert torch.equal(rows, same)
+        torch.testing.assert_close(fast, exact, atol=1e-4, rtol=1e-4)
 
 
 def test_pool_forgets_what_is_older_than_its_window():

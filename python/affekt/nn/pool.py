@@ -135,10 +135,9 @@ class Pool(nn.Module):
         x = x - centre
         parts = []
         if self.score is not None:
-            score = self.score(x)[..., 0]
-            if mask is not None:
-                score = score.masked_fill(~mask, torch.finfo(x.dtype).min)
-            attention = _normalised(weight * (score - score.amax(-1, keepdim=True)).exp()[:, None])
+            # Each window's own maximum: where its scores lie far below the recording's, all would underflow.
+            score = self.score(x)[:, None, :, 0].masked_fill(weight == 0, torch.finfo(x.dtype).min)
+            attention = _normalised(weight * (score - score.amax(-1, keepdim=True)).exp())
             parts.append((attention @ x + centre) * seen)
         if self.kind != "attention":
             share = _normalised(weight)
