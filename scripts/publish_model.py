@@ -39,7 +39,7 @@ from affekt import data, metrics
 from affekt._predict import summarise
 from affekt.modelfile import model_bytes, write_model
 from affekt.robustness import mix
-from affekt.systems.schema import as_dict
+from affekt.systems.schema import as_dict, differences
 from affekt.training import load_config
 from affekt.training.protocol import environment
 
@@ -100,17 +100,6 @@ def recipe(config: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def differences(a: Any, b: Any, name: str = "") -> list[str]:
-    """Names of the values in which two configurations differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return [
-            found
-            for key in sorted(a.keys() | b.keys())
-            for found in differences(a.get(key), b.get(key), f"{name}.{key}".lstrip("."))
-        ]
-    return [] if a == b else [f"{name} ({a!r}, {b!r})"]
-
-
 def check(tested: Run, whole: Run, partial: bool) -> tuple[int, int]:
     """Refuse runs that do not belong together; speakers tested, and speakers that there are."""
     if whole.config["protocol"]["kind"] != "all":
@@ -119,7 +108,8 @@ def check(tested: Run, whole: Run, partial: bool) -> tuple[int, int]:
         raise RunError(f"{tested.folder}: protocol.kind=all tests nobody; a cross-validation was expected")
     differing = differences(recipe(tested.config), recipe(whole.config))
     if differing:
-        raise RunError(f"the runs have different recipes: {'; '.join(differing)}")
+        words = "; ".join(f"{name} ({a!r}, {b!r})" for name, a, b in differing)
+        raise RunError(f"the runs have different recipes: {words}")
     if set(tested.manifest["file"]) != set(whole.manifest["file"]):
         raise RunError("the runs have different recordings (features/manifest.csv)")
     people = set(tested.manifest[tested.group].dropna().astype(str))

@@ -78,13 +78,6 @@ class Tables:
             raise RunError(f"summary: {len(found)} lines of {metric} over {over} in condition {condition}")
         return None if found.empty else found.iloc[0]
 
-    def need(self, metric: str, over: str, condition: str) -> pd.Series:
-        """The same, or an error."""
-        row = self.row(metric, over, condition)
-        if row is None:
-            raise RunError(f"summary: no line of {metric} over {over} in condition {condition}")
-        return row
-
 
 def labelled(metric: str, table: pd.DataFrame) -> tuple[str, np.ndarray, np.ndarray]:
     """Name in `affekt.metrics`, estimates and truth of a figure over the rows of a table of predictions that

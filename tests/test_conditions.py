@@ -39,7 +39,8 @@ class Known(tuple):
 class Listener:
     """Stands for a model that adapts: its profile is the list of recordings it has heard speech in."""
 
-    card = {"nodes": [{"type": "adapt", "name": "adapt"}], "tensors": {}}  # noqa: RUF012
+    adapts = ("adapt",)
+    card = {"tensors": {}}  # noqa: RUF012
 
     def run(self, samples, mode, *, profile=None, adapt=True):
         assert mode == "full"
@@ -141,7 +142,7 @@ def test_recordings_of_unknown_speakers_are_no_speaker():
 
 def test_a_model_that_does_not_adapt_has_one_condition():
     class Deaf:
-        card = {"nodes": [{"type": "tcn"}]}  # noqa: RUF012
+        adapts = ()
 
         def run(self, samples, mode):
             return samples

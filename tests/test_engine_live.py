@@ -182,7 +182,7 @@ def test_more_moves_than_the_clock_keeps_stop_nothing():
 def test_options_of_another_type():
     with pytest.raises(InputError, match="queue_s"):
         Engine(MODEL, queue_s="long")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="path"):
+    with pytest.raises(InputError, match=r"model: expected a model, its file or the name .* got NoneType"):
         Engine(None)  # type: ignore[arg-type]
 
 

@@ -447,7 +447,8 @@ def test_models_that_make_no_ensemble(trio, tmp_path):
         ("a.safetensors", "models: expected 2 to 16 models, got str"),
         (members[0], "models: expected 2 to 16 models, got Model"),
         (3, "models: expected 2 to 16 models, got int"),
-        ([members[0], 3], "path: expected a path, got int"),
+        ([members[0], 3], "models: expected a model, its file or the name of a shipped one, got int"),
+        ([members[0], None], "models: expected a model, its file or the name .* got NoneType"),
         ([members[0], members[1], members[0]], "expected different ones, but 'tiny' is the same as 'tiny'"),
         ([joint.path, members[0]], rf"models: {joint.path} is an ensemble itself.* tiny \("),
     ):

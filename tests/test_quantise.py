@@ -139,6 +139,8 @@ def test_it_is_a_quarter_of_the_size_and_says_where_it_comes_from(wide, tmp_path
 
 def test_what_cannot_be_quantised_is_named(source, tmp_path):
     out = tmp_path / "int8.safetensors"
+    with pytest.raises(InputError, match=r"model: expected a model, its file or the name .* got NoneType"):
+        affekt.quantise(None, out)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="bits: expected 8, got 4"):
         affekt.quantise(source, out, bits=4)
     with pytest.raises(InputError, match="clip: expected"):

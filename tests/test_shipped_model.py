@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import affekt
-from affekt import weights
+from affekt import live, weights
 from sounds import tone
 
 soundfile = pytest.importorskip("soundfile")
@@ -66,6 +66,15 @@ def test_it_loads_by_name_unless_a_file_is_called_so(tmp_path, monkeypatch, caps
     assert affekt.load(twin).name == "mine"
     with pytest.raises(affekt.ModelFileError, match="speech-huge: no such file"):
         affekt.load("speech-huge")
+
+
+def test_its_name_opens_it_everywhere(tmp_path):
+    model, twin = affekt.load("speech-small"), affekt.load("speech-small-int8")
+    assert live.Engine("speech-small").model.hash == model.hash
+    again = affekt.load(affekt.quantise("speech-small", tmp_path / "int8.safetensors"))
+    assert again.card["info"]["quantised"]["from"]["sha256"] == model.hash
+    both = affekt.load(affekt.ensemble(["speech-small", "speech-small-int8"], tmp_path / "both.safetensors"))
+    assert [member["sha256"] for member in both.card["info"]["members"]] == [model.hash, twin.hash]
 
 
 def test_prediction_without_a_model_prints_the_licence_once_per_process(tmp_path):

@@ -8,7 +8,7 @@ pytest.importorskip("torch")
 pytest.importorskip("omegaconf")
 
 from affekt.errors import InputError
-from affekt.systems.schema import as_dict
+from affekt.systems.schema import as_dict, differences
 from affekt.training import list_presets, load_config, save_config
 
 
@@ -102,3 +102,10 @@ def test_a_folder_of_the_same_name_does_not_hide_a_preset(tmp_path, monkeypatch)
     (tmp_path / "own").mkdir()
     monkeypatch.chdir(tmp_path)
     assert load_config("own").name == "own"
+
+
+def test_differences_are_named_with_both_values():
+    a = {"x": {"y": 1, "z": 2}, "b": [1], "a": None}
+    assert differences(a, {"x": {"y": 3, "z": 2}, "b": [1]}) == [("x.y", 1, 3)]
+    assert differences({"x": {"y": 1}}, {"x": 4, "new": 5}) == [("new", None, 5), ("x", {"y": 1}, 4)]
+    assert differences(a, a) == []

@@ -318,6 +318,7 @@ py::dict counters(const Counters& c) {
 }  // namespace
 
 void bind_model(py::module_& m) {
+  m.attr("MAX_INPUTS") = kMaxInputs;
   // The holder cannot say "const", and nothing here changes a model.
   using Holder = std::shared_ptr<Model>;
   const auto open = [](const ModelPtr& model) { return std::const_pointer_cast<Model>(model); };

@@ -111,8 +111,6 @@ std::unique_ptr<Node> make_node(NodeSource& source);
 
 /// Upper bound for widths, and for most counts, in a card.
 inline constexpr int kMaxWidth = 1 << 16;
-/// Most inputs of a node, and of a model.
-inline constexpr std::size_t kMaxInputs = 16;
 /// Most memory that one run of a graph may take.
 inline constexpr std::size_t kMaxMemory = std::size_t{1} << 30;
 /// Most memory for the packed weights of a graph; packing can make them 16 times as large as in the file.

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __version__: str
+MAX_INPUTS: int  # of a node in a model
 
 @type_check_only
 class _BindingType(type): ...

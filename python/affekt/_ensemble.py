@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from affekt._native import Model
+from affekt._native import MAX_INPUTS, Model, as_model
 from affekt.errors import InputError, ModelFileError
 from affekt.modelfile import canonical_json, members_of, model_bytes, names_of, provenance, write_model
 
 __all__ = ["ensemble"]
-
-_MOST = 16  # inputs of a node
 
 
 def ensemble(
@@ -34,8 +32,8 @@ def ensemble(
 
     Parameters
     ----------
-    models : 2 to 16 different models or their files, with the same inputs, outputs, timing and validity. int8
-        weights become float32 again; `affekt.quantise` takes the ensemble.
+    models : 2 to 16 different models, their files or names of shipped ones, with the same inputs, outputs,
+        timing and validity. int8 weights become float32 again; `affekt.quantise` takes the ensemble.
     out : target, customarily ``*.safetensors``.
     name : on the card; by default that of the first model with ``-ensemble``.
     info : for the card. What all members say alike stands there beside it, the licences and data of all of
@@ -91,10 +89,10 @@ def ensemble(
 def _opened(models: Any) -> list[Model]:
     """The members, loaded."""
     if isinstance(models, str | os.PathLike | Model) or not isinstance(models, Iterable):
-        raise InputError(f"models: expected 2 to {_MOST} models, got {type(models).__name__}")
-    members = [model if isinstance(model, Model) else Model(model) for model in models]
-    if not 2 <= len(members) <= _MOST:
-        raise InputError(f"models: expected 2 to {_MOST}, got {len(members)}")
+        raise InputError(f"models: expected 2 to {MAX_INPUTS} models, got {type(models).__name__}")
+    members = [as_model(model, "models") for model in models]
+    if not 2 <= len(members) <= MAX_INPUTS:
+        raise InputError(f"models: expected 2 to {MAX_INPUTS}, got {len(members)}")
     seen: dict[str, Model] = {}
     for member in members:
         if member.hash in seen:

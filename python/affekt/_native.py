@@ -16,6 +16,8 @@ from affekt.errors import AffektError, InputError
 
 __all__ = ["Estimates", "FullPass", "Model", "get_include", "load"]
 
+MAX_INPUTS = _core.MAX_INPUTS  # of a node
+
 
 def get_include() -> str:
     """Folder of the C++ headers (`affekt/engine.hpp` and so on) that belong to this installation."""
@@ -45,6 +47,17 @@ def load(path: str | os.PathLike[str] | None = None) -> Model:
     model = Model(weights.default_model() if path is None else weights.default_model(str(path)))
     weights.announce_licence()
     return model
+
+
+def as_model(model: Model | str | os.PathLike[str], name: str = "model") -> Model:
+    """`model` if it is one, else what `load` finds under that path or name; None is refused."""
+    if isinstance(model, Model):
+        return model
+    if not isinstance(model, str | os.PathLike):
+        raise InputError(
+            f"{name}: expected a model, its file or the name of a shipped one, got {type(model).__name__}"
+        )
+    return load(model)
 
 
 def as_signal(samples: Any, name: str = "samples") -> np.ndarray:

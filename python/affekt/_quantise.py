@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from affekt._native import Model
+from affekt._native import Model, as_model
 from affekt.errors import InputError
 from affekt.modelfile import write_model
 
@@ -85,7 +85,7 @@ def quantise(
 
     Parameters
     ----------
-    model : a model with float32 weights, or its file.
+    model : a model with float32 weights, its file, or the name of a shipped one.
     out : target, customarily ``*.safetensors``.
     bits : 8.
     clip : ``"max"`` or ``"mse"``.
@@ -107,8 +107,7 @@ def quantise(
     """
     if bits != 8 or isinstance(bits, bool):
         raise InputError(f"bits: expected 8, got {bits!r}")
-    if not isinstance(model, Model):
-        model = Model(model)
+    model = as_model(model)
     card = {key: value for key, value in model.card.items() if key not in ("schema", "tensors")}
     if any(entry["dtype"] == "I8" for entry in model.card["tensors"].values()):
         raise InputError(f"model: {model.name!r} has int8 weights already; start from its float32 twin")
@@ -122,7 +121,7 @@ def quantise(
             tensors[key] = value
     if all(value.dtype != np.int8 for value in tensors.values()):
         raise InputError(f"model: {model.name!r} has no {', '.join(_TYPES)} node, so nothing to quantise")
-    origin = {"name": card["name"], "version": card["version"], "sha256": model.native.hash}
+    origin = {"name": card["name"], "version": card["version"], "sha256": model.hash}
     card["info"] = {**card.get("info", {}), "quantised": {"from": origin, "bits": bits, "clip": clip}}
     card["name"] = name or f"{card['name']}-int8"
     return write_model(out, card, tensors)

@@ -16,6 +16,9 @@ namespace affekt {
 
 class Graph;
 
+/// Most inputs of a node, and of a model.
+inline constexpr std::size_t kMaxInputs = 16;
+
 /// One signal that the model listens to.
 struct InputSpec {
   std::string name;  ///< the modality's name in Engine::push

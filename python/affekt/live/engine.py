@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from affekt import _core
-from affekt._native import Model, as_signal, as_switch, profile_of, start_from
+from affekt._native import Model, as_model, as_signal, as_switch, profile_of, start_from
 from affekt._profile import Profile
 from affekt.errors import InputError
 
@@ -50,7 +50,8 @@ class Engine:
 
     Parameters
     ----------
-    model : path of a model file, or a `Model` (shared, so that many sessions hold the weights once).
+    model : path of a model file, the name of a shipped one, or a `Model` (shared, so that many sessions hold
+        the weights once).
     queue_s : seconds of signal that may wait between `push` and `poll`, in (0, 3600].
     reanchor_s : seconds by which a push's time may differ from the sample count before the clock moves.
     profile : what is known of the speaker (`affekt.enrol`), for a model that adapts; `reset` returns to it.
@@ -83,7 +84,7 @@ class Engine:
         profile: Profile | None = None,
         adapt: bool = True,
     ) -> None:
-        self.model = model if isinstance(model, Model) else Model(model)
+        self.model = as_model(model)
         try:
             seconds = float(queue_s), float(reanchor_s)
         except (TypeError, ValueError) as error:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from affekt.errors import InputError
 
-__all__ = ["as_dict", "build", "nearest"]
+__all__ = ["as_dict", "build", "differences", "nearest"]
 
 T = TypeVar("T")
 
@@ -64,6 +64,23 @@ def build(schema: type[T], values: Mapping[str, Any] | None, where: str = "") ->
 def as_dict(config: Any) -> dict[str, Any]:
     """The plain nested dict of a built schema, ready for YAML or JSON."""
     return dataclasses.asdict(config)
+
+
+def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """The values in which two nested mappings differ: dotted name, value in `a`, value in `b`, by name.
+
+    A key that one lacks has the value None there.
+
+    >>> differences({"x": {"y": 1, "z": 2}}, {"x": {"y": 1}})
+    [('x.z', 2, None)]
+    """
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return [
+            found
+            for key in sorted(a.keys() | b.keys())
+            for found in differences(a.get(key), b.get(key), f"{name}.{key}" if name else str(key))
+        ]
+    return [] if a == b else [(name, a, b)]
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:

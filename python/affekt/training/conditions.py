@@ -25,12 +25,7 @@ from affekt._predict import enrol
 from affekt.errors import DataError
 from affekt.training.config import CONDITIONS, ConditionsConfig
 
-__all__ = ["adapts", "run_conditions"]
-
-
-def adapts(model: Any) -> bool:
-    """Whether a model learns how its speaker sounds."""
-    return any(node["type"] == "adapt" for node in model.card["nodes"])
+__all__ = ["run_conditions"]
 
 
 def run_conditions(
@@ -56,12 +51,12 @@ def run_conditions(
     unknown : rows of which nobody knows who speaks: they are tested under ``raw`` alone, for they are not of
         one person.
     """
-    tested = [c for c in CONDITIONS if c in config.test] if adapts(model) else ["raw"]
+    tested = [c for c in CONDITIONS if c in config.test] if model.adapts else ["raw"]
     for name, rows in speakers.items():
         order = _order(rows, config.seed, name)
         for condition in tested:
             if condition == "raw":
-                options = {"adapt": False} if adapts(model) else {}
+                options = {"adapt": False} if model.adapts else {}
                 yield from _each(model, condition, sorted(rows), read, options)
             elif condition == "running":
                 profile = None
@@ -93,7 +88,7 @@ def run_conditions(
         lacking = "" if "raw" in tested else ", which conditions.test lacks"
         say(f"{len(unknown)} recording(s) of unknown speakers are tested under raw alone{lacking}")
     if unknown and "raw" in tested:
-        yield from _each(model, "raw", sorted(unknown), read, {"adapt": False} if adapts(model) else {})
+        yield from _each(model, "raw", sorted(unknown), read, {"adapt": False} if model.adapts else {})
 
 
 def _order(rows: Sequence[int], seed: int, name: str) -> list[int]:
@@ -117,9 +112,9 @@ def _enrolled(
 ) -> Any:
     """The profile of an enrolment, the plain one of the same recordings where nothing else is possible; None,
     or an empty one, where no speech was heard."""
-    nodes = [node["name"] for node in model.card["nodes"] if node["type"] == "adapt"]
     heard = [signal for signal in map(read, rows) if signal is not None]
-    if label == "neutral" and heard and all(f"{name}.reference" in model.card["tensors"] for name in nodes):
+    knows_neutral = all(f"{name}.reference" in model.card["tensors"] for name in model.adapts)
+    if label == "neutral" and heard and knows_neutral:
         try:
             return enrol(model, heard, neutral=True)
         except DataError:  # no speech in them

@@ -43,7 +43,7 @@ from affekt.data.manifest import as_text, read_csv
 from affekt.data.store import INITIAL, UNNAMED
 from affekt.errors import DataError, InputError
 from affekt.systems.base import System, create, export, initialise
-from affekt.systems.schema import as_dict
+from affekt.systems.schema import as_dict, differences
 from affekt.training import scoring
 from affekt.training.calibration import calibrate, with_temperature
 from affekt.training.conditions import run_conditions
@@ -343,7 +343,7 @@ def _claim(folder: Path, config: RunConfig) -> None:
     if file.is_file() and any(folder.glob("fold_*")):
         there, here = (_essence(c) for c in (load_config(file), config))
         if there != here:
-            differing = ", ".join(_differences(there, here)[:5])
+            differing = ", ".join(name for name, _, _ in differences(there, here)[:5])
             raise InputError(
                 f"out: {folder} holds a run of another configuration (it differs in {differing}); "
                 "choose another folder or remove that one"
@@ -367,13 +367,6 @@ def _essence(config: RunConfig) -> dict[str, Any]:
             del values[section][name]
     del values["floor"]  # it does not change what is trained
     return values
-
-
-def _differences(a: Any, b: Any, name: str = "") -> list[str]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = sorted(a.keys() | b.keys())
-        return [d for k in keys for d in _differences(a.get(k), b.get(k), f"{name}.{k}" if name else str(k))]
-    return [] if a == b else [name]
 
 
 def _source(source: SourceConfig, on_error: str) -> data.Manifest:
