@@ -2,7 +2,9 @@
 
 - libaffekt and affekt._core need no torch, and libaffekt no Python;
 - the torch op library uses the stable C interface of LibTorch alone (no C++ symbol of c10, at or torch);
-- no library records a folder of this machine as its run path once installed.
+- no library records a folder of this machine as its run path once installed;
+- a kernel that is compiled for one instruction set defines no symbol outside its own namespace: the linker could
+  give an inline function with AVX-512 code to callers on any CPU.
 """
 
 from __future__ import annotations
@@ -67,6 +69,25 @@ def problems(folder: Path) -> list[str]:
     return found
 
 
+def shared_kernel_symbols(build: Path) -> list[str]:
+    """Return what the kernel objects in `build` define outside the namespace of their instruction set."""
+    found = []
+    for folder in sorted(build.glob("CMakeFiles/affekt_kernels_*.dir")):
+        isa = folder.name.removeprefix("affekt_kernels_").removesuffix(".dir")
+        for path in sorted(folder.rglob("*.o")):
+            text = subprocess.run(
+                ["nm", "--defined-only", "--extern-only", "--demangle", path],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+            names = [line.split(maxsplit=2)[2] for line in text.splitlines() if line.strip()]
+            foreign = [name for name in names if f"affekt::{isa}::" not in name]
+            if foreign:
+                found.append(f"{path.name} for {isa}: defines {foreign[:5]}, expected affekt::{isa}:: alone")
+    return found
+
+
 def main() -> int:
     """Install the build into a scratch folder and check the libraries there."""
     if len(sys.argv) != 2:
@@ -76,7 +97,7 @@ def main() -> int:
             ["cmake", "--install", sys.argv[1], "--prefix", scratch], check=True, stdout=subprocess.DEVNULL
         )
         folder = Path(scratch) / "affekt"
-        found = problems(folder)
+        found = problems(folder) + shared_kernel_symbols(Path(sys.argv[1]))
         for line in found:
             print(line)
         if not found:

@@ -5,6 +5,7 @@
 #include <exception>
 
 #include "affekt/error.hpp"
+#include "affekt/runtime.hpp"
 #include "bindings.hpp"
 
 namespace py = pybind11;
@@ -39,6 +40,11 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "Native core of affekt.";
   m.attr("__version__") = affekt::version();
   py::register_exception_translator(&translate);
+  affekt::isa();  // a wrong AFFEKT_ISA or AFFEKT_NUM_THREADS is an error of the import, not of a later call
+  affekt::num_threads();
+  m.def("isa", &affekt::isa);
+  m.def("num_threads", &affekt::num_threads);
+  m.def("set_num_threads", &affekt::set_num_threads, py::arg("n"));
   affekt::bindings::bind_frontend(m);
   affekt::bindings::bind_model(m);
 }

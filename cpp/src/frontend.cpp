@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "fft.hpp"
+#include "kernels/scan.hpp"
 
 namespace affekt {
 namespace {
@@ -726,25 +727,12 @@ int FrontEnd::latency_samples() const noexcept { return impl_->span; }
 int FrontEnd::hop_samples() const noexcept { return impl_->o.hop_length; }
 
 namespace {
-/// Index of the first sample that is not within +-limit (NaN never is); whole blocks are tested without a
-/// branch.
-template <class S>
-std::size_t scan(const S* x, std::size_t n, S limit) noexcept {
-  for (std::size_t start = 0; start < n; start += 1024) {
-    const std::size_t end = std::min(n, start + 1024);
-    unsigned bad = 0;
-    for (std::size_t i = start; i < end; ++i) bad |= static_cast<unsigned>(!(std::abs(x[i]) <= limit));
-    if (bad == 0) continue;
-    for (std::size_t i = start; i < end; ++i) {
-      if (!(std::abs(x[i]) <= limit)) return i;
-    }
-  }
-  return n;
-}
+std::size_t beyond(const float* x, std::size_t n, float limit) { return scan().floats(x, n, limit); }
+std::size_t beyond(const double* x, std::size_t n, double limit) { return scan().doubles(x, n, limit); }
 
 template <class S>
 void check(const S* x, std::size_t n, S limit) {
-  const std::size_t bad = scan(x, n, limit);
+  const std::size_t bad = beyond(x, n, limit);
   if (bad == n) return;
   throw InvalidArgument("samples: expected finite values of magnitude up to " +
                         text(static_cast<double>(limit)) + ", got " + text(static_cast<double>(x[bad])) +
@@ -753,16 +741,16 @@ void check(const S* x, std::size_t n, S limit) {
 }  // namespace
 
 std::size_t first_non_finite(const float* x, std::size_t n) noexcept {
-  return scan(x, n, std::numeric_limits<float>::max());
+  return beyond(x, n, std::numeric_limits<float>::max());
 }
 std::size_t first_non_finite(const double* x, std::size_t n) noexcept {
-  return scan(x, n, std::numeric_limits<double>::max());
+  return beyond(x, n, std::numeric_limits<double>::max());
 }
 std::size_t FrontEnd::first_unusable(const float* x, std::size_t n) const noexcept {
-  return scan(x, n, impl_->float_limit);
+  return beyond(x, n, impl_->float_limit);
 }
 std::size_t FrontEnd::first_unusable(const double* x, std::size_t n) const noexcept {
-  return scan(x, n, impl_->double_limit);
+  return beyond(x, n, impl_->double_limit);
 }
 
 void FrontEnd::compute(const float* x, std::size_t n, float* out) const {

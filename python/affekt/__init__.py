@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from affekt._ensemble import ensemble as ensemble
     from affekt._native import Model as Model
     from affekt._native import get_include as get_include
+    from affekt._native import get_num_threads as get_num_threads
+    from affekt._native import isa as isa
     from affekt._native import load as load
+    from affekt._native import set_num_threads as set_num_threads
     from affekt._predict import enrol as enrol
     from affekt._predict import evaluate as evaluate
     from affekt._predict import predict as predict
@@ -76,10 +79,13 @@ _NAMES = {
     "ensemble": "affekt._ensemble",
     "evaluate": "affekt._predict",
     "get_include": "affekt._native",
+    "get_num_threads": "affekt._native",
+    "isa": "affekt._native",
     "list_systems": "affekt.systems",
     "load": "affekt._native",
     "predict": "affekt._predict",
     "quantise": "affekt._quantise",
+    "set_num_threads": "affekt._native",
 }
 
 __all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]

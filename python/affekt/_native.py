@@ -14,7 +14,16 @@ from affekt import _core
 from affekt._profile import Profile
 from affekt.errors import AffektError, InputError
 
-__all__ = ["Estimates", "FullPass", "Model", "get_include", "load"]
+__all__ = [
+    "Estimates",
+    "FullPass",
+    "Model",
+    "get_include",
+    "get_num_threads",
+    "isa",
+    "load",
+    "set_num_threads",
+]
 
 MAX_INPUTS = _core.MAX_INPUTS  # of a node
 
@@ -25,6 +34,37 @@ def get_include() -> str:
     if not (installed / "affekt" / "engine.hpp").is_file():
         raise AffektError(f"the C++ headers are not where this installation should have them: {installed}")
     return str(installed)
+
+
+def isa() -> str:
+    """Instruction set of the native kernels: `"baseline"` (SSE2 or NEON), `"avx2"` or `"avx512"`.
+
+    The widest that the CPU has, or a narrower one named by the environment variable `AFFEKT_ISA` when affekt is
+    imported. Results are bit-equal within one instruction set and differ between two by rounding.
+    """
+    return _core.isa()
+
+
+def get_num_threads() -> int:
+    """Most threads that one native call may use: 1 unless `set_num_threads` or `AFFEKT_NUM_THREADS` says more."""
+    return _core.num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Let one native call use up to `n` threads, its caller's included.
+
+    Offline features and other batch work use them; live engines run on their caller alone. Results do not depend
+    on `n`. It is apart from torch's own number; the environment variable `AFFEKT_NUM_THREADS` sets it at import.
+
+    Raises
+    ------
+    InputError : `n` is not a whole number in [1, 1024].
+    """
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise InputError(f"n: expected a whole number of threads in [1, 1024], got {n!r}")
+    if not 1 <= n <= 1024:
+        raise InputError(f"n: expected a number of threads in [1, 1024], got {n}")
+    _core.set_num_threads(int(n))
 
 
 def load(path: str | os.PathLike[str] | None = None) -> Model:

@@ -1,0 +1,92 @@
+// The thread pool and the choice of the instruction set.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "affekt/error.hpp"
+#include "affekt/runtime.hpp"
+#include "check.hpp"
+#include "parallel.hpp"
+
+namespace {
+
+// How often each index of [0, n) was visited, and the shortest range but the last.
+std::vector<int> visits(std::size_t n, std::size_t grain) {
+  std::vector<std::atomic<int>> counts(n);
+  affekt::parallel_for(n, grain, [&](std::size_t begin, std::size_t end) noexcept {
+    CHECK(begin < end && end <= n);
+    CHECK(end == n || end - begin >= grain);
+    for (std::size_t i = begin; i < end; ++i) counts[i].fetch_add(1);
+  });
+  return {counts.begin(), counts.end()};
+}
+
+void covers_every_index_once() {
+  for (const int threads : {1, 2, 3, 8}) {
+    affekt::set_num_threads(threads);
+    CHECK_EQ(affekt::num_threads(), threads);
+    for (const std::size_t n : {0, 1, 2, 7, 100, 1001})
+      for (const std::size_t grain : {0, 1, 3, 64, 5000}) CHECK_EQ(visits(n, grain), std::vector<int>(n, 1));
+  }
+}
+
+void callers_at_once_and_calls_within_calls() {
+  affekt::set_num_threads(4);
+  std::vector<std::thread> callers;
+  for (int c = 0; c < 4; ++c)
+    callers.emplace_back([] {
+      for (int i = 0; i < 50; ++i) CHECK_EQ(visits(97, 2), std::vector<int>(97, 1));
+    });
+  for (std::thread& t : callers) t.join();
+  std::atomic<int> inner{0};
+  affekt::parallel_for(8, 1, [&](std::size_t begin, std::size_t end) noexcept {
+    for (std::size_t i = begin; i < end; ++i)
+      affekt::parallel_for(
+          8, 1, [&](std::size_t b, std::size_t e) noexcept { inner.fetch_add(static_cast<int>(e - b)); });
+  });
+  CHECK_EQ(inner.load(), 64);
+}
+
+#if !defined(__SANITIZE_THREAD__)  // which does not follow a fork of several threads
+void works_in_the_child_of_a_fork() {
+  affekt::set_num_threads(3);
+  CHECK_EQ(visits(100, 1), std::vector<int>(100, 1));
+  const pid_t child = fork();
+  if (child == 0) _exit(visits(100, 1) == std::vector<int>(100, 1) ? 0 : 1);
+  int status = -1;
+  CHECK_EQ(waitpid(child, &status, 0), child);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+#endif
+
+void refuses_bad_numbers() {
+  affekt::set_num_threads(2);
+  for (const int n : {0, -1, 1025})
+    CHECK_THROWS(affekt::set_num_threads(n), affekt::InvalidArgument, "[1, 1024], got " + std::to_string(n));
+  CHECK_EQ(affekt::num_threads(), 2);
+}
+
+void names_the_instruction_set() {
+  const std::string isa = affekt::isa();
+  CHECK(isa == "baseline" || isa == "avx2" || isa == "avx512");
+  const char* asked = std::getenv("AFFEKT_ISA");
+  if (asked != nullptr && *asked != '\0') CHECK_EQ(isa, asked);
+}
+
+}  // namespace
+
+int main() {
+  names_the_instruction_set();
+  covers_every_index_once();
+  callers_at_once_and_calls_within_calls();
+#if !defined(__SANITIZE_THREAD__)
+  works_in_the_child_of_a_fork();
+#endif
+  refuses_bad_numbers();
+  return affekt::test::result();
+}
