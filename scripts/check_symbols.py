@@ -3,8 +3,8 @@
 - libaffekt and affekt._core need no torch, and libaffekt no Python;
 - the torch op library uses the stable C interface of LibTorch alone (no C++ symbol of c10, at or torch);
 - no library records a folder of this machine as its run path once installed;
-- a kernel that is compiled for one instruction set defines no symbol outside its own namespace: the linker could
-  give an inline function with AVX-512 code to callers on any CPU.
+- a kernel that is compiled for one instruction set defines no symbol outside its own namespace: the linker
+  could give an inline function with AVX-512 code to callers on any CPU.
 """
 
 from __future__ import annotations

@@ -39,22 +39,23 @@ def get_include() -> str:
 def isa() -> str:
     """Instruction set of the native kernels: `"baseline"` (SSE2 or NEON), `"avx2"` or `"avx512"`.
 
-    The widest that the CPU has, or a narrower one named by the environment variable `AFFEKT_ISA` when affekt is
-    imported. Results are bit-equal within one instruction set and differ between two by rounding.
+    The widest that the CPU has, or a narrower one named by the environment variable `AFFEKT_ISA` when affekt
+    is imported. Results are bit-equal within one instruction set and differ between two by rounding.
     """
     return _core.isa()
 
 
 def get_num_threads() -> int:
-    """Most threads that one native call may use: 1 unless `set_num_threads` or `AFFEKT_NUM_THREADS` says more."""
+    """Most threads that one native call may use; see `set_num_threads`."""
     return _core.num_threads()
 
 
 def set_num_threads(n: int) -> None:
     """Let one native call use up to `n` threads, its caller's included.
 
-    Offline features and other batch work use them; live engines run on their caller alone. Results do not depend
-    on `n`. It is apart from torch's own number; the environment variable `AFFEKT_NUM_THREADS` sets it at import.
+    The number is 1 at first, or what the environment variable `AFFEKT_NUM_THREADS` says at import. Offline
+    features and other batch work use the threads; live engines run on their caller alone. Results do not depend
+    on `n`, which is apart from torch's own number.
 
     Raises
     ------
