@@ -54,8 +54,8 @@ def set_num_threads(n: int) -> None:
     """Let one native call use up to `n` threads, its caller's included.
 
     The number is 1 at first, or what the environment variable `AFFEKT_NUM_THREADS` says at import. Offline
-    features and other batch work use the threads; live engines run on their caller alone. Results do not depend
-    on `n`, which is apart from torch's own number.
+    features and other batch work use the threads; live engines run on their caller alone. Results do not
+    depend on `n`, which is apart from torch's own number.
 
     Raises
     ------
