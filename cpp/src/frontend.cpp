@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "fft.hpp"
+#include "fft_old.hpp"
 #include "kernels/scan.hpp"
 
 namespace affekt {

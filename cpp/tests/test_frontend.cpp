@@ -1,17 +1,15 @@
-// The front end: transform against its definition, stream against offline, no allocation per step, bad
+// The front end: stream against offline, no allocation per step, bad
 // options.
 #include "affekt/frontend.hpp"
 
 #include <cmath>
 #include <cstring>
-#include <numbers>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "allocations.hpp"
 #include "check.hpp"
-#include "fft.hpp"
 
 namespace {
 
@@ -26,48 +24,6 @@ std::vector<float> noise(std::size_t n, unsigned seed) {
   std::vector<float> x(n);
   for (float& v : x) v = normal(random);
   return x;
-}
-
-// Largest error of the real transform over the largest bin, against the sum of the definition.
-template <class T>
-double transform_error(std::size_t n) {
-  const affekt::detail::RealFft<T> fft(n);
-  std::mt19937 random(static_cast<unsigned>(n));
-  std::uniform_real_distribution<double> uniform(-1.0, 1.0);
-  std::vector<T> x(n), re(fft.work_size()), im(re), wre(re), wim(re);
-  for (T& v : x) v = static_cast<T>(uniform(random));
-  for (std::size_t i = 0; i < n; ++i) {
-    if (fft.packed()) {
-      (i % 2 == 0 ? re : im)[i / 2] = x[i];
-    } else {
-      re[i] = x[i];
-    }
-  }
-  const auto [sr, si] = fft.spectrum(re.data(), im.data(), wre.data(), wim.data());
-  double worst = 0.0, peak = 0.0;
-  for (std::size_t k = 0; k < fft.bins(); ++k) {
-    double r = 0.0, i = 0.0;
-    for (std::size_t t = 0; t < n; ++t) {
-      const auto [c, s] = affekt::detail::unit_root(static_cast<std::uint64_t>(k) * t, n);
-      r += static_cast<double>(x[t]) * c;
-      i += static_cast<double>(x[t]) * s;
-    }
-    worst = std::max(worst, std::hypot(r - static_cast<double>(sr[k]), i - static_cast<double>(si[k])));
-    peak = std::max(peak, std::hypot(r, i));
-  }
-  return worst / peak;
-}
-
-void transform_matches_its_definition() {
-  for (std::size_t n = 1; n <= 130; ++n) {
-    CHECK(transform_error<float>(n) < 2e-6);
-    CHECK(transform_error<double>(n) < 2e-14);
-  }
-  for (const std::size_t n :
-       {251, 256, 400, 441, 480, 509, 512, 625, 640, 961, 1000, 1009, 1018, 1024, 1536}) {
-    CHECK(transform_error<float>(n) < 2e-6);
-    CHECK(transform_error<double>(n) < 2e-14);
-  }
 }
 
 // Pushes pieces of random sizes, takes rows singly or in blocks, and counts the allocations on the way.
@@ -269,7 +225,6 @@ void bad_options_and_samples_are_named() {
 }  // namespace
 
 int main() {
-  transform_matches_its_definition();
   stream_has_the_bits_of_offline_and_never_allocates();
   stream_bytes_are_what_a_stream_allocates();
   rows_come_as_soon_as_their_frame_is_whole();
