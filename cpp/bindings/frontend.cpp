@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <memory>
 #include <mutex>
 #include <sstream>
@@ -14,71 +13,13 @@
 #include <utility>
 #include <vector>
 
+#include "arrays.hpp"
 #include "bindings.hpp"
 
 namespace py = pybind11;
 
 namespace affekt::bindings {
 namespace {
-
-enum class Kind { f32, f64, i16 };
-
-Kind kind_of(const py::array& x) {
-  if (py::isinstance<py::array_t<float>>(x)) return Kind::f32;
-  if (py::isinstance<py::array_t<double>>(x)) return Kind::f64;
-  if (py::isinstance<py::array_t<std::int16_t>>(x)) return Kind::i16;
-  throw InvalidArgument("samples: expected dtype float32, float64 or int16, got " +
-                        py::str(x.dtype()).cast<std::string>());
-}
-
-/// Rows of an array of shape (..., time), wherever its strides put them; no copy while time is contiguous.
-class Rows {
- public:
-  explicit Rows(const py::array& x) : data_(static_cast<const char*>(x.data())) {
-    if (x.ndim() < 1)
-      throw InvalidArgument("samples: expected shape (..., time), got a scalar (0 dimensions)");
-    shape_.assign(x.shape(), x.shape() + x.ndim());
-    strides_.assign(x.strides(), x.strides() + x.ndim());
-    for (std::size_t d = 0; d + 1 < shape_.size(); ++d) count_ *= static_cast<std::size_t>(shape_[d]);
-  }
-
-  std::size_t count() const { return count_; }
-  std::size_t length() const { return static_cast<std::size_t>(shape_.back()); }
-  const std::vector<py::ssize_t>& shape() const { return shape_; }
-
-  /// Index of sample i of row r, as Python prints it.
-  std::string index(std::size_t r, std::size_t i) const {
-    std::string at = std::to_string(i);
-    for (std::size_t d = shape_.size() - 1; d-- > 0;) {
-      at = std::to_string(r % static_cast<std::size_t>(shape_[d])) + ", " + at;
-      r /= static_cast<std::size_t>(shape_[d]);
-    }
-    return shape_.size() == 1 ? at : "(" + at + ")";
-  }
-
-  template <class S>
-  const S* row(std::size_t r, std::vector<S>& copy) const {
-    const char* at = data_;
-    for (std::size_t d = shape_.size() - 1; d-- > 0;) {
-      const auto extent = static_cast<std::size_t>(shape_[d]);
-      at += static_cast<py::ssize_t>(r % extent) * strides_[d];
-      r /= extent;
-    }
-    const py::ssize_t step = strides_.back();
-    const bool aligned = reinterpret_cast<std::uintptr_t>(at) % alignof(S) == 0;
-    if (aligned && (step == static_cast<py::ssize_t>(sizeof(S)) || length() <= 1))
-      return reinterpret_cast<const S*>(at);
-    copy.resize(length());
-    for (std::size_t i = 0; i < length(); ++i)
-      std::memcpy(&copy[i], at + static_cast<py::ssize_t>(i) * step, sizeof(S));
-    return copy.data();
-  }
-
- private:
-  const char* data_;
-  std::vector<py::ssize_t> shape_, strides_;
-  std::size_t count_ = 1;
-};
 
 template <class S>
 void check_usable(const FrontEnd& plan, const S* x, std::size_t n, const Rows& rows, std::size_t r) {

@@ -6,7 +6,6 @@ import json
 import math
 import numbers
 import operator
-import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ import numpy as np
 
 from affekt import _core
 from affekt.errors import InputError, NotStreamableError
+from affekt.features._signals import as_numpy, like
 
 __all__ = ["FeatureStream", "LogMel", "Mfcc"]
 
@@ -151,10 +151,7 @@ class _Acoustic:
             index), values so large that their power overflows, fewer rows than ``delta_width`` with
             ``delta_mode="interp"``.
         """
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(samples, torch.Tensor):
-            return torch.from_numpy(self._plan.compute(_from_torch(samples)))
-        return self._plan.compute(samples if isinstance(samples, np.ndarray) else _as_array(samples))
+        return like(samples, self._plan.compute(as_numpy(samples)))
 
     def stream(self, capacity: int | None = None) -> FeatureStream:
         """Live form of the same features: push samples, take rows, bit-equal to the offline call.
@@ -191,28 +188,6 @@ def _restore(cls: type[_Acoustic], options: dict[str, Any]) -> _Acoustic:
     with warnings.catch_warnings():  # said once already, where the object was made
         warnings.simplefilter("ignore", UserWarning)
         return cls.from_options(options)
-
-
-def _as_array(samples: Any) -> np.ndarray:
-    try:
-        return np.asarray(samples)
-    except ValueError as error:
-        raise InputError(
-            f"samples: expected an array of shape (..., time), got {type(samples).__name__}: {error}"
-        ) from None
-
-
-def _from_torch(tensor: Any) -> np.ndarray:
-    if tensor.requires_grad:
-        raise InputError(
-            "samples: expected a tensor without gradient (features do not differentiate), got one with "
-            "requires_grad=True; pass samples.detach()"
-        )
-    if tensor.device.type != "cpu":
-        raise InputError(f"samples: expected a CPU tensor, got one on {tensor.device}; pass samples.cpu()")
-    if str(tensor.dtype) not in ("torch.float32", "torch.float64", "torch.int16"):
-        raise InputError(f"samples: expected dtype float32, float64 or int16, got {tensor.dtype}")
-    return tensor.numpy()
 
 
 class LogMel(_Acoustic):
@@ -530,10 +505,7 @@ class FeatureStream:
         """
         if self._finished:
             raise InputError("samples: the stream is finished; call reset() before the next signal")
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(samples, torch.Tensor):
-            samples = _from_torch(samples)
-        return self._stream.push(samples if isinstance(samples, np.ndarray) else _as_array(samples))
+        return self._stream.push(as_numpy(samples))
 
     def finish(self) -> np.ndarray:
         """End the signal and return the rows that are left, always (0, features).

@@ -1,0 +1,77 @@
+// Signals (..., time) as NumPy hands them over, read where they lie.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "affekt/error.hpp"
+
+namespace affekt::bindings {
+
+/// What a signal may be made of; 16-bit PCM is taken as x / 32768.
+enum class Kind { f32, f64, i16 };
+
+/// Throws InvalidArgument for every other dtype.
+inline Kind kind_of(const pybind11::array& x) {
+  if (pybind11::isinstance<pybind11::array_t<float>>(x)) return Kind::f32;
+  if (pybind11::isinstance<pybind11::array_t<double>>(x)) return Kind::f64;
+  if (pybind11::isinstance<pybind11::array_t<std::int16_t>>(x)) return Kind::i16;
+  throw InvalidArgument("samples: expected dtype float32, float64 or int16, got " +
+                        pybind11::str(x.dtype()).cast<std::string>());
+}
+
+/// Rows of an array of shape (..., time), wherever its strides put them; no copy while time is contiguous.
+class Rows {
+ public:
+  explicit Rows(const pybind11::array& x) : data_(static_cast<const char*>(x.data())) {
+    if (x.ndim() < 1)
+      throw InvalidArgument("samples: expected shape (..., time), got a scalar (0 dimensions)");
+    shape_.assign(x.shape(), x.shape() + x.ndim());
+    strides_.assign(x.strides(), x.strides() + x.ndim());
+    for (std::size_t d = 0; d + 1 < shape_.size(); ++d) count_ *= static_cast<std::size_t>(shape_[d]);
+  }
+
+  std::size_t count() const { return count_; }
+  std::size_t length() const { return static_cast<std::size_t>(shape_.back()); }
+  const std::vector<pybind11::ssize_t>& shape() const { return shape_; }
+
+  /// Index of sample i of row r, as Python prints it.
+  std::string index(std::size_t r, std::size_t i) const {
+    std::string at = std::to_string(i);
+    for (std::size_t d = shape_.size() - 1; d-- > 0;) {
+      at = std::to_string(r % static_cast<std::size_t>(shape_[d])) + ", " + at;
+      r /= static_cast<std::size_t>(shape_[d]);
+    }
+    return shape_.size() == 1 ? at : "(" + at + ")";
+  }
+
+  template <class S>
+  const S* row(std::size_t r, std::vector<S>& copy) const {
+    const char* at = data_;
+    for (std::size_t d = shape_.size() - 1; d-- > 0;) {
+      const auto extent = static_cast<std::size_t>(shape_[d]);
+      at += static_cast<pybind11::ssize_t>(r % extent) * strides_[d];
+      r /= extent;
+    }
+    const pybind11::ssize_t step = strides_.back();
+    const bool aligned = reinterpret_cast<std::uintptr_t>(at) % alignof(S) == 0;
+    if (aligned && (step == static_cast<pybind11::ssize_t>(sizeof(S)) || length() <= 1))
+      return reinterpret_cast<const S*>(at);
+    copy.resize(length());
+    for (std::size_t i = 0; i < length(); ++i)
+      std::memcpy(&copy[i], at + static_cast<pybind11::ssize_t>(i) * step, sizeof(S));
+    return copy.data();
+  }
+
+ private:
+  const char* data_;
+  std::vector<pybind11::ssize_t> shape_, strides_;
+  std::size_t count_ = 1;
+};
+
+}  // namespace affekt::bindings
