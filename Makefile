@@ -97,7 +97,10 @@ wheel: ## build a wheel into dist/, in isolation
 	@ls -l dist
 
 bench: dev ## time the kernels against their peers; writes bench/results
-	$(BIN)/python -m pip install -qq '$(TORCH)' 'pytest-benchmark>=4' 'librosa>=0.10' 'kaldi-native-fbank>=1.20'
+	@for peer in $$($(BIN)/python -c 'import importlib.metadata as m; \
+	  print(*(r.partition(";")[0].strip() for r in m.requires("affekt") if "bench" in r.partition(";")[2]))'); do \
+	  $(BIN)/python -m pip install -qq "$$peer" '$(TORCH)' || echo "no $$peer for this machine: its rows will be absent"; \
+	done
 	PATH="$(ROOT)/$(BIN):$$PATH" $(BIN)/python -m bench $(BENCH_ARGS)
 
 clean: ## remove builds, environments and caches

@@ -1,56 +1,63 @@
-"""Run the suites and write one table of ratios, as Markdown and CSV.
+"""Run the suites and write one table of ratios, as Markdown and CSV, with curves of growth.
 
-Every contender runs on one thread. A ratio is the median time of the peer over ours, so more than 1 means
-that affekt is faster; rows where it is slower stay in the table.
+    python -m bench              every suite, then the growth curves; into bench/results
+    python -m bench --quick      short: numbers for orientation
+    python -m bench -k welch     some of them, as in pytest -k
+    python -m bench --growth     the curves alone
+
+A ratio is the time of the peer over ours, so more than 1 means that affekt is faster; rows where it is
+slower stay in the table. Every contender runs on one thread unless its row says otherwise. bench/README.md
+explains the columns and how to add a suite.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import importlib.metadata
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from . import growth
+from .table import markdown, rows_of, write_csv
+
 HERE = Path(__file__).parent
-LIBRARIES = ("OMP", "OPENBLAS", "MKL", "NUMBA")
+LIBRARIES = ("OMP", "OPENBLAS", "MKL", "NUMBA", "AFFEKT")
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in LIBRARIES} | {"VECLIB_MAXIMUM_THREADS": "1"}
-PEERS = ["affekt", "numpy", "librosa", "kaldi-native-fbank", "torch"]
-COLUMNS = ["group", "contender", "median_us", "iqr_us", "rounds", "peer_over_affekt"]
+PEERS = [
+    "numpy", "torch", "librosa", "kaldi-native-fbank", "audioflux", "opensmile", "scipy", "mne",
+    "brainflow", "soxr", "onnxruntime", "pytorch-tcn",
+]  # fmt: skip
 
 
 def processor() -> str:
-    """Return the name of the processor."""
+    """Return the name of the processor, with family and model where the name alone says little."""
+    found: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("model name", "Model")):
-                return line.partition(":")[2].strip()
+            key, _, value = line.partition(":")
+            found.setdefault(key.strip(), value.strip())
     except OSError:
         pass
-    return platform.processor() or platform.machine()
-
-
-def instruction_sets() -> str:
-    """Return the vector instruction sets that the processor reports, of those that matter here."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return "unknown"
-    flags = set(next((x for x in text.splitlines() if x.startswith(("flags", "Features"))), "").split())
-    known = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "asimd", "sve")
-    return " ".join(f for f in known if f in flags) or "none of note"
+    name = found.get("model name") or found.get("Model") or platform.processor() or platform.machine()
+    if "cpu family" in found:
+        name += f" (family {found['cpu family']}, model {found.get('model', '?')})"
+    return name
 
 
 def versions() -> str:
     """Return the versions of Python and of the contenders that are installed."""
-    found = [f"Python {platform.python_version()}"]
+    import affekt
+
+    found = [f"Python {platform.python_version()}", f"affekt {affekt.__version__}"]
     for name in PEERS:
         try:
             found.append(f"{name} {importlib.metadata.version(name)}")
@@ -59,106 +66,118 @@ def versions() -> str:
     return ", ".join(found)
 
 
-def rows_of(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return table rows from the JSON report of pytest-benchmark, ours first in each group."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for entry in report["benchmarks"]:
-        groups.setdefault(entry["group"], []).append(entry)
-    rows = []
-    for group, entries in groups.items():
-        ours = next((e["stats"]["median"] for e in entries if e["extra_info"]["contender"] == "affekt"), None)
-        for entry in sorted(entries, key=lambda e: e["extra_info"]["contender"] != "affekt"):
-            stats, name = entry["stats"], entry["extra_info"]["contender"]
-            ratio = None if ours is None or name == "affekt" else stats["median"] / ours
-            rows.append(
-                {
-                    "group": group,
-                    "contender": name,
-                    "median_us": stats["median"] * 1e6,
-                    "iqr_us": stats["iqr"] * 1e6,
-                    "rounds": stats["rounds"],
-                    "peer_over_affekt": ratio,
-                }
-            )
-    return rows
+def about(report: dict[str, Any], rounds: int) -> list[str]:
+    """Return what a reader must know of the machine and the run."""
+    import affekt
 
-
-def duration(microseconds: float) -> str:
-    """Return a time in the unit that reads best, with three figures."""
-    for unit, size in (("s", 1e6), ("ms", 1e3)):
-        if microseconds >= size:
-            return f"{microseconds / size:.3g} {unit}"
-    return f"{microseconds:.3g} us"
-
-
-def markdown(rows: list[dict[str, Any]], *, today: str, quick: bool) -> str:
-    """Return the table as Markdown, with the machine above it."""
     lines = [
-        f"# Kernels against their peers, {today}" + (" (quick run)" if quick else ""),
-        "",
-        f"- Machine: {processor()}, {os.cpu_count()} cores, {platform.machine()}; {instruction_sets()}",
-        f"- {versions()}",
-        "- One thread each, one run; median and interquartile range; ratio = peer / affekt, above 1: faster.",
-        "",
-        "| what | contender | median | spread (IQR) | ratio |",
-        "|---|---|--:|--:|--:|",
+        f"Machine: {processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}.",
+        f"Instruction set of affekt: {affekt.isa()}. {versions()}.",
+        "One thread each unless the row says otherwise. Contenders of a group took "
+        f"{rounds} turns, forth and back, in one process; a time is the median over the turns of the median "
+        "within a turn, a ratio (peer / affekt, above 1: affekt is faster) the median over the turns of the "
+        "ratio within a turn; beside each the lowest and the highest turn.",
     ]
-    for row in rows:
-        ratio = "" if row["peer_over_affekt"] is None else f"{row['peer_over_affekt']:.2f}"
-        cells = [row["group"], row["contender"], duration(row["median_us"]), duration(row["iqr_us"]), ratio]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    rates = report.get("affekt", {}).get("rates", {})
+    if rates:
+        arithmetic = ", ".join(f"{k} {v / 1e9:.0f} G/s" for k, v in rates["operations"].items() if v)
+        levels = dict(map(tuple, rates["bytes"]))
+        memory = ", ".join(f"{s // 1024} KiB {levels[s] / 1e9:.0f} GB/s" for s in sorted(levels)[1::3])
+        lines.append(
+            f"Best rates of one core, measured in this run: operations {arithmetic}; bytes in a working set "
+            f"of {memory}. `bound` is the least time that they allow for the arithmetic and the bytes of the "
+            "problem."
+        )
+    return lines
+
+
+def pytest_command(select: str | None, *more: str) -> list[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    command += ["--rootdir", str(HERE), "-c", os.devnull, "-o", "python_files=bench_*.py"]
+    command += ["-o", "python_functions=bench_*", "-o", f"pythonpath={HERE.parent}", str(HERE)]
+    return command + (["-k", select] if select else []) + list(more)
+
+
+def profile(test: str, scratch: Path) -> str | None:
+    """Return the functions that take the most time while one of our tests runs; None without perf."""
+    if shutil.which("perf") is None:
+        return None
+    data = scratch / "perf.data"
+    command = pytest_command(None, f"--profile-to={data}")
+    command[command.index(str(HERE))] = str(HERE / test)
+    subprocess.run(
+        command, cwd=HERE.parent, env={**os.environ, **ONE_THREAD}, capture_output=True, check=False
+    )
+    report = ["perf", "report", "-i", str(data), "--stdio", "--percent-limit", "2", "--sort", "dso,symbol"]
+    text = subprocess.run(report, capture_output=True, text=True, check=False).stdout
+    lines = re.findall(r"^\s*(\d+\.\d+)%\s+(\S+)\s+\[.\]\s+(.*\S)", text, flags=re.MULTILINE)
+    return "; ".join(f"{share} % {name} ({library})" for share, library, name in lines[:5]) or None
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run and write; the exit status is that of pytest."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-k", dest="select", help="run only what matches, as in pytest -k")
-    parser.add_argument("--quick", action="store_true", help="short rounds: numbers for orientation")
+    parser.add_argument("--quick", action="store_true", help="short turns: numbers for orientation")
+    parser.add_argument("--rounds", type=int, help="turns of each contender (default: 7; quick: 3)")
+    parser.add_argument("--growth", action="store_true", help="the curves of growth alone")
+    parser.add_argument("--no-growth", action="store_true", help="the table alone")
+    parser.add_argument(
+        "--no-profile", action="store_true", help="do not profile the rows that miss their floor"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder (default: bench/results)")
     options = parser.parse_args(arguments)
+    if options.rounds is not None and options.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {options.rounds}")
 
+    kind = ("-quick" if options.quick else "") + ("-some" if options.select else "")
+    stem = f"{datetime.date.today().isoformat()}-{platform.machine()}{kind}"
+    options.out.mkdir(parents=True, exist_ok=True)
+    status = 0
+    if not options.growth:
+        status = table(options, options.out / stem)
+    if not options.no_growth and (options.growth or not options.quick):
+        growth.draw(options.select, options.out / stem, quick=options.quick, environment=ONE_THREAD)
+    return status
+
+
+def table(options: argparse.Namespace, name: Path) -> int:
+    """Run the suites and write the table."""
+    rounds = options.rounds or (3 if options.quick else 7)
     with tempfile.TemporaryDirectory() as scratch:
-        report = Path(scratch) / "report.json"
-        command = [
-            *(
-                sys.executable,
-                "-m",
-                "pytest",
-                "-q",
-                "-p",
-                "no:xdist",
-                "-p",
-                "no:cacheprovider",
-                "--rootdir",
-                str(HERE),
-            ),
-            *("-o", "python_files=bench_*.py", "-o", "python_functions=bench_*", str(HERE)),
-            *(
-                "--benchmark-json",
-                str(report),
-                "--benchmark-disable-gc",
-                "--benchmark-columns=median,iqr,rounds",
-            ),
-            *("--benchmark-warmup=on", "--benchmark-warmup-iterations=20"),
-            f"--benchmark-max-time={0.2 if options.quick else 2.0}",
-            *(["-k", options.select] if options.select else []),
-        ]
+        file = Path(scratch) / "report.json"
+        command = pytest_command(
+            options.select, f"--rounds={rounds}", f"--benchmark-json={file}", "--benchmark-disable-gc",
+            "--benchmark-warmup=on", "--benchmark-warmup-iterations=20",
+            "--benchmark-min-rounds=1", "--benchmark-min-time=0.0001", "--benchmark-quiet",
+            f"--benchmark-max-time={0.05 if options.quick else 0.3}",
+        )  # fmt: skip
         status = subprocess.run(
             command, cwd=HERE.parent, env={**os.environ, **ONE_THREAD}, check=False
         ).returncode
-        if not report.exists() or not report.stat().st_size:
+        if not file.exists() or not file.stat().st_size:
             return status or 1
-        rows = rows_of(json.loads(report.read_text()))
+        report = json.loads(file.read_text())
+        rows = rows_of(report)
+        missed = {r["group"]: r for r in rows if r["verdict"] == "MISS"}
+        profiles = {}
+        if not options.no_profile:
+            for row in (r for r in rows if r["contender"] == "affekt" and r["group"] in missed):
+                told = profile(row["test"], Path(scratch))
+                if told:
+                    profiles[row["group"]] = told
 
-    today = datetime.date.today().isoformat()
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = options.out / f"{today}-{platform.machine()}{'-quick' if options.quick else ''}"
-    with name.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    text = markdown(rows, today=today, quick=options.quick)
+    text = markdown(
+        rows,
+        heading=f"Kernels against their peers, {datetime.date.today().isoformat()}"
+        + (" (quick run)" if options.quick else ""),
+        about=about(report, rounds),
+        absent=report["affekt"]["absent"],
+        profiles=profiles,
+    )
+    write_csv(rows, name.with_suffix(".csv"))
     name.with_suffix(".md").write_text(text)
     print(text)
     print(f"written: {name.with_suffix('.md')}, {name.with_suffix('.csv')}")
