@@ -9,7 +9,7 @@
 #include "affekt/error.hpp"
 #include "affekt/frontend.hpp"
 #include "affekt/tcn.hpp"
-#include "dense.hpp"
+#include "kernels/dense.hpp"
 #include "node.hpp"
 #include "speaker.hpp"
 
@@ -289,9 +289,10 @@ class PoolNode final : public Node {
 class LinearNode final : public Node {
  public:
   LinearNode(std::size_t in, std::size_t out, std::span<const float> weight, std::span<const float> bias)
-      : Node(out, {}), in_(in), weight_(dense::packed_size(out, in, 1)), bias_(dense::padded(out), 0.0f) {
+      : Node(out, {}), weight_(dense::packed_size(out, in, 1)), bias_(dense::padded(out), 0.0f) {
     dense::pack(weight.data(), out, in, 1, weight_.data());
     std::copy(bias.begin(), bias.end(), bias_.begin());
+    layer_ = {.in = in, .out = out, .weight = weight_.data(), .bias = bias_.data()};
   }
 
   std::size_t process(const float* const* in, std::size_t n, float* out, NodeState&) const noexcept override {
@@ -299,20 +300,20 @@ class LinearNode final : public Node {
     for (std::size_t at = 0; at < n; at += tile) {
       const std::size_t m = std::min(tile, n - at);
       const float* rows[tile];
-      for (std::size_t f = 0; f < m; ++f) rows[f] = in[0] + (at + f) * in_;
-      dense::apply(weight_.data(), bias_.data(), rows, tile, 1, in_, width(), m,
-                   [&](std::size_t f, std::size_t lane, const dense::Vec& value) {
-                     if (lane >= width()) return;
-                     std::memcpy(out + (at + f) * width() + lane, &value,
-                                 std::min<std::size_t>(dense::lanes, width() - lane) * sizeof(float));
-                   });
+      float* y[tile];
+      for (std::size_t f = 0; f < m; ++f) {
+        rows[f] = in[0] + (at + f) * layer_.in;
+        y[f] = out + (at + f) * width();
+      }
+      kernels_.layer(layer_, rows, tile, m, nullptr, y);
     }
     return n;
   }
 
  private:
-  std::size_t in_;
+  const DenseKernels& kernels_ = dense_kernels();
   AlignedVector<float> weight_, bias_;
+  DenseLayer layer_;
 };
 
 class ActivationNode final : public Node {

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "affekt/error.hpp"
-#include "dense.hpp"
+#include "kernels/dense.hpp"
 
 namespace affekt {
 namespace {
@@ -15,6 +15,9 @@ namespace {
 constexpr std::size_t kMaxStateFloats = (std::size_t{1} << 30) / sizeof(float);
 constexpr int kMaxChannels = 1 << 16, kMaxTaps = 1 << 8, kMaxBlocks = 64;
 constexpr int kMaxDilation = 1 << 24;
+
+/// Rows that share one pass over the weights.
+constexpr std::size_t kTile = 8;
 
 void check_range(const std::string& what, long long value, long long low, long long high) {
   if (value < low || value > high)
@@ -35,7 +38,39 @@ void TcnState::reset() noexcept {
   time_ = 0;
 }
 
-Tcn::Tcn(const TcnOptions& options, std::span<const TcnBlockWeights> blocks) {
+struct Tcn::Plan {
+  struct Ring {  // rows of one convolution's input, row t at ((t & mask) * stride)
+    std::size_t offset = 0, mask = 0, stride = 0;
+  };
+  struct Conv {
+    DenseLayer layer;
+    std::uint64_t dilation = 1;
+  };
+  struct Block {
+    Conv conv1, conv2, residual;
+    bool has_residual = false;
+    Ring ring1, ring2;
+  };
+  struct Frame {  // one row of one stream
+    const float* in;
+    float* out;
+    float* memory;
+    std::uint64_t time;
+  };
+
+  Plan(const TcnOptions& options, std::span<const TcnBlockWeights> blocks);
+  void run_tile(const Frame* frames, std::size_t n) const noexcept;
+
+  const DenseKernels& kernels = dense_kernels();
+  std::size_t in = 0, out = 0;
+  int receptive_field = 1;
+  std::vector<Block> blocks;
+  AlignedVector<float> weights;
+  // A row of a residual convolution's output lies behind the rings, one per frame of a tile.
+  std::size_t state_floats = 0, shortcut = 0, shortcut_stride = 0;
+};
+
+Tcn::Plan::Plan(const TcnOptions& options, std::span<const TcnBlockWeights> given) {
   check_range("in", options.in, 1, kMaxChannels);
   check_range("number of blocks", static_cast<long long>(options.channels.size()), 1, kMaxBlocks);
   check_range("kernel_size", options.kernel_size, 1, kMaxTaps);
@@ -45,70 +80,74 @@ Tcn::Tcn(const TcnOptions& options, std::span<const TcnBlockWeights> blocks) {
   if (options.dilations.empty())
     check_range("number of blocks with dilations 2^l", static_cast<long long>(options.channels.size()), 1,
                 25);
-  if (blocks.size() != options.channels.size())
+  if (given.size() != options.channels.size())
     throw InvalidArgument("tcn: expected weights of " + std::to_string(options.channels.size()) +
-                          " blocks, got " + std::to_string(blocks.size()));
+                          " blocks, got " + std::to_string(given.size()));
   if (!std::isfinite(options.slope)) throw InvalidArgument("tcn: slope must be finite");
 
-  const auto place = [this](std::size_t floats) {
-    const std::size_t at = weights_.size();
-    weights_.resize(at + dense::padded(floats), 0.0f);
-    return at;
+  // The arena may move while it grows: what points into it is set at the end.
+  std::vector<std::pair<const float**, std::size_t>> pointers;
+  const auto place = [&](const float*& pointer, std::size_t floats) {
+    const std::size_t at = weights.size();
+    weights.resize(at + dense::padded(floats), 0.0f);
+    pointers.emplace_back(&pointer, at);
+    return weights.data() + at;
   };
-  const auto copy = [&](std::span<const float> values) {
-    const std::size_t at = place(values.size());
-    std::copy(values.begin(), values.end(), weights_.begin() + static_cast<std::ptrdiff_t>(at));
-    return at;
+  const auto copy = [&](const float*& pointer, std::span<const float> values) {
+    std::copy(values.begin(), values.end(), place(pointer, values.size()));
   };
-  const auto convolution = [&](std::span<const float> weight, std::span<const float> bias, int in, int out,
-                               int taps, int dilation) {
-    Conv conv{in, out, taps, dilation, 0, 0, 0};
-    conv.weight = place(dense::packed_size(out, in, taps));
-    dense::pack(weight.data(), out, in, taps, weights_.data() + conv.weight);
-    conv.bias = copy(bias);
-    return conv;
+  const auto convolution = [&](Conv& conv, std::span<const float> weight, std::span<const float> bias,
+                               std::size_t width, std::size_t outputs, std::size_t taps, int dilation) {
+    conv.layer.in = width;
+    conv.layer.out = outputs;
+    conv.layer.taps = taps;
+    conv.dilation = static_cast<std::uint64_t>(dilation);
+    dense::pack(weight.data(), outputs, width, taps,
+                place(conv.layer.weight, dense::packed_size(outputs, width, taps)));
+    copy(conv.layer.bias, bias);
   };
-  const auto slopes = [&](std::span<const float> learned, int out) {
-    std::vector<float> values(static_cast<std::size_t>(out), 0.0f);
+  const auto slopes = [&](const float*& pointer, std::span<const float> learned, std::size_t outputs) {
+    std::vector<float> values(outputs, 0.0f);
     if (options.activation == Rectifier::leaky_relu) std::fill(values.begin(), values.end(), options.slope);
     if (options.activation == Rectifier::prelu)
       for (std::size_t c = 0; c < values.size(); ++c) values[c] = learned[learned.size() == 1 ? 0 : c];
-    return copy(values);
+    copy(pointer, values);
   };
-  const auto ring = [&](int width, int dilation) {
+  const auto ring = [&](std::size_t width, int dilation) {
     const std::size_t rows = std::bit_ceil(
-        static_cast<std::size_t>(options.kernel_size - 1) * static_cast<std::size_t>(dilation) + tile);
-    Ring r{state_floats_, rows - 1, dense::padded(static_cast<std::size_t>(width))};
+        static_cast<std::size_t>(options.kernel_size - 1) * static_cast<std::size_t>(dilation) + kTile);
+    Ring r{state_floats, rows - 1, dense::padded(width)};
     // rows < 2^35 and stride < 2^17, so neither the product nor the sum wraps before the check
-    state_floats_ += rows * r.stride;
-    if (state_floats_ > kMaxStateFloats)
+    state_floats += rows * r.stride;
+    if (state_floats > kMaxStateFloats)
       throw InvalidArgument(
           "tcn: the state would take more than 1 GiB; kernel_size, dilations or channels are too large");
     return r;
   };
 
-  in_ = options.in;
-  int width = in_;
+  in = static_cast<std::size_t>(options.in);
+  std::size_t width = in;
   long long receptive = 1;
-  for (std::size_t l = 0; l < blocks.size(); ++l) {
-    const TcnBlockWeights& b = blocks[l];
-    const int out = options.channels[l], taps = options.kernel_size;
-    check_range("channels", out, 1, kMaxChannels);
+  blocks.resize(given.size());
+  for (std::size_t l = 0; l < given.size(); ++l) {
+    const TcnBlockWeights& b = given[l];
+    check_range("channels", options.channels[l], 1, kMaxChannels);
     const int dilation = options.dilations.empty() ? 1 << l : options.dilations[l];
     check_range("dilations", dilation, 1, kMaxDilation);
-    const std::size_t o = out, i = width, k = taps;
-    check_count(l, "conv1.weight", b.conv1_weight.size(), o * i * k);
+    const std::size_t o = options.channels[l], k = options.kernel_size;
+    check_count(l, "conv1.weight", b.conv1_weight.size(), o * width * k);
     check_count(l, "conv1.bias", b.conv1_bias.size(), o);
     check_count(l, "conv2.weight", b.conv2_weight.size(), o * o * k);
     check_count(l, "conv2.bias", b.conv2_bias.size(), o);
-    Block block;
+    Block& block = blocks[l];
     block.has_residual = !b.residual_weight.empty() || !b.residual_bias.empty();
     if (block.has_residual) {
-      check_count(l, "residual.weight", b.residual_weight.size(), o * i);
+      check_count(l, "residual.weight", b.residual_weight.size(), o * width);
       check_count(l, "residual.bias", b.residual_bias.size(), o);
-    } else if (width != out) {
+      shortcut_stride = std::max(shortcut_stride, dense::padded(o));
+    } else if (width != o) {
       throw InvalidArgument("tcn: block " + std::to_string(l) + " changes the width from " +
-                            std::to_string(width) + " to " + std::to_string(out) +
+                            std::to_string(width) + " to " + std::to_string(o) +
                             " and so needs a residual weight");
     }
     const bool prelu = options.activation == Rectifier::prelu;
@@ -117,100 +156,95 @@ Tcn::Tcn(const TcnOptions& options, std::span<const TcnBlockWeights> blocks) {
       if (prelu && slope.size() != 1) check_count(l, "slope (prelu)", slope.size(), o);
     }
     block.ring1 = ring(width, dilation);
-    block.ring2 = ring(out, dilation);
-    block.conv1 = convolution(b.conv1_weight, b.conv1_bias, width, out, taps, dilation);
-    block.conv2 = convolution(b.conv2_weight, b.conv2_bias, out, out, taps, dilation);
-    if (block.has_residual)
-      block.residual = convolution(b.residual_weight, b.residual_bias, width, out, 1, 1);
-    block.conv1.slope = slopes(b.slope1, out);
-    block.conv2.slope = slopes(b.slope2, out);
-    block.slope_out = slopes(b.slope3, out);
-    blocks_.push_back(block);
-    receptive += 2LL * (taps - 1) * dilation;
-    width = out;
+    block.ring2 = ring(o, dilation);
+    // In the order of use, so that the hardware's prefetch runs on from layer to layer.
+    convolution(block.conv1, b.conv1_weight, b.conv1_bias, width, o, k, dilation);
+    slopes(block.conv1.layer.slope, b.slope1, o);
+    if (block.has_residual) convolution(block.residual, b.residual_weight, b.residual_bias, width, o, 1, 1);
+    convolution(block.conv2, b.conv2_weight, b.conv2_bias, o, o, k, dilation);
+    slopes(block.conv2.layer.slope, b.slope2, o);
+    slopes(block.conv2.layer.slope_out, b.slope3, o);
+    receptive += 2LL * (options.kernel_size - 1) * dilation;
+    width = o;
   }
-  receptive_field_ = static_cast<int>(receptive);  // bounded by the rings
-  out_ = width;
-  result_ = state_floats_;
-  result_stride_ = dense::padded(static_cast<std::size_t>(out_));
-  state_floats_ += tile * result_stride_;
+  for (const auto& [pointer, at] : pointers) *pointer = weights.data() + at;
+  receptive_field = static_cast<int>(receptive);  // bounded by the rings
+  out = width;
+  shortcut = state_floats;
+  state_floats += kTile * shortcut_stride;
 }
+
+void Tcn::Plan::run_tile(const Frame* frames, std::size_t n) const noexcept {
+  // Unsigned wrap-around before the first row lands on rows that are still zero.
+  const auto row = [&](std::size_t f, const Ring& ring, std::uint64_t back) {
+    return frames[f].memory + ring.offset + ((frames[f].time - back) & ring.mask) * ring.stride;
+  };
+  const float* rows[kMaxTaps * kTile];
+  const auto gather = [&](const Conv& conv, const Ring& ring) {
+    for (std::size_t j = 0; j < conv.layer.taps; ++j)
+      for (std::size_t f = 0; f < n; ++f)
+        rows[j * kTile + f] = row(f, ring, (conv.layer.taps - 1 - j) * conv.dilation);
+  };
+  float* target[kTile];
+  const float* identity[kTile];
+  for (std::size_t f = 0; f < n; ++f)
+    std::memcpy(row(f, blocks.front().ring1, 0), frames[f].in, in * sizeof(float));
+  for (std::size_t l = 0; l < blocks.size(); ++l) {
+    const Block& b = blocks[l];
+    gather(b.conv1, b.ring1);
+    for (std::size_t f = 0; f < n; ++f) target[f] = row(f, b.ring2, 0);
+    kernels.layer(b.conv1.layer, rows, kTile, n, nullptr, target);
+
+    for (std::size_t f = 0; f < n; ++f) identity[f] = row(f, b.ring1, 0);
+    if (b.has_residual) {
+      for (std::size_t f = 0; f < n; ++f) target[f] = frames[f].memory + shortcut + f * shortcut_stride;
+      kernels.layer(b.residual.layer, identity, kTile, n, nullptr, target);
+      for (std::size_t f = 0; f < n; ++f) identity[f] = target[f];
+    }
+    gather(b.conv2, b.ring2);
+    for (std::size_t f = 0; f < n; ++f)
+      target[f] = l + 1 < blocks.size() ? row(f, blocks[l + 1].ring1, 0) : frames[f].out;
+    kernels.layer(b.conv2.layer, rows, kTile, n, identity, target);
+  }
+}
+
+Tcn::Tcn(const TcnOptions& options, std::span<const TcnBlockWeights> blocks)
+    : plan_(std::make_shared<const Plan>(options, blocks)) {}
+
+int Tcn::in() const noexcept { return static_cast<int>(plan_->in); }
+int Tcn::out() const noexcept { return static_cast<int>(plan_->out); }
+int Tcn::receptive_field() const noexcept { return plan_->receptive_field; }
+std::size_t Tcn::state_bytes() const noexcept { return plan_->state_floats * sizeof(float); }
 
 TcnState Tcn::make_state() const {
   TcnState state;
-  state.memory_.assign(state_floats_, 0.0f);
+  state.memory_.assign(plan_->state_floats, 0.0f);
   return state;
 }
 
 void Tcn::process(const float* in, std::size_t n, float* out, TcnState& state) const noexcept {
-  const std::size_t width = in_, result = out_;
-  const Ring& first = blocks_.front().ring1;
-  while (n > 0) {
-    const std::size_t m = std::min(n, tile);
-    float* memory = state.memory_.data();
+  Plan::Frame frames[kTile];
+  for (std::size_t at = 0; at < n; at += kTile) {
+    const std::size_t m = std::min(kTile, n - at);
     for (std::size_t f = 0; f < m; ++f)
-      std::memcpy(memory + first.offset + ((state.time_ + f) & first.mask) * first.stride, in + f * width,
-                  width * sizeof(float));
-    run_tile(m, state);
-    for (std::size_t f = 0; f < m; ++f)
-      std::memcpy(out + f * result, memory + result_ + f * result_stride_, result * sizeof(float));
+      frames[f] = {in + (at + f) * plan_->in, out + (at + f) * plan_->out, state.memory_.data(),
+                   state.time_ + f};
+    plan_->run_tile(frames, m);
     state.time_ += m;
-    in += m * width;
-    out += m * result;
-    n -= m;
   }
 }
 
-void Tcn::run_tile(std::size_t n, TcnState& state) const noexcept {
-  using dense::Vec;
-  float* const memory = state.memory_.data();
-  const std::uint64_t t = state.time_;
-  const auto row = [&](const Ring& ring, std::uint64_t time) {
-    return memory + ring.offset + (time & ring.mask) * ring.stride;
-  };
-  const float* rows[kMaxTaps * tile];
-  const auto gather = [&](const Conv& conv, const Ring& ring) {
-    for (std::size_t j = 0; j < static_cast<std::size_t>(conv.taps); ++j) {
-      const std::uint64_t back =
-          static_cast<std::uint64_t>(conv.taps - 1 - static_cast<int>(j)) * conv.dilation;
-      // Unsigned wrap-around before the first row lands on rows that are still zero.
-      for (std::size_t f = 0; f < n; ++f) rows[j * tile + f] = row(ring, t + f - back);
+void Tcn::step_many(const float* in, std::size_t streams, float* out,
+                    TcnState* const* states) const noexcept {
+  Plan::Frame frames[kTile];
+  for (std::size_t at = 0; at < streams; at += kTile) {
+    const std::size_t m = std::min(kTile, streams - at);
+    for (std::size_t f = 0; f < m; ++f) {
+      TcnState& state = *states[at + f];
+      frames[f] = {in + (at + f) * plan_->in, out + (at + f) * plan_->out, state.memory_.data(),
+                   state.time_++};
     }
-  };
-  for (std::size_t l = 0; l < blocks_.size(); ++l) {
-    const Block& b = blocks_[l];
-    float* target[tile];
-    const float* identity[tile];
-    const float* w = weights_.data();
-
-    gather(b.conv1, b.ring1);
-    for (std::size_t f = 0; f < n; ++f) target[f] = row(b.ring2, t + f);
-    dense::apply(w + b.conv1.weight, w + b.conv1.bias, rows, tile, b.conv1.taps, b.conv1.in, b.conv1.out, n,
-                 [&](std::size_t f, std::size_t lane, Vec value) {
-                   dense::rectify(value, *reinterpret_cast<const Vec*>(w + b.conv1.slope + lane));
-                   *reinterpret_cast<Vec*>(target[f] + lane) = value;
-                 });
-
-    for (std::size_t f = 0; f < n; ++f) {
-      target[f] =
-          l + 1 < blocks_.size() ? row(blocks_[l + 1].ring1, t + f) : memory + result_ + f * result_stride_;
-      identity[f] = row(b.ring1, t + f);
-    }
-    if (b.has_residual) {
-      dense::apply(w + b.residual.weight, w + b.residual.bias, identity, tile, 1, b.residual.in,
-                   b.residual.out, n, [&](std::size_t f, std::size_t lane, const Vec& value) {
-                     *reinterpret_cast<Vec*>(target[f] + lane) = value;
-                   });
-      for (std::size_t f = 0; f < n; ++f) identity[f] = target[f];
-    }
-    gather(b.conv2, b.ring2);
-    dense::apply(w + b.conv2.weight, w + b.conv2.bias, rows, tile, b.conv2.taps, b.conv2.in, b.conv2.out, n,
-                 [&](std::size_t f, std::size_t lane, Vec value) {
-                   dense::rectify(value, *reinterpret_cast<const Vec*>(w + b.conv2.slope + lane));
-                   value += *reinterpret_cast<const Vec*>(identity[f] + lane);
-                   dense::rectify(value, *reinterpret_cast<const Vec*>(w + b.slope_out + lane));
-                   *reinterpret_cast<Vec*>(target[f] + lane) = value;
-                 });
+    plan_->run_tile(frames, m);
   }
 }
 

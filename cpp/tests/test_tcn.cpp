@@ -167,6 +167,33 @@ void any_chunking_gives_the_same_bits() {
   }
 }
 
+/// Streams that step together, each at another time of its own, do as they do alone.
+void many_streams_give_the_bits_of_one() {
+  for (const Case& c : cases()) {
+    const Tcn tcn(c.options, c.views());
+    const std::size_t n = 40, in = c.options.in, out = tcn.out();
+    for (std::size_t streams : {1, 2, 7, 8, 9, 20}) {
+      std::vector<affekt::TcnState> alone(streams, tcn.make_state());
+      for (std::size_t s = 0; s < streams; ++s) {
+        const std::vector<float> before = noise(s * in, 1.0f);
+        std::vector<float> y(s * out);
+        tcn.process(before.data(), s, y.data(), alone[s]);
+      }
+      std::vector<affekt::TcnState> together = alone;
+      std::vector<affekt::TcnState*> states;
+      for (auto& state : together) states.push_back(&state);
+      for (std::size_t t = 0; t < n; ++t) {
+        const std::vector<float> x = noise(streams * in, 1.0f);
+        std::vector<float> y(streams * out), expected(streams * out);
+        tcn.step_many(x.data(), streams, y.data(), states.data());
+        for (std::size_t s = 0; s < streams; ++s)
+          tcn.process(x.data() + s * in, 1, expected.data() + s * out, alone[s]);
+        CHECK(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)) == 0);
+      }
+    }
+  }
+}
+
 void only_the_receptive_field_matters() {
   for (const Case& c : cases()) {
     const Tcn tcn(c.options, c.views());
@@ -201,6 +228,8 @@ void steps_allocate_nothing() {
   const long before = affekt::test::allocations;
   for (int t = 0; t < 200; ++t) tcn.process(x.data() + t * 80, 1, y.data() + t * 64, state);
   tcn.process(x.data(), 200, y.data(), state);
+  affekt::TcnState* states[] = {&state};
+  tcn.step_many(x.data(), 1, y.data(), states);
   state.reset();
   CHECK_EQ(affekt::test::allocations.load(), before);
 }
@@ -238,6 +267,7 @@ void wrong_arguments_are_named() {
 int main() {
   agrees_with_definition();
   any_chunking_gives_the_same_bits();
+  many_streams_give_the_bits_of_one();
   only_the_receptive_field_matters();
   steps_allocate_nothing();
   wrong_arguments_are_named();

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -66,41 +67,27 @@ class AFFEKT_API Tcn {
   /// Throws InvalidArgument when an option is out of range or a tensor has the wrong number of values.
   Tcn(const TcnOptions& options, std::span<const TcnBlockWeights> blocks);
 
-  /// State of a new stream; process() allocates nothing beyond it.
+  /// State of a new stream; nothing is allocated beyond it.
   TcnState make_state() const;
-  std::size_t state_bytes() const noexcept { return state_floats_ * sizeof(float); }
+  std::size_t state_bytes() const noexcept;
 
-  /// Runs `n` rows: `in` is (n, in()), `out` is (n, out()); n = 1 is one step. They may not overlap.
+  /// Runs `n` rows of one stream: `in` is (n, in()), `out` is (n, out()); n = 1 is one step. They may not
+  /// overlap.
   void process(const float* in, std::size_t n, float* out, TcnState& state) const noexcept;
 
-  int in() const noexcept { return in_; }
-  int out() const noexcept { return out_; }
-  /// Rows that influence one output row: 1 + 2 (k-1) sum_l d_l.
-  int receptive_field() const noexcept { return receptive_field_; }
+  /// One step of each of `streams` streams, which share the passes over the weights: `in` is (streams, in()),
+  /// `out` is (streams, out()), states[s] points to the state of stream s. The bits are those of process();
+  /// no state may occur twice.
+  void step_many(const float* in, std::size_t streams, float* out, TcnState* const* states) const noexcept;
 
-  /// Rows that share one pass over the weights.
-  static constexpr std::size_t tile = 8;
+  int in() const noexcept;
+  int out() const noexcept;
+  /// Rows that influence one output row: 1 + 2 (k-1) sum_l d_l.
+  int receptive_field() const noexcept;
 
  private:
-  struct Ring {  // rows of one convolution's input, row t at ((t & mask) * stride)
-    std::size_t offset = 0, mask = 0, stride = 0;
-  };
-  struct Conv {
-    int in = 0, out = 0, taps = 0, dilation = 1;
-    std::size_t weight = 0, bias = 0, slope = 0;  // offsets into weights_
-  };
-  struct Block {
-    Conv conv1, conv2, residual;
-    bool has_residual = false;
-    std::size_t slope_out = 0;
-    Ring ring1, ring2;
-  };
-  void run_tile(std::size_t n, TcnState& state) const noexcept;
-
-  int in_ = 0, out_ = 0, receptive_field_ = 1;
-  std::vector<Block> blocks_;
-  AlignedVector<float> weights_;
-  std::size_t state_floats_ = 0, result_ = 0, result_stride_ = 0;
+  struct Plan;
+  std::shared_ptr<const Plan> plan_;  // copies share the weights
 };
 
 }  // namespace affekt
