@@ -12,8 +12,20 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from affekt import ops
 from affekt.errors import InputError
-from affekt.losses import CCCLoss, ccc_loss
+from affekt.losses import CCCLoss, ccc, ccc_loss
+
+
+@pytest.fixture(params=["native", "plain torch"], autouse=True)
+def path(request, monkeypatch):
+    """Run every test on the op and on the plain-torch twin."""
+    if request.param == "plain torch":
+        monkeypatch.setattr(ops, "available", lambda: False)
+    elif ops.library_path() is None:
+        pytest.skip("this build has no torch op library (AFFEKT_TORCH=ON builds it)")
+    return request.param
+
 
 P = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.4]], dtype=torch.double)
 Q = torch.tensor([[0.0, 0.2, 0.1, 0.4, 0.3]], dtype=torch.double)
@@ -155,3 +167,163 @@ def test_half_precision_is_computed_in_single():
 def test_bad_arguments_are_named(args, kwargs, words):
     with pytest.raises(InputError, match=words):
         ccc_loss(*args, **kwargs)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    batch=st.integers(0, 3),
+    time=st.integers(0, 40),
+    dims=st.sampled_from([None, 0, 1, 2, 3, 4, 7, 17, 70]),
+    masked=st.sampled_from(["no", "steps", "elements"]),
+    over=st.sampled_from(["time", "batch"]),
+    bias=st.sampled_from(["population", "mixed"]),
+    reduction=st.sampled_from(["mean", "sum", "none"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    strided=st.booleans(),
+)
+@settings(max_examples=100, deadline=None)
+def test_any_configuration_equals_the_reference_in_double(
+    seed, batch, time, dims, masked, over, bias, reduction, dtype, strided
+):
+    gen = torch.Generator().manual_seed(seed)
+    shape = (batch, time) if dims is None else (batch, time, dims)
+    mask = None
+    if masked != "no":
+        mask = torch.rand(shape if masked == "elements" else shape[:2], generator=gen) < 0.7
+    values = [torch.randn(shape, generator=gen, dtype=dtype) for _ in range(2)]
+    if strided:
+        values = [v.transpose(0, 1).contiguous().transpose(0, 1) for v in values]
+    options = {"over": over, "bias": bias, "reduction": reduction}
+
+    def run(values, function):
+        values = [v.detach().clone().requires_grad_() for v in values]
+        loss = function(*values, mask, **options)
+        loss.backward(
+            torch.linspace(0.5, 1.5, max(loss.numel(), 1), dtype=loss.dtype)[: loss.numel()].reshape(
+                loss.shape
+            )
+        )
+        return loss.detach(), *(v.grad for v in values)
+
+    found = run(values, ccc_loss)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "available", lambda: False)
+        expected = run([v.double() for v in values], ccc_loss)
+    atol = 2e-6 if dtype == torch.float32 else 1e-12
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == dtype
+        torch.testing.assert_close(ours.double(), theirs, rtol=20 * atol, atol=atol)
+
+
+@pytest.mark.parametrize("length", [1, 63, 16384, 16385, 300_000])
+@pytest.mark.parametrize("dims", [1, 3, 5])
+def test_long_columns_and_threads(length, dims, path):
+    gen = torch.Generator().manual_seed(length)
+    target = 3 + torch.randn(2, length // dims + 1, dims, generator=gen)
+    pred = (target + 0.5 * torch.randn(target.shape, generator=gen)).requires_grad_()
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            loss = ccc_loss(pred, target, reduction="none")
+            results.append((loss.detach(), *torch.autograd.grad(loss.sum(), pred)))
+    finally:
+        torch.set_num_threads(before)
+    expected = [[reference(pred[b, :, d].detach(), target[b, :, d]) for d in range(dims)] for b in range(2)]
+    np.testing.assert_allclose(results[0][0].numpy(), expected, atol=1e-6)
+    if path == "native":
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_identity_is_exactly_zero(dtype):
+    x = torch.randn(4, 321, 3, dtype=dtype)
+    if dtype == torch.float64:
+        assert ccc_loss(x, x.clone(), eps=0).item() == pytest.approx(0, abs=1e-15)
+    else:
+        assert ccc_loss(x, x.clone(), eps=0).item() == pytest.approx(0, abs=2e-7)
+
+
+def test_no_denominator_at_all_is_a_loss_of_one():
+    flat = torch.full((2, 9), 0.7, requires_grad=True)
+    loss = ccc_loss(flat, flat.detach(), eps=0)
+    loss.backward()
+    assert loss.item() == 1
+    assert flat.grad.abs().max() == 0
+
+
+def test_nan_in_a_valid_step_shows():
+    pred = torch.randn(2, 20)
+    pred[1, 3] = float("nan")
+    loss = ccc_loss(pred, torch.randn(2, 20), reduction="none")
+    assert torch.isfinite(loss[0])
+    assert torch.isnan(loss[1])
+
+
+def test_only_what_needs_a_gradient_gets_one():
+    pred, target = torch.randn(2, 2, 20).unbind()
+    pred.requires_grad_()
+    ccc_loss(pred, target).backward()
+    assert pred.grad.shape == pred.shape
+    assert not ccc_loss(pred.detach(), target).requires_grad
+    target.requires_grad_()
+    (only,) = torch.autograd.grad(ccc_loss(pred, target), target)
+    assert only.shape == target.shape
+
+
+def test_ops_pass_the_checks_of_torch(path):
+    if path != "native":
+        pytest.skip("concerns the op")
+    ccc._native()  # gives it its gradient
+    pred, target = torch.randn(2, 2, 7, 3, dtype=torch.double).unbind()
+    mask = torch.rand(2, 7, 3) < 0.8
+    for args in ((None, False, 0), (mask, True, 2)):
+        torch.library.opcheck(
+            torch.ops.affekt._ccc_fwd.default,
+            (pred.clone().requires_grad_(), target, *args, 1e-8, False),
+            test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+        )
+    _, columns = torch.ops.affekt._ccc_fwd(pred, target, None, False, 0, 1e-8, False)
+    torch.library.opcheck(
+        torch.ops.affekt._ccc_bwd.default,
+        (torch.tensor(1.0, dtype=torch.double), pred, target, None, columns, False, True, False),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+def test_raw_ops_refuse_what_does_not_fit(path):
+    if path != "native":
+        pytest.skip("concerns the op")
+    ops.load_library()
+    x = torch.randn(2, 5)
+    run = torch.ops.affekt._ccc_fwd
+    for args, words in (
+        ((x, x[:1], None, False, 0, 1e-8, False), r"target: expected the shape .*\(2, 5\), got \(1, 5\)"),
+        ((x[0], x[0], None, False, 0, 1e-8, False), "pred: expected"),
+        ((x, x, x, False, 0, 1e-8, False), r"mask: expected bool \(2, 5\)"),
+        ((x, x, None, False, 3, 1e-8, False), "reduction: expected"),
+        ((x.long(), x.long(), None, False, 0, 1e-8, False), "pred: expected dtype"),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            run(*args)
+    with pytest.raises(RuntimeError, match="columns: expected"):
+        torch.ops.affekt._ccc_bwd(x[0, 0], x, x, None, torch.zeros(1), False, True, True)
+
+
+def test_without_the_library_one_warning_and_the_same_numbers(monkeypatch):
+    monkeypatch.undo()
+    ops.available.cache_clear()
+    ops.load_library.cache_clear()
+    monkeypatch.setattr(ops, "library_path", lambda: None)
+    pred, target = torch.randn(2, 3, 50, dtype=torch.double).unbind()
+    try:
+        with pytest.warns(UserWarning, match="no torch ops.*Plain torch") as found:
+            losses = [ccc_loss(pred, target) for _ in range(2)]
+        assert len(found) == 1
+        assert torch.equal(*losses)
+    finally:
+        ops.available.cache_clear()
+    assert losses[0].item() == pytest.approx(
+        np.mean([reference(p, y) for p, y in zip(pred, target, strict=True)])
+    )

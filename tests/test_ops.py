@@ -30,8 +30,15 @@ def test_runs_on_the_library_of_the_package():
 def test_schemas():
     # Public schemas only grow; these are private so far and listed so that a change is seen.
     assert str(torch.ops.affekt._version.default._schema) == "affekt::_version() -> str"
-    schema = "affekt::_frontend(Tensor signal, str options) -> Tensor"
-    assert str(torch.ops.affekt._frontend.default._schema) == schema
+    for schema in (
+        "_frontend(Tensor signal, str options) -> Tensor",
+        "_ccc_fwd(Tensor pred, Tensor target, Tensor? mask, bool pool, int reduction, float eps, bool mixed)"
+        " -> (Tensor loss, Tensor columns)",
+        "_ccc_bwd(Tensor grad, Tensor pred, Tensor target, Tensor? mask, Tensor columns, bool pool,"
+        " bool for_pred, bool for_target) -> (Tensor grad_pred, Tensor grad_target)",
+    ):
+        name = schema.partition("(")[0]
+        assert str(getattr(torch.ops.affekt, name).default._schema) == f"affekt::{schema}"
 
 
 def test_loading_twice_is_harmless():

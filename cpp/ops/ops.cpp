@@ -18,6 +18,15 @@ STABLE_TORCH_LIBRARY(affekt, m) {
   m.def("_version() -> str");
   // signal (..., time), float32 or float64; options as FrontEndOptions::to_json -> (..., frames, features).
   m.def("_frontend(Tensor signal, str options) -> Tensor");
+  // pred, target (batch, time[, dims]), one dtype; mask bool of that shape; reduction 0 mean, 1 sum, 2 none
+  // -> the loss, and the columns (n, 7) float64 that the backward op takes.
+  m.def(
+      "_ccc_fwd(Tensor pred, Tensor target, Tensor? mask, bool pool, int reduction, float eps, bool mixed)"
+      " -> (Tensor loss, Tensor columns)");
+  // A gradient that is not asked for comes back empty.
+  m.def(
+      "_ccc_bwd(Tensor grad, Tensor pred, Tensor target, Tensor? mask, Tensor columns, bool pool,"
+      " bool for_pred, bool for_target) -> (Tensor grad_pred, Tensor grad_target)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(affekt, CompositeExplicitAutograd, m) { m.impl("_version", TORCH_BOX(&version)); }

@@ -6,6 +6,8 @@ any torch from 2.10 on.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from affekt import _core
 from affekt._lazy import require
 from affekt.errors import AffektError
 
-__all__ = ["library_path", "load_library"]
+__all__ = ["available", "differentiable", "library_path", "load_library"]
 
 
 def library_path() -> Path | None:
@@ -47,3 +49,63 @@ def load_library() -> None:
     def _(signal: Any, options: str) -> Any:
         plan = _core.FrontEnd(options)
         return signal.new_empty((*signal.shape[:-1], plan.frames(int(signal.shape[-1])), plan.features))
+
+    @torch.library.register_fake("affekt::_ccc_fwd")
+    def _(pred: Any, target: Any, mask: Any, pool: bool, reduction: int, eps: float, mixed: bool) -> Any:
+        of_group, of_dim = ([] if pool else [pred.shape[0]]), list(pred.shape[2:])
+        columns = (1 if pool else pred.shape[0]) * (pred.shape[2] if pred.dim() == 3 else 1)
+        loss = pred.new_empty(of_group + of_dim if reduction == 2 else [])
+        return loss, pred.new_empty((columns, 7), dtype=torch.float64)
+
+    @torch.library.register_fake("affekt::_ccc_bwd")
+    def _(
+        grad: Any,
+        pred: Any,
+        target: Any,
+        mask: Any,
+        columns: Any,
+        pool: bool,
+        for_pred: bool,
+        for_target: bool,
+    ) -> Any:
+        return tuple(pred.new_empty(pred.shape if asked else (0,)) for asked in (for_pred, for_target))
+
+
+@cache
+def available() -> bool:
+    """Load the op library; False, with one warning, where this build or this torch cannot have it.
+
+    Callers then compute the same in plain torch.
+    """
+    try:
+        load_library()
+    except AffektError as error:
+        warnings.warn(f"{error}. Plain torch computes the same numbers, more slowly.", stacklevel=3)
+        return False
+    return True
+
+
+def differentiable(
+    name: str, setup: Callable[[Any, Any, Any], None], backward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Give the op `name` its gradient, and return a faster way to call it.
+
+    `setup(ctx, inputs, output)` and `backward(ctx, *grads)` are those of `torch.library.register_autograd`.
+    What is returned is the op as an autograd function, which in eager mode costs about half of the detour
+    through the dispatcher.
+    """
+    torch = require("torch", purpose="the torch ops")
+    namespace, _, op = name.partition("::")
+    overload = getattr(getattr(torch.ops, namespace), op).default
+    torch.library.register_autograd(name, backward, setup_context=setup)
+    function = type(
+        op,
+        (torch.autograd.Function,),
+        {
+            "forward": staticmethod(lambda *inputs: overload(*inputs)),
+            "setup_context": staticmethod(setup),
+            "backward": staticmethod(backward),
+        },
+    )
+    apply: Callable[..., Any] = function.apply  # type: ignore[attr-defined]
+    return apply

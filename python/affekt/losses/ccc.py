@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from affekt import ops
 from affekt.errors import InputError
 
 __all__ = ["CCCLoss", "ccc_loss"]
+
+_REDUCTIONS = ("mean", "sum", "none")
 
 
 def ccc_loss(
@@ -34,16 +39,17 @@ def ccc_loss(
         batch, one CCC per dim.
     reduction : ``"mean"`` or ``"sum"`` over windows and dims, or ``"none"``: `(batch,)`, `(batch, dims)` or,
         with ``over="batch"``, a scalar or `(dims,)`.
-    eps : added to the denominator. Where both inputs are constant CCC is therefore 0, the loss 1 and the
-        gradient 0; the same for a window of a single valid step.
+    eps : added to the denominator. Where both inputs are constant CCC is 0, the loss 1 and the gradient 0,
+        also for `eps` 0; the same for a window of a single valid step.
     bias : ``"population"`` (1/N throughout: reaches loss 0 at identity) or ``"mixed"`` (covariance / N and
         variances / (N - 1), as some published code computes it: never reaches 0).
 
     Windows without any valid step do not count: they are left out of ``"mean"`` and ``"sum"`` and are 0 under
     ``"none"``. If there is no valid step at all the mean is 0, with zero gradient.
 
-    Moments are taken about the target's mean in two passes, so the loss holds far from zero (mean 1e4,
-    sd 1e-2 in float32).
+    On the CPU one pass sums in double about a sample of each column, so the loss holds far from zero (mean
+    1e4, sd 1e-2 in float32), and is the same bit for bit for any number of torch threads; a second pass
+    gives the gradient. NaN or infinity in a valid step makes the loss NaN.
 
     Raises
     ------
@@ -63,28 +69,42 @@ def ccc_loss(
         )
     if not (pred.is_floating_point() and target.is_floating_point()):
         raise InputError(f"pred and target must be floating point, got {pred.dtype} and {target.dtype}")
-    if mask is not None and (mask.dtype != torch.bool or mask.shape not in (pred.shape, pred.shape[:2])):
-        raise InputError(
-            f"mask must be boolean {tuple(pred.shape[:2])} or {tuple(pred.shape)}, "
-            f"got {mask.dtype} {tuple(mask.shape)}"
-        )
+    if mask is not None:
+        if mask.dtype != torch.bool or mask.shape not in (pred.shape, pred.shape[:2]):
+            raise InputError(
+                f"mask must be boolean {tuple(pred.shape[:2])} or {tuple(pred.shape)}, "
+                f"got {mask.dtype} {tuple(mask.shape)}"
+            )
+        mask = mask if mask.dim() == pred.dim() else mask[..., None].expand_as(pred)
     for name, value, known in (
         ("over", over, ("time", "batch")),
-        ("reduction", reduction, ("mean", "sum", "none")),
+        ("reduction", reduction, _REDUCTIONS),
         ("bias", bias, ("population", "mixed")),
     ):
         if value not in known:
             raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
-    dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
-    pred, target = pred.to(dtype), target.to(dtype)
+    if pred.dtype != target.dtype or pred.dtype not in (torch.float32, torch.float64):
+        dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
+        pred, target = pred.to(dtype), target.to(dtype)
+    args = pred, target, mask, over == "batch", _REDUCTIONS.index(reduction), eps, bias == "mixed"
+    if pred.device.type == "cpu" and ops.available():
+        loss: Tensor = _native()(*args)[0]
+        return loss
+    return _reference(*args)
+
+
+def _reference(
+    pred: Tensor, target: Tensor, mask: Tensor | None, pool: bool, reduction: int, eps: float, mixed: bool
+) -> Tensor:
+    """The loss in plain torch: for other devices, for second derivatives, and as the oracle of the op."""
+    dtype = pred.dtype
     if mask is None:
         weight = torch.ones_like(pred)
     else:
-        mask = mask if mask.dim() == pred.dim() else mask[..., None].expand_as(pred)
         weight = mask.to(dtype)
         pred, target = pred.masked_fill(~mask, 0), target.masked_fill(~mask, 0)
-    if over == "batch":
+    if pool:
         weight, pred, target = (v.flatten(0, 1)[None] for v in (weight, pred, target))
 
     steps = weight.sum(1, keepdim=True)
@@ -96,15 +116,46 @@ def ccc_loss(
     mean_p, mean_y = pred.sum(1, keepdim=True) / count, target.sum(1, keepdim=True) / count
     dev_p, dev_y = (pred - mean_p) * weight, (target - mean_y) * weight
     cov = (dev_p * dev_y).sum(1, keepdim=True) / count
-    freedom = count if bias == "population" else (count - 1).clamp(min=1)
+    freedom = (count - 1).clamp(min=1) if mixed else count
     spread = (dev_p.square() + dev_y.square()).sum(1, keepdim=True) / freedom
+    denominator = spread + (mean_p - mean_y).square() + eps
     counted = (steps > 0).to(dtype)
-    loss = ((1 - 2 * cov / (spread + (mean_p - mean_y).square() + eps)) * counted).squeeze(1)
-    if reduction == "none":
-        return loss.squeeze(0) if over == "batch" else loss
-    if reduction == "sum":
+    loss = ((1 - 2 * cov / (denominator + (denominator == 0))) * counted).squeeze(1)
+    if _REDUCTIONS[reduction] == "none":
+        return loss.squeeze(0) if pool else loss
+    if _REDUCTIONS[reduction] == "sum":
         return loss.sum()
     return loss.sum() / counted.sum().clamp(min=1)
+
+
+@cache
+def _native() -> Callable[..., Any]:
+    return ops.differentiable("affekt::_ccc_fwd", _setup, _backward)
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+    pred, target, mask, *ctx.options = inputs
+    columns = output[1]
+    ctx.mark_non_differentiable(columns)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(pred, target, mask, columns)
+
+
+def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Any, ...]:
+    pred, target, mask, columns = ctx.saved_tensors
+    wanted = ctx.needs_input_grad[:2]
+    if grad is None:
+        grads: Any = (None, None)
+    elif torch.is_grad_enabled():  # somebody differentiates the gradient
+        of = [v for v, want in zip((pred, target), wanted, strict=True) if want]
+        found = iter(
+            torch.autograd.grad(_reference(pred, target, mask, *ctx.options), of, grad, create_graph=True)
+        )
+        grads = [next(found) if want else None for want in wanted]
+    else:
+        found = torch.ops.affekt._ccc_bwd(grad, pred, target, mask, columns, ctx.options[0], *wanted)
+        grads = [g if want else None for g, want in zip(found, wanted, strict=True)]
+    return (*grads, None, None, None, None, None)
 
 
 class CCCLoss(nn.Module):

@@ -1,0 +1,80 @@
+// What the ops share: checks of tensors that name the argument, and torch's threads for libaffekt.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
+#include "affekt/error.hpp"
+
+namespace affekt {
+
+/// Calls f with a value of the C++ type of the tensor's dtype, float32 or float64; others are refused.
+template <class F>
+auto with_dtype(const char* name, const torch::stable::Tensor& tensor, F&& f) {
+  using torch::headeronly::ScalarType;
+  const ScalarType dtype = tensor.scalar_type();
+  if (dtype == ScalarType::Float) return f(float{});
+  if (dtype == ScalarType::Double) return f(double{});
+  throw InvalidArgument(std::string(name) + ": expected dtype float32 or float64");
+}
+
+/// An uninitialised dense CPU tensor, without the dispatcher: a small loss spends most of its time there.
+inline torch::stable::Tensor fresh(std::initializer_list<std::int64_t> sizes,
+                                   torch::headeronly::ScalarType dtype) {
+  std::array<std::int64_t, 4> strides{};
+  std::int64_t stride = 1;
+  for (std::size_t d = sizes.size(); d-- > 0;) {
+    strides[d] = stride;
+    stride *= std::max<std::int64_t>(1, sizes.begin()[d]);
+  }
+  AtenTensorHandle handle = nullptr;
+  const std::int32_t code = torch::stable::detail::to<std::int32_t>(torch::stable::detail::from(dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<std::int64_t>(sizes.size()),
+                                                         sizes.begin(), strides.data(), code,
+                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  return torch::stable::Tensor(handle);
+}
+
+/// The tensor itself where it is dense already, else a dense copy.
+inline torch::stable::Tensor dense(const torch::stable::Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+/// Sizes as text: "(2, 3)".
+inline std::string shape_of(const torch::stable::Tensor& tensor) {
+  std::string text = "(";
+  for (std::int64_t d = 0; d < tensor.dim(); ++d)
+    text += (d == 0 ? "" : ", ") + std::to_string(tensor.size(d));
+  return text + ")";
+}
+
+/// Two tensors of one shape and dtype, else InvalidArgument.
+inline void require_twins(const char* name, const torch::stable::Tensor& tensor, const char* other_name,
+                          const torch::stable::Tensor& other) {
+  bool same = tensor.dim() == other.dim() && tensor.scalar_type() == other.scalar_type();
+  for (std::int64_t d = 0; same && d < tensor.dim(); ++d) same = tensor.size(d) == other.size(d);
+  if (!same)
+    throw InvalidArgument(std::string(name) + ": expected the shape and dtype of " + other_name + ", " +
+                          shape_of(other) + ", got " + shape_of(tensor));
+}
+
+/// parallel_ranges (see losses.hpp, RunRanges) on torch's own threads, which training has set already.
+inline void on_torch_threads(std::size_t n, std::size_t grain,
+                             void (*body)(void*, std::size_t, std::size_t) noexcept, void* context) {
+  if (n <= grain) {
+    if (n > 0) body(context, 0, n);
+    return;
+  }
+  torch::stable::parallel_for(0, static_cast<std::int64_t>(n), static_cast<std::int64_t>(grain),
+                              [&](std::int64_t begin, std::int64_t end) {
+                                body(context, static_cast<std::size_t>(begin), static_cast<std::size_t>(end));
+                              });
+}
+
+}  // namespace affekt

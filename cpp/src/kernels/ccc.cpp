@@ -1,0 +1,199 @@
+#include "kernels/ccc.hpp"
+
+#include "simd.hpp"
+
+namespace affekt::AFFEKT_ISA {
+namespace {
+
+// The sums are in double: float32 differences from the first sample then hold 1e-6 at any length and offset.
+template <class T, int L>
+AFFEKT_INLINE Vec<double, L> wide(const T* from) noexcept {
+  if constexpr (L == 1)
+    return static_cast<double>(*from);
+  else
+    return __builtin_convertvector(load<Vec<T, L>>(from), Vec<double, L>);
+}
+
+// Whole-lane masks of the mask's bytes, for values of type T.
+template <class T, int L>
+AFFEKT_INLINE auto valid(const std::uint8_t* mask) noexcept {
+  if constexpr (L == 1) {
+    return *mask != 0;
+  } else {
+    using Bits = std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>;
+    return __builtin_convertvector(load<Vec<std::uint8_t, L>>(mask), Vec<Bits, L>) != Vec<Bits, L>{};
+  }
+}
+
+template <int L>
+struct Sums {
+  Vec<double, L> n{}, p{}, y{}, pp{}, yy{}, py{};
+
+  template <bool Masked, class T>
+  AFFEKT_INLINE void add(const T* p_at, const T* y_at, const std::uint8_t* mask, const Vec<double, L>& p0,
+                         const Vec<double, L>& y0) noexcept {
+    using V = Vec<double, L>;
+    V dp = wide<T, L>(p_at) - p0, dy = wide<T, L>(y_at) - y0;
+    if constexpr (Masked) {
+      const auto on = valid<double, L>(mask);
+      dp = select(on, dp, V{});
+      dy = select(on, dy, V{});
+      n += select(on, splat<V>(1.0), V{});
+    }
+    p += dp;
+    y += dy;
+    pp = fma(dp, dp, pp);
+    yy = fma(dy, dy, yy);
+    py = fma(dp, dy, py);
+  }
+
+  AFFEKT_INLINE void into(double* out, std::size_t lane) const noexcept {
+    const auto of = [&](const Vec<double, L>& v) noexcept {
+      if constexpr (L == 1)
+        return v;
+      else
+        return v[lane];
+    };
+    out[0] += of(n), out[1] += of(p), out[2] += of(y), out[3] += of(pp), out[4] += of(yy), out[5] += of(py);
+  }
+};
+
+// Few columns: K vectors hold L whole steps, so lane l of vector j always meets column (j L + l) mod K.
+template <class T, int K, bool Masked>
+void sums_interleaved(const T* p, const T* y, const std::uint8_t* mask, std::size_t steps,
+                      const double* origin, double* out) noexcept {
+  constexpr int L = kLanes<double>;
+  using V = Vec<double, L>;
+  V p0[K], y0[K];
+  Sums<L> sums[K];
+  for (int j = 0; j < K; ++j) {
+    for (int l = 0; l < L; ++l) {
+      p0[j][l] = origin[2 * ((j * L + l) % K)];
+      y0[j][l] = origin[2 * ((j * L + l) % K) + 1];
+    }
+  }
+  const std::size_t whole = steps / L * L * K, end = steps * K;
+  for (std::size_t e = 0; e < whole; e += L * K) {
+    for (int j = 0; j < K; ++j)
+      sums[j].template add<Masked>(p + e + j * L, y + e + j * L, Masked ? mask + e + j * L : nullptr, p0[j],
+                                   y0[j]);
+  }
+  for (int j = 0; j < K; ++j) {
+    for (int l = 0; l < L; ++l) sums[j].into(out + ((j * L + l) % K) * kCccSums, static_cast<std::size_t>(l));
+  }
+  for (std::size_t e = whole; e < end; ++e) {
+    const std::size_t k = e % K;
+    Sums<1> one;
+    one.template add<Masked>(p + e, y + e, Masked ? mask + e : nullptr, origin[2 * k], origin[2 * k + 1]);
+    one.into(out + k * kCccSums, 0);
+  }
+}
+
+// Many columns: L of them at a time, down the steps.
+template <class T, int L, bool Masked>
+AFFEKT_INLINE void sums_of_columns(const T* p, const T* y, const std::uint8_t* mask, std::size_t steps,
+                                   std::size_t dims, const double* origin, double* out) noexcept {
+  Vec<double, L> p0, y0;
+  if constexpr (L == 1) {
+    p0 = origin[0], y0 = origin[1];
+  } else {
+    for (int l = 0; l < L; ++l) p0[l] = origin[2 * l], y0[l] = origin[2 * l + 1];
+  }
+  Sums<L> sums;
+  for (std::size_t t = 0; t < steps; ++t)
+    sums.template add<Masked>(p + t * dims, y + t * dims, Masked ? mask + t * dims : nullptr, p0, y0);
+  for (int l = 0; l < L; ++l) sums.into(out + l * kCccSums, static_cast<std::size_t>(l));
+}
+
+template <class T, bool Masked>
+void sums_any(const T* p, const T* y, const std::uint8_t* mask, std::size_t steps, std::size_t dims,
+              const double* origin, double* out) noexcept {
+  constexpr int L = kLanes<double>;
+  for (std::size_t i = 0; i < dims * kCccSums; ++i) out[i] = 0;
+  if (dims == 1) {
+    sums_interleaved<T, 1, Masked>(p, y, mask, steps, origin, out);
+  } else if (dims == 2) {
+    sums_interleaved<T, 2, Masked>(p, y, mask, steps, origin, out);
+  } else if (dims == 3) {
+    sums_interleaved<T, 3, Masked>(p, y, mask, steps, origin, out);
+  } else {
+    std::size_t k = 0;
+    for (; k + L <= dims; k += L)
+      sums_of_columns<T, L, Masked>(p + k, y + k, Masked ? mask + k : nullptr, steps, dims, origin + 2 * k,
+                                    out + k * kCccSums);
+    for (; k < dims; ++k)
+      sums_of_columns<T, 1, Masked>(p + k, y + k, Masked ? mask + k : nullptr, steps, dims, origin + 2 * k,
+                                    out + k * kCccSums);
+  }
+  if constexpr (!Masked) {
+    for (std::size_t k = 0; k < dims; ++k) out[k * kCccSums] = static_cast<double>(steps);
+  }
+}
+
+template <class T>
+void sums(const T* p, const T* y, const std::uint8_t* mask, std::size_t steps, std::size_t dims,
+          const double* origin, double* out) noexcept {
+  if (mask != nullptr)
+    sums_any<T, true>(p, y, mask, steps, dims, origin, out);
+  else
+    sums_any<T, false>(p, y, nullptr, steps, dims, origin, out);
+}
+
+template <class T, int L, bool Masked>
+AFFEKT_INLINE void gradient_at(const T* p, const T* y, const std::uint8_t* mask, const CccCoefficients<T>& of,
+                               std::size_t c, std::size_t e, T* grad_p, T* grad_y) noexcept {
+  using V = Vec<T, L>;
+  const V dp = load<V>(p + e) - load<V>(of.mean_p + c), dy = load<V>(y + e) - load<V>(of.mean_y + c);
+  const V other = load<V>(of.on_other + c), self = load<V>(of.on_self + c);
+  V gp = fma(other, dy, fma(self, dp, load<V>(of.constant_p + c)));
+  V gy = fma(other, dp, fma(self, dy, load<V>(of.constant_y + c)));
+  if constexpr (Masked) {
+    const auto on = valid<T, L>(mask + e);
+    gp = select(on, gp, V{});
+    gy = select(on, gy, V{});
+  }
+  if (grad_p != nullptr) store(grad_p + e, gp);
+  if (grad_y != nullptr) store(grad_y + e, gy);
+}
+
+// `of` repeats with `period`, a multiple of dims.
+template <class T, bool Masked>
+void gradient_periodic(const T* p, const T* y, const std::uint8_t* mask, std::size_t n, std::size_t period,
+                       const CccCoefficients<T>& of, T* grad_p, T* grad_y) noexcept {
+  constexpr int L = kLanes<T>;
+  for (std::size_t start = 0; start < n; start += period) {
+    const std::size_t size = n - start < period ? n - start : period;
+    std::size_t c = 0;
+    for (; c + L <= size; c += L) gradient_at<T, L, Masked>(p, y, mask, of, c, start + c, grad_p, grad_y);
+    for (; c < size; ++c) gradient_at<T, 1, Masked>(p, y, mask, of, c, start + c, grad_p, grad_y);
+  }
+}
+
+template <class T>
+void gradient(const T* p, const T* y, const std::uint8_t* mask, std::size_t steps, std::size_t dims,
+              const CccCoefficients<T>& of, T* grad_p, T* grad_y) noexcept {
+  constexpr std::size_t L = kLanes<T>;
+  // Fewer columns than half a vector: repeat the coefficients, so that vectors span steps.
+  constexpr std::size_t room = 8 * L;
+  T repeated[6][room];
+  CccCoefficients<T> use = of;
+  std::size_t period = dims;
+  if (dims < L && dims <= 8) {
+    period = dims * L;
+    const T* from[6] = {of.mean_p, of.mean_y, of.on_other, of.on_self, of.constant_p, of.constant_y};
+    for (int i = 0; i < 6; ++i) {
+      for (std::size_t c = 0; c < period; ++c) repeated[i][c] = from[i][c % dims];
+    }
+    use = {repeated[0], repeated[1], repeated[2], repeated[3], repeated[4], repeated[5]};
+  }
+  if (mask != nullptr)
+    gradient_periodic<T, true>(p, y, mask, steps * dims, period, use, grad_p, grad_y);
+  else
+    gradient_periodic<T, false>(p, y, nullptr, steps * dims, period, use, grad_p, grad_y);
+}
+
+}  // namespace
+
+const CccKernels ccc{{sums<float>, gradient<float>}, {sums<double>, gradient<double>}};
+
+}  // namespace affekt::AFFEKT_ISA

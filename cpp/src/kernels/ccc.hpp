@@ -1,0 +1,36 @@
+// Sums over pairs of columns, and the affine map of their gradient.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "dispatch.hpp"
+
+namespace affekt {
+
+/// Sums of one column about (p0, y0): n, d p, d y, d p^2, d y^2, d p d y.
+inline constexpr std::size_t kCccSums = 6;
+
+/// What an element's gradient needs of its column; `mean_*` are rounded to T and `constant_*` make up for it.
+template <class T>
+struct CccCoefficients {
+  const T *mean_p, *mean_y, *on_other, *on_self, *constant_p, *constant_y;
+};
+
+/// Arrays are (steps, dims), dense; mask null or of the same shape.
+template <class T>
+struct CccKernelsOf {
+  /// sums[k * kCccSums + ...] of column k; origin[2 k] = p0, origin[2 k + 1] = y0.
+  void (*sums)(const T* p, const T* y, const std::uint8_t* mask, std::size_t steps, std::size_t dims,
+               const double* origin, double* sums) noexcept;
+  /// Coefficients have one value per column. grad_p or grad_y may be null.
+  void (*gradient)(const T* p, const T* y, const std::uint8_t* mask, std::size_t steps, std::size_t dims,
+                   const CccCoefficients<T>& of, T* grad_p, T* grad_y) noexcept;
+};
+struct CccKernels {
+  CccKernelsOf<float> floats;
+  CccKernelsOf<double> doubles;
+};
+AFFEKT_KERNELS(CccKernels, ccc)
+
+}  // namespace affekt

@@ -1,0 +1,157 @@
+#include "affekt/losses.hpp"
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "kernels/ccc.hpp"
+
+namespace affekt {
+namespace {
+
+// Steps whose sums one job takes; fixed, so that the merge has one order.
+constexpr std::size_t kChunk = std::size_t{1} << 14;
+// Elements worth a thread of their own.
+constexpr std::size_t kGrain = std::size_t{1} << 15;
+
+template <class F>
+void run_ranges(RunRanges run, std::size_t n, std::size_t grain, F&& f) {
+  run(
+      n, grain,
+      [](void* context, std::size_t begin, std::size_t end) noexcept {
+        (*static_cast<std::remove_reference_t<F>*>(context))(begin, end);
+      },
+      const_cast<void*>(static_cast<const void*>(&f)));
+}
+
+template <class T>
+const auto& ccc_kernels() {
+  if constexpr (std::is_same_v<T, float>)
+    return ccc().floats;
+  else
+    return ccc().doubles;
+}
+
+// First valid sample of each column of a group: any sample of the column makes the sums about it exact
+// enough.
+template <class T>
+void origins(const CccShape& shape, const T* pred, const T* target, const std::uint8_t* mask,
+             double* origin) {
+  for (std::size_t k = 0; k < shape.dims; ++k) {
+    std::size_t e = k;
+    const std::size_t end = shape.steps * shape.dims;
+    if (mask != nullptr) {
+      while (e < end && mask[e] == 0) e += shape.dims;
+    }
+    origin[2 * k] = e < end ? static_cast<double>(pred[e]) : 0;
+    origin[2 * k + 1] = e < end ? static_cast<double>(target[e]) : 0;
+  }
+}
+
+CccColumn column_of(const double* sums, const double* origin, double eps, bool mixed) {
+  const double n = sums[0];
+  CccColumn column{};
+  column.count = n;
+  if (n == 0) return column;
+  const double dp = sums[1] / n, dy = sums[2] / n;
+  column.mean_p = origin[0] + dp;
+  column.mean_y = origin[1] + dy;
+  const double squares_p = sums[3] - sums[1] * dp, squares_y = sums[4] - sums[2] * dy;
+  const double cov = (sums[5] - sums[1] * dy) / n;
+  const double freedom = mixed ? std::max(n - 1, 1.0) : n;
+  const double apart = (origin[0] - origin[1]) + (dp - dy);
+  const double denominator = (squares_p + squares_y) / freedom + apart * apart + eps;
+  if (denominator == 0) {
+    column.loss = 1;
+    return column;
+  }
+  const double ccc = 2 * cov / denominator;
+  column.loss = 1 - ccc;
+  column.on_other = -2 / (n * denominator);
+  column.on_self = 2 * ccc / (freedom * denominator);
+  column.shift = 2 * ccc * apart / (n * denominator);
+  return column;
+}
+
+}  // namespace
+
+template <class T>
+void ccc_forward(const CccShape& shape, const T* pred, const T* target, const std::uint8_t* mask, double eps,
+                 bool mixed, CccColumn* columns, RunRanges run) {
+  const auto& kernels = ccc_kernels<T>();
+  const std::size_t size = shape.steps * shape.dims, width = shape.dims * kCccSums;
+  const std::size_t chunks = std::max<std::size_t>(1, (shape.steps + kChunk - 1) / kChunk);
+  std::vector<double> origin(shape.groups * shape.dims * 2), parts(shape.groups * chunks * width);
+  const std::size_t work = std::max<std::size_t>(1, std::min(shape.steps, kChunk) * shape.dims);
+  for (std::size_t g = 0; g < shape.groups; ++g)
+    origins(shape, pred + g * size, target + g * size, mask == nullptr ? nullptr : mask + g * size,
+            origin.data() + g * shape.dims * 2);
+  run_ranges(run, shape.groups * chunks, (kGrain + work - 1) / work, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t job = begin; job < end; ++job) {
+      const std::size_t g = job / chunks, first = job % chunks * kChunk;
+      const std::size_t at = g * size + first * shape.dims;
+      kernels.sums(pred + at, target + at, mask == nullptr ? nullptr : mask + at,
+                   std::min(kChunk, shape.steps - first), shape.dims, origin.data() + g * shape.dims * 2,
+                   parts.data() + job * width);
+    }
+  });
+  for (std::size_t g = 0; g < shape.groups; ++g) {
+    double* total = parts.data() + g * chunks * width;
+    for (std::size_t c = 1; c < chunks; ++c) {
+      for (std::size_t i = 0; i < width; ++i) total[i] += total[c * width + i];
+    }
+    for (std::size_t k = 0; k < shape.dims; ++k)
+      columns[g * shape.dims + k] =
+          column_of(total + k * kCccSums, origin.data() + (g * shape.dims + k) * 2, eps, mixed);
+  }
+}
+
+template <class T>
+void ccc_backward(const CccShape& shape, const T* pred, const T* target, const std::uint8_t* mask,
+                  const CccColumn* columns, const double* upstream, T* grad_pred, T* grad_target,
+                  RunRanges run) {
+  const auto& kernels = ccc_kernels<T>();
+  const std::size_t size = shape.steps * shape.dims, n = shape.groups * shape.dims;
+  std::vector<T> values(6 * n);
+  T* const of = values.data();
+  for (std::size_t i = 0; i < n; ++i) {
+    const CccColumn& c = columns[i];
+    const T mean_p = static_cast<T>(c.mean_p), mean_y = static_cast<T>(c.mean_y);
+    const double g = upstream[i], other = g * c.on_other, self = g * c.on_self;
+    // What rounding took from the means, far from zero more than the data's spread, returns in the constants.
+    const double lost_p = c.mean_p - static_cast<double>(mean_p);
+    const double lost_y = c.mean_y - static_cast<double>(mean_y);
+    const double constants[] = {g * c.shift - other * lost_y - self * lost_p,
+                                -g * c.shift - other * lost_p - self * lost_y};
+    of[i] = mean_p;
+    of[n + i] = mean_y;
+    of[2 * n + i] = static_cast<T>(other);
+    of[3 * n + i] = static_cast<T>(self);
+    of[4 * n + i] = static_cast<T>(constants[0]);
+    of[5 * n + i] = static_cast<T>(constants[1]);
+  }
+  const std::size_t chunks = std::max<std::size_t>(1, (shape.steps + kChunk - 1) / kChunk);
+  const std::size_t work = std::max<std::size_t>(1, std::min(shape.steps, kChunk) * shape.dims);
+  run_ranges(run, shape.groups * chunks, (kGrain + work - 1) / work, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t job = begin; job < end; ++job) {
+      const std::size_t g = job / chunks, first = job % chunks * kChunk, k = g * shape.dims;
+      const std::size_t at = g * size + first * shape.dims;
+      kernels.gradient(pred + at, target + at, mask == nullptr ? nullptr : mask + at,
+                       std::min(kChunk, shape.steps - first), shape.dims,
+                       {of + k, of + n + k, of + 2 * n + k, of + 3 * n + k, of + 4 * n + k, of + 5 * n + k},
+                       grad_pred == nullptr ? nullptr : grad_pred + at,
+                       grad_target == nullptr ? nullptr : grad_target + at);
+    }
+  });
+}
+
+#define AFFEKT_CCC(T)                                                                                    \
+  template AFFEKT_API void ccc_forward(const CccShape&, const T*, const T*, const std::uint8_t*, double, \
+                                       bool, CccColumn*, RunRanges);                                     \
+  template AFFEKT_API void ccc_backward(const CccShape&, const T*, const T*, const std::uint8_t*,        \
+                                        const CccColumn*, const double*, T*, T*, RunRanges);
+AFFEKT_CCC(float)
+AFFEKT_CCC(double)
+#undef AFFEKT_CCC
+
+}  // namespace affekt
