@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -13,8 +14,9 @@ import pandas as pd
 import pytest
 
 import affekt
-from affekt import cli
+from affekt import cli, weights
 from affekt.cli import main
+from affekt.modelfile import write_model
 from small_model import COLUMNS, small_model
 
 soundfile = pytest.importorskip("soundfile")
@@ -56,6 +58,36 @@ def test_every_verb_explains_itself_with_examples(verb, capsys, monkeypatch):
     for line in re.findall(rf"^  (affekt {verb}\b.*)$", text, re.MULTILINE):
         words = [word.strip("'") for word in line.split()[1:]]
         assert cli._parser().parse_args(words).verb == verb
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predikt", "a.wav"], "affekt: error: unknown verb 'predikt': did you mean 'predict'?"),
+        (["dance"], "affekt: error: unknown verb 'dance': known: audit, enrol, ensemble, evaluate"),
+        (["--versoin"], "affekt: error: unknown option --versoin: did you mean '--version'?"),
+        (["predict", "a.wav", "--sumary", "mean"], "unknown option --sumary: did you mean '--summary'?"),
+        (["predict", "a.wav", "-out=x"], "affekt predict: error: unknown option -out: did you mean '--out'?"),
+        (["enrol", "m", "a.wav", "--uot", "x"], "unknown option --uot: did you mean '--out'?"),
+        (["train", "own", "--epochs", "3"], "values of the configuration are changed with KEY=VALUE"),
+        (["robustness", "a.csv", "--gain", "-20,20"], "argument --gain: expected one argument"),
+    ],
+)
+def test_what_is_misspelt_is_suggested(words, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "usage: affekt" in err
+
+
+def test_short_forms_and_file_names_are_no_misspelling(voice, model, capsys, tmp_path, monkeypatch):
+    assert main(["predict", voice, "--model", model, "--summ=last", "--out", "-"]) == 0
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(voice, "--odd.wav")
+    assert main(["predict", "--model", model, "--", "--odd.wav"]) == 0
+    assert "--odd.wav" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [[], ["dance"], ["predict"], ["predict", "a.wav", "--mode", "fast"]])
@@ -117,12 +149,69 @@ def test_a_verb_without_its_extra_names_the_command(voice, model):
     assert done.stderr.count("\n") == 1
 
 
+def test_info_says_how_it_computes(capsys):
+    main(["info"])
+    text = capsys.readouterr().out
+    assert f"kernels     {affekt.isa()}, threads: {affekt.get_num_threads()}" in text
+    there = affekt.ops.library_path() is not None
+    assert ("torch ops   there" in text) == there
+    assert ("torch ops   not in this build" in text) != there
+
+
 def test_info_prints_a_models_card(model, capsys):
-    assert main(["info", model]) == 0
+    assert main(["info", model, "--card"]) == 0
     text = capsys.readouterr().out
     assert "valence, arousal, dominance" in text
     assert "16000 Hz" in text
     assert "licence: none, random weights" in text
+    assert main(["info", model, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == affekt.load(model).card
+    for option in ("--json", "--card"):
+        assert main(["info", option]) == 2
+        assert f"{option} needs MODEL" in capsys.readouterr().err
+
+
+def test_info_of_a_model_is_short(model, tmp_path, capsys):
+    loaded = affekt.load(model)
+    card = {key: value for key, value in loaded.card.items() if key not in ("schema", "tensors")}
+    figures = {"raw": {"ccc_arousal": 0.25, "ccc_valence": 0.5, "uar": 0.75}, "whole": {"uar": 0.9}}
+    card["info"] |= {"metrics": {"test": figures}, "protocol": "group_kfold, fold 1", "intended_use": "tests"}
+    write_model(tmp_path / "own.safetensors", card, loaded.tensors())
+    assert main(["info", str(tmp_path / "own.safetensors")]) == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 15
+    for line in (
+        r"small, version \S+",
+        r"takes +audio, one channel, 16000 Hz",
+        r"gives +valence, arousal, dominance in \[-1, 1\]",
+        rf" +probabilities of {', '.join(name.removeprefix('p_') for name in COLUMNS[3:])}",
+        rf"estimates +every {loaded.timing['hop_s']:.3g} s from .*",
+        rf"latency +at most {loaded.timing['hop_s']:.3g} s .*",
+        rf"cost +{affekt.cost(loaded)['parameters']} parameters, .*",
+        r"figures +test speakers \(group_kfold, fold 1\); last valid estimate of each recording",
+        r"  raw +UAR 0\.750; CCC valence 0\.500, arousal 0\.250",
+        r"  chance +UAR 0\.250; CCC 0",
+        r"licence +none, random weights",
+        r"meant for +tests",
+    ):
+        assert re.search(f"^{line}$", text, re.MULTILINE), line
+    main(["info", model])
+    assert "figures    none on the card" in capsys.readouterr().out
+
+
+def test_info_of_the_shipped_model_has_its_figures(capsys):
+    if not weights.list_models():
+        pytest.skip("this build carries no model")
+    assert main(["info", "shipped"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""  # the licence stands among the lines
+    tested = affekt.load("shipped").card["info"]["cross_validation"]["figures"]
+    assert len(out.splitlines()) <= 18
+    for condition in ("raw", "running"):
+        value = tested[condition]["all speakers"]["uar"]["mean"]
+        assert re.search(rf"^  {condition} +UAR {value:.3f}; CCC valence ", out, re.MULTILINE)
+    assert "chance   UAR 0.125" in out
+    assert "affekt info speech-small --card" in out
 
 
 def test_predict_without_out_prints_a_line_per_file(voice, model, capsys):
@@ -130,8 +219,25 @@ def test_predict_without_out_prints_a_line_per_file(voice, model, capsys):
     out, err = capsys.readouterr()
     assert err == ""
     (line,) = [line for line in out.splitlines() if "talk.wav" in line]
+    last = affekt.predict(voice, model).iloc[-1]
+    assert f"valence {last['valence']:+.2f}" in line
+    assert out.startswith("last valid estimate of each recording, which published figures score")
+    assert main(["predict", voice, "--model", model, "--summary", "mean"]) == 0
+    out = capsys.readouterr().out
     mean = affekt.predict(voice, model)[COLUMNS].mean()
-    assert f"valence {mean['valence']:+.2f}" in line
+    assert f"valence {mean['valence']:+.2f}" in out
+    assert out.startswith("mean of the valid estimates of each recording")
+
+
+def test_predict_prints_the_last_estimate_that_is_valid(voice, model, capsys, monkeypatch):
+    table = affekt.predict(voice, model)
+    table["valid"] = np.arange(len(table)) < 4
+    monkeypatch.setattr(affekt, "predict", lambda *args, **options: table)
+    main(["predict", voice])
+    assert f"valence {table['valence'][3]:+.2f}" in capsys.readouterr().out
+    table["valid"] = False
+    main(["predict", voice])
+    assert "no speech" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -362,14 +468,19 @@ def test_the_licence_of_the_shipped_model_is_printed_once(voice, model, capsys, 
     (tmp_path / "LICENSE").write_text("For research only.\n")
     monkeypatch.setattr("affekt.weights._FOLDER", tmp_path)
     monkeypatch.setattr("affekt.weights._announced", False)
+    said = "affekt: the shipped model speech-small is for non-commercial research only (none, random weights)"
     assert main(["predict", voice]) == 0
-    assert capsys.readouterr().err.count("For research only.") == 1
+    out, err = capsys.readouterr()
+    assert err.startswith(said)
+    assert err.endswith(f"its licence: {tmp_path / 'LICENSE'}\n")
+    assert err.count("\n") == 1
+    assert said not in out
     assert main(["predict", voice]) == 0
-    assert "For research only." not in capsys.readouterr().err
+    assert capsys.readouterr().err == ""
     # A model that the user names has its own licence.
     monkeypatch.setattr("affekt.weights._announced", False)
     assert main(["predict", voice, "--model", model]) == 0
-    assert "For research only." not in capsys.readouterr().err
+    assert capsys.readouterr().err == ""
 
 
 def test_debug_shows_the_traceback(model, tmp_path):

@@ -137,7 +137,7 @@ def test_export_gives_the_same_estimates_under_a_new_name(run, tmp_path, source,
     np.testing.assert_array_equal(old.run(samples)[1], new.run(samples)[1])
     capsys.readouterr()
     assert main(["info", str(tmp_path / "new.safetensors")]) == 0
-    assert "licence: my own terms" in capsys.readouterr().out
+    assert "licence    my own terms" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_list_and_dry_run_train_nothing(here, capsys):
     [
         ([], "CONFIG is missing"),
         (["nosuch"], "nosuch"),
-        (["tiny.yaml", "training.epoch=3"], "did you mean 'epochs'"),
+        (["tiny.yaml", "training.epoch=3"], "did you mean 'training.epochs'"),
         (["tiny.yaml", "training.epochs=many"], "training.epochs must be an integer"),
         (["tiny.yaml", "training.epochs"], "key=value"),
         (["ravdess"], "data.root"),

@@ -268,7 +268,14 @@ def test_another_file_under_the_same_name_is_refused(first, mine, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--init", "none.safetensors"], "init.model: no model file"),
+        (
+            ["--init", "none.safetensors"],
+            "none.safetensors: no such file; expected a model file or a shipped",
+        ),
+        (
+            ["--init", "speech-smal"],
+            "init.model: speech-smal: no such file, and no shipped model is called so",
+        ),
         (["--init", "mine.csv"], "mine.csv"),
         (["init.statistics=guess"], "init.statistics must be one of keep, refit, got 'guess'"),
         (["training.encoder_lr_scale=0"], "training.encoder_lr_scale must be above 0"),
@@ -328,7 +335,7 @@ def test_the_encoder_learns_at_its_share_of_the_rate(tmp_path):
     assert steps[1.0]["linear.emotion.weight"].abs().max() > 1e-4
 
 
-def test_the_shipped_model_is_a_start_on_a_real_corpus(data_dir, tmp_path, capsys):
+def test_the_shipped_model_is_a_start_on_a_real_corpus(data_dir, tmp_path, capsys, monkeypatch):
     from affekt import weights
 
     if not weights.list_models():
@@ -340,12 +347,16 @@ def test_the_shipped_model_is_a_start_on_a_real_corpus(data_dir, tmp_path, capsy
     table = table[table["subject"].isin(["ravdess-01", "ravdess-02", "ravdess-03"])]
     table = table[table["emotion"].isin(["calm", "angry"]) & (table["repetition"] == "01")]
     table.assign(corpus="mine").to_csv(tmp_path / "mine.csv", index=False)
+    monkeypatch.setattr("affekt.weights._announced", False)
     words = [f"data.manifest={tmp_path / 'mine.csv'}", f"data.root={root}", "--init", "shipped"]
     words += ["system.heads.emotion.labels=[calm,angry]", "system.heads.affect=null"]
     words += ["protocol.folds=3", "protocol.select=[1]", "training.epochs=2", "training.threads=1"]
     assert main(["train", "own", *words, "--out", str(tmp_path / "run")]) == 0
     captured = capsys.readouterr()
     assert "heads that start anew: emotion (calm, angry)" in captured.err
+    assert captured.err.count("for non-commercial research only") == 1
+    assert "seed 0: 8 recordings to train" in captured.err
+    assert "Split(" not in captured.out + captured.err
     summary = pandas.read_csv(tmp_path / "run/summary.csv").set_index(["metric", "over", "condition"])
     assert summary.loc[("uar", "pooled", "raw"), "mean"] > 0.7
     info = affekt.load(tmp_path / "run/fold_1/seed_0/model.safetensors").card["info"]

@@ -69,6 +69,44 @@ def test_a_trace_shows_sound_affect_and_emotion_over_one_time_axis(sound):
     assert "model speech-small 1, full mode" in texts
 
 
+def test_what_is_not_valid_is_grey_and_nothing_else(sound):
+    given = table().assign(valid=True)
+    given.loc[0:3, "valid"] = given.loc[10:10, "valid"] = given.loc[48:, "valid"] = False
+    affect, emotion, wave = (
+        panel(trace_figure(given, sound), title) for title in ("Affect", "Emotion", "Sound")
+    )
+    end = given["end"].to_numpy()
+    spans = [(end[0] - 0.2, end[3]), (end[9], end[10]), (end[47], end[49])]
+    for axis in (affect, emotion, wave):
+        (grey,) = [c for c in axis.collections if type(c).__name__ == "PolyCollection" and c.get_zorder() < 1]
+        drawn = [(path.vertices[:, 0].min(), path.vertices[:, 0].max()) for path in grey.get_paths()]
+        np.testing.assert_allclose(drawn, spans)
+        heights = grey.get_paths()[0].get_extents(grey.get_transform()).get_points()[:, 1]
+        np.testing.assert_allclose(heights, axis.get_window_extent().get_points()[:, 1])
+    line = next(line for line in affect.lines if line.get_label() == "valence")
+    np.testing.assert_array_equal(np.isfinite(line.get_ydata()), given["valid"])
+    np.testing.assert_allclose(line.get_ydata()[given["valid"]], given["valence"][given["valid"]])
+    (mesh,) = [c for c in emotion.collections if isinstance(c, matplotlib.collections.QuadMesh)]
+    masked = np.ma.getmaskarray(mesh.get_array()).reshape(3, -1)
+    np.testing.assert_array_equal(masked, np.broadcast_to(~given["valid"], masked.shape))
+    marked = [line.get_xdata() for line in emotion.lines if line.get_color() == "#E69F00"]
+    covered = np.zeros(len(given), bool)
+    for left, right in marked:
+        covered |= (end > left + 1e-9) & (end <= right + 1e-9)
+    np.testing.assert_array_equal(covered, given["valid"])
+    texts = [text.get_text() for text in affect.get_legend().get_texts()]
+    assert texts == ["no speech heard", "valence", "arousal", "dominance"]
+    assert len(panel(trace_figure(given.assign(valid=True)), "Affect").get_legend().get_texts()) == 3
+
+
+def test_a_valid_estimate_between_others_is_a_dot():
+    given = table(rows=5).assign(valid=[False, True, False, True, True])
+    axis = panel(trace_figure(given), "Affect")
+    dots = [line for line in axis.lines if line.get_marker() == "o" and len(line.get_xdata())]
+    assert len(dots) == 3
+    assert all(line.get_xdata() == given["end"][1] for line in dots)
+
+
 def test_nothing_is_cut_off_and_no_labels_collide(sound):
     figure = trace_figure(table(), sound)
     figure.draw_without_rendering()
@@ -90,7 +128,10 @@ def test_nothing_is_cut_off_and_no_labels_collide(sound):
         table(rows=2, emotions=False),
         table(rows=2, dimensions=False),
         table(rows=20_000),
+        table(rows=20_000).assign(valid=np.arange(20_000) % 100 < 50),
         table(rows=1).assign(valence=1.7),
+        table(rows=1).assign(valid=False),
+        table(rows=3_000, dimensions=False).assign(valid=False),
     ],
 )
 def test_any_length_and_any_outputs_can_be_drawn(given, tmp_path):
@@ -109,6 +150,19 @@ def test_the_time_axis_fits_the_length(seconds, label):
     low, high = axis.get_xlim()
     shown = [tick for tick in axis.get_xticks() if low <= tick <= high]
     assert 3 <= len(shown) <= 14
+
+
+def test_a_long_trace_is_thinned_over_what_is_valid():
+    given = table(rows=20_000).assign(valid=np.arange(20_000) % 40 < 20)
+    given.loc[~given["valid"], "valence"] = 0.99
+    axis = panel(trace_figure(given), "Affect")
+    line = next(line for line in axis.lines if line.get_label() == "valence")
+    assert len(line.get_xdata()) <= 1500
+    assert np.nanmax(line.get_ydata()) < 0.95
+    groups = np.array_split(given["valid"].to_numpy(), 1500)
+    np.testing.assert_array_equal(np.isfinite(line.get_ydata()), [group.any() for group in groups])
+    known = given["valence"][given["valid"]]
+    assert np.nanmean(line.get_ydata()) == pytest.approx(known.mean(), abs=0.01)
 
 
 def test_a_long_trace_is_thinned_but_keeps_its_mean_and_extremes():

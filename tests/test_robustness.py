@@ -295,6 +295,38 @@ def test_a_figure_needs_a_condition_of_the_table(model, table):
     np.testing.assert_allclose(line.get_ydata(), shown)
 
 
+def test_a_figure_says_of_which_model_and_recordings_it_is(model, table, tmp_path):
+    pytest.importorskip("matplotlib")
+    from affekt.report import robustness_figure
+
+    count = len(pd.read_csv(table))
+    named = pd.read_csv(table).assign(corpus="field")
+    named.to_csv(table.parent / "named.csv", index=False)
+    found = robustness.curves(model, table.parent / "named.csv", {"noise": [10.0]}, resamples=20).table
+    figure = robustness_figure(found, "noise")
+    assert figure.get_suptitle() == f"noise: {model.card['name']} {model.card['version']} on field"
+    assert (
+        figure.get_supxlabel() == f"{count} recordings, 95 % intervals over {found['speakers'][0]} speakers"
+    )
+    figure.draw_without_rendering()
+    box = figure._supxlabel.get_window_extent()
+    assert not any(box.overlaps(axis.get_tightbbox()) for axis in figure.axes)
+    nameless = found.copy()
+    nameless.attrs = {}
+    assert robustness_figure(nameless, "noise").get_suptitle() == "noise"
+    assert robustness_figure(found, "noise", title="mine").get_suptitle() == "mine"
+    # Of a corpus without a name the file's stands for it.
+    words = ["robustness", str(table), "--model", str(model.path), "--out", str(tmp_path / "out")]
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "affekt.report.robustness_figure",
+            lambda given, name: (seen.append(given.attrs["corpus"]), figure)[1],
+        )
+        assert main([*words, "--conditions", "noise", "--noise", "10"]) == 0
+    assert seen == [table.name]
+
+
 def test_real_speech_is_judged_worse_in_noise(data_dir):
     from affekt import data, weights
 

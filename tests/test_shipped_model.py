@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import affekt
 from affekt import live, weights
+from affekt.cli import main
 from sounds import tone
 
 soundfile = pytest.importorskip("soundfile")
@@ -55,17 +58,69 @@ def test_its_licence_names_the_corpus_and_the_limits():
     assert "non-commercial" in text
 
 
-def test_it_loads_by_name_unless_a_file_is_called_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("affekt.weights._announced", False)
+def test_it_loads_by_name_unless_a_file_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     model = affekt.load("speech-small")
     assert model.path == weights.default_model()
-    assert weights.licence() in capsys.readouterr().err
-    monkeypatch.chdir(tmp_path)
+    assert affekt.load("shipped").hash == affekt.load(Path("shipped")).hash == model.hash
+    (tmp_path / "speech-small-int8").mkdir()  # a folder is no model
+    assert affekt.load("speech-small-int8").name == "speech-small-int8"
     twin = affekt.quantise(model, tmp_path / "speech-small", name="mine")
     assert affekt.load("speech-small").name == "mine"
     assert affekt.load(twin).name == "mine"
-    with pytest.raises(affekt.ModelFileError, match="speech-huge: no such file"):
-        affekt.load("speech-huge")
+    with pytest.raises(affekt.ModelFileError, match=r"speech-smal: no such file.*mean 'speech-small'\?"):
+        affekt.load("speech-smal")
+    with pytest.raises(
+        affekt.ModelFileError, match=r"xyz: no such file.* carries speech-small, speech-small-"
+    ):
+        affekt.load("xyz")
+    with pytest.raises(affekt.ModelFileError, match=r"xyz\.safetensors: no such file$"):
+        affekt.load("xyz.safetensors")
+
+
+def test_its_licence_is_said_in_one_line_once_per_process(monkeypatch, capsys):
+    monkeypatch.setattr("affekt.weights._announced", False)
+    for name in ("speech-small", None, "speech-small-int8", "shipped"):
+        affekt.load(name)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    for words in ("speech-small", "non-commercial research only", "CC BY-NC-SA 4.0", "LICENSE"):
+        assert words in err
+    path = err.strip().rpartition("licence: ")[2]
+    assert "non-commercial research only" in Path(path).read_text(encoding="utf-8")
+
+
+VERBS = {  # a command line in which the model is MODEL, and what must come of it
+    "info": ["info", "MODEL"],
+    "predict": ["predict", "talk.wav", "--model", "MODEL"],
+    "stream": ["stream", "talk.wav", "--model", "MODEL"],
+    "evaluate": ["evaluate", "labels.csv", "--model", "MODEL"],
+    "robustness": ["robustness", "labels.csv", "--model", "MODEL", "--out", "c", "--conditions", "gain"],
+    "enrol": ["enrol", "MODEL", "talk.wav", "--out", "anna.json"],
+    "quantise": ["quantise", "MODEL", "--out", "int8.safetensors"],
+    "ensemble": ["ensemble", "MODEL", "speech-small-int8", "--out", "both.safetensors"],
+    "export": ["export", "MODEL", "--out", "again.safetensors"],
+    "train": ["train", "own", "data.manifest=labels.csv", "--init", "MODEL", "--dry-run"],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_takes_it_by_name(verb, tmp_path, monkeypatch, capsys):
+    if verb in ("export", "train"):
+        pytest.importorskip("omegaconf")
+        pytest.importorskip("pytorch_lightning")
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    # Bursts of tone: the model hears "speech" in them, which enrolment needs.
+    bursts = np.repeat(draw.uniform(0, 1, 30) > 0.4, 1600) * tone(3.0) + 1e-4 * draw.standard_normal(48000)
+    soundfile.write("talk.wav", bursts, 16000)
+    (tmp_path / "labels.csv").write_text("file,subject,arousal\ntalk.wav,anna,0.5\n")
+    for name in ("shipped", "speech-small"):
+        assert main([name if word == "MODEL" else word for word in VERBS[verb]]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["speech-smal" if word == "MODEL" else word for word in VERBS[verb]]) == 2
+    assert "did you mean 'speech-small'?" in capsys.readouterr().err
 
 
 def test_its_name_opens_it_everywhere(tmp_path):
@@ -87,6 +142,7 @@ def test_prediction_without_a_model_prints_the_licence_once_per_process(tmp_path
         "assert first.notna().all().all()\n"
         "print(*first.columns)\n"
     )
+    licence = "affekt: the shipped model speech-small is for non-commercial research only"
     for _ in range(2):  # every process says it anew
         done = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path / "voice.wav")],
@@ -95,6 +151,6 @@ def test_prediction_without_a_model_prints_the_licence_once_per_process(tmp_path
             timeout=120,
         )
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count(weights.licence()) == 1
-        assert weights.licence() not in done.stdout
+        assert done.stderr.startswith(licence)
+        assert done.stderr.count("\n") == 1
         assert done.stdout.split() == ["file", "start", "end", *COLUMNS, "valid"]

@@ -6,6 +6,7 @@ name, what was expected and what came.
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 import os
@@ -17,7 +18,7 @@ import numpy as np
 
 from affekt.errors import InputError
 
-__all__ = ["array", "choice", "finite", "integer", "number", "path", "same_length"]
+__all__ = ["array", "choice", "closest", "finite", "integer", "nearest", "number", "path", "same_length"]
 
 
 def show(value: Any, limit: int = 80) -> str:
@@ -32,6 +33,24 @@ def some(items: Sequence[Any], limit: int = 5) -> str:
     """The first few of `items`, with a count of those left out."""
     head = ", ".join(str(item) for item in items[:limit])
     return head if len(items) <= limit else f"{head} and {len(items) - limit} more"
+
+
+def closest(word: Any, known: Iterable[str]) -> str | None:
+    """The known word that `word` is most like, or None where it is like none of them."""
+    return next(iter(difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.5)), None)
+
+
+def nearest(word: Any, known: Iterable[str], where: str = "") -> str:
+    """`did you mean 'x'?` for the closest known word, or the list of them.
+
+    `where` is what they belong to: the closest is then spelt `where.x`.
+    """
+    known = sorted(known)
+    meant = closest(word, known)
+    if meant is None:
+        return f"known: {', '.join(known) or 'none'}"
+    full = f"{where}.{meant}" if where else meant
+    return f"did you mean {full!r}?"
 
 
 def choice(value: Any, options: Iterable[Any], name: str) -> Any:

@@ -73,8 +73,9 @@ def load(path: str | os.PathLike[str] | None = None) -> Model:
 
     Parameters
     ----------
-    path : the file; the name of a model that ships with affekt (`affekt.weights.list_models`), where no file
-        is called so; or None for the default one of these. The licence of a shipped model is printed once.
+    path : the file; the name of a model that ships with affekt (`affekt.weights.list_models`), "shipped" for
+        the default one of these, where no file is called so; or None, for the default one, too. Where to read
+        the licence of a shipped model is said once per process, in a line on standard error.
 
     Raises
     ------
@@ -83,10 +84,12 @@ def load(path: str | os.PathLike[str] | None = None) -> Model:
     """
     from affekt import weights
 
-    if path is not None and (path not in weights.list_models() or os.path.exists(path)):
-        return Model(path)
-    model = Model(weights.default_model() if path is None else weights.default_model(str(path)))
-    weights.announce_licence()
+    if path is not None and not isinstance(path, str | os.PathLike):
+        return Model(path)  # which says what it expects
+    file, shipped = weights.locate(path)
+    model = Model(file)
+    if shipped is not None:
+        weights.announce_licence(shipped, model.card.get("info", {}).get("licence", "not stated"))
     return model
 
 

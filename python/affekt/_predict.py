@@ -762,14 +762,19 @@ def open_model(model: str | PathLike[str] | Model | None) -> Model:
 def seen_note(model: Model, manifest: Manifest, truth: pandas.DataFrame) -> list[str]:
     """A note where the recordings of `truth` are of a corpus that the model's card names as training data."""
     trained = model.card.get("info", {}).get("data", [])
-    corpora = set(truth["corpus"].dropna()) if "corpus" in truth else {manifest.attrs.get("corpus")}
-    seen = corpora & ({trained} if isinstance(trained, str) else {*trained})
+    seen = corpora_of(manifest, truth) & ({trained} if isinstance(trained, str) else {*trained})
     if not seen:
         return []
     return [
         f"the model's card names {', '.join(sorted(map(str, seen)))} as its training data: "
         "these are not figures on unseen recordings"
     ]
+
+
+def corpora_of(manifest: Manifest, truth: pandas.DataFrame) -> set[str]:
+    """Names of the corpora that the rows of `truth`, some of the manifest's, come from; empty if unknown."""
+    names = truth["corpus"].dropna() if "corpus" in truth else [manifest.attrs.get("corpus")]
+    return {str(name) for name in names if name is not None}
 
 
 def describe_model(model: Model) -> str:

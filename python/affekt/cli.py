@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
 import math
 import os
 import re
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from affekt._checks import nearest
 from affekt.errors import AffektError, DataError, InputError
 
 __all__ = ["main"]
@@ -44,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         input or the arguments cannot be used; 130 when interrupted.
     """
     parser = _parser()
+    _check_spelling(parser, sys.argv[1:] if argv is None else argv)
     args, rest = parser.parse_known_args(argv)
     if any(word.startswith("-") for word in rest) or (rest and "overrides" not in args):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -82,20 +85,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _info(args: argparse.Namespace) -> int:
     import affekt
-    from affekt import weights
+    from affekt import _core, ops, weights
 
     if args.model is not None:
-        _print_card(affekt.load(weights.default_model() if args.model == "shipped" else args.model))
+        named = affekt.Model(weights.locate(args.model)[0])
+        if args.json:
+            print(json.dumps(named.card, indent=2, ensure_ascii=False))
+        else:
+            (_print_card if args.card else _print_brief)(named)
         return 0
+    if args.card or args.json:
+        raise InputError(f"--{'card' if args.card else 'json'} needs MODEL, e.g. affekt info {weights.ALIAS}")
     print(f"affekt {affekt.__version__}")
-    print(f"core        {_core_line()}")
+    print(f"core        {_core.__version__}, {Path(_core.__file__).parent}")
+    print(f"kernels     {affekt.isa()}, threads: {affekt.get_num_threads()} (AFFEKT_ISA, AFFEKT_NUM_THREADS)")
+    state = "not in this build (AFFEKT_TORCH=ON pip install .)"
+    print(f"torch ops   {state if ops.library_path() is None else 'there, for torch 2.10 and newer'}")
     shipped = weights.list_models()
     if shipped:
         for model in shipped:
             path = weights.default_model(model)
             print(f"model       {model}, {path.stat().st_size / 1e6:.2f} MB: {path}")
         print(f"            licence: {Path(weights.__file__).parent / 'LICENSE'}")
-        print("            what it is: affekt info shipped")
+        print(f"            what it is: affekt info {weights.ALIAS}")
     else:
         print("model       none in this build; name one with --model")
     print("extras")
@@ -135,7 +147,7 @@ def _predict(args: argparse.Namespace) -> int:
     if len(table):
         _write_table(table, args.out)
         if args.out is None:
-            _print_summary(table)
+            _print_summary(table, args.summary or "last")
         if args.plot is not None:
             from affekt.report import save_traces
 
@@ -284,6 +296,8 @@ def _robustness(args: argparse.Namespace) -> int:
         return 0
     from affekt.report import robustness_figure, save_figure
 
+    if not found.table.attrs["corpus"]:
+        found.table.attrs["corpus"] = Path(args.manifest).name
     for name in levels:
         path = save_figure(robustness_figure(found.table, name), folder / f"{name}.png")
         print(f"plot   {path}", file=sys.stderr)
@@ -439,10 +453,6 @@ def _config(args: argparse.Namespace) -> Any:
         overrides.append(f"out={args.out}")
     if args.init is not None:
         overrides.append(f"init.model={args.init}")
-        if args.init == "shipped":
-            from affekt import weights
-
-            weights.announce_licence()
     return training.load_config(args.config, overrides)
 
 
@@ -497,6 +507,9 @@ first steps:
   affekt train --help                           a model of your own
 """
 
+_NAMED = (
+    "a model file (.safetensors), or a shipped model by name (see 'affekt info'; 'shipped': speech-small)"
+)
 _MODEL = "a model file (.safetensors), or a shipped model by name (see 'affekt info'; default: speech-small)"
 
 
@@ -538,10 +551,13 @@ def _parser() -> argparse.ArgumentParser:
         examples:
           affekt info
           affekt info shipped
-          affekt info my-model.safetensors
+          affekt info my-model.safetensors --card
         """,
     )
-    sub.add_argument("model", nargs="?", metavar="MODEL", help="a model file, or 'shipped' for affekt's own")
+    sub.add_argument("model", nargs="?", metavar="MODEL", help=_NAMED)
+    whole = sub.add_mutually_exclusive_group()
+    whole.add_argument("--card", action="store_true", help="everything that stands on the model's card")
+    whole.add_argument("--json", action="store_true", help="the same as JSON")
 
     sub = verb(
         "prepare",
@@ -689,7 +705,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--summary",
         choices=("last", "mean"),
-        help="one row per file: its last estimate, or the mean over all (default: every estimate)",
+        help="one row per file: its last valid estimate, which the published figures score, or the mean of "
+        "the valid ones, steadier along a talk of one mood (default: every estimate)",
     )
     sub.add_argument(
         "--mode",
@@ -726,7 +743,7 @@ def _parser() -> argparse.ArgumentParser:
           affekt enrol my-model.safetensors more.wav --profile anna.json --out anna.json
         """,
     )
-    sub.add_argument("model", metavar="MODEL", help="a model file, or a shipped model by name")
+    sub.add_argument("model", metavar="MODEL", help=_NAMED)
     sub.add_argument("audio", nargs="+", metavar="AUDIO", help="recordings of one speaker and nobody else")
     sub.add_argument("--out", required=True, metavar="FILE", help="profile to write (.json)")
     sub.add_argument(
@@ -809,7 +826,9 @@ def _parser() -> argparse.ArgumentParser:
         """,
     )
     sub.add_argument(
-        "source", metavar="SOURCE", help="folder of a fold and seed, its checkpoint, or a model file"
+        "source",
+        metavar="SOURCE",
+        help="folder of a fold and seed, its checkpoint, a model file, or a shipped model by name",
     )
     sub.add_argument("--out", required=True, metavar="MODEL", help="model file to write (.safetensors)")
     sub.add_argument("--name", help="name on the model's card (default: that of the run)")
@@ -830,7 +849,7 @@ def _parser() -> argparse.ArgumentParser:
           affekt ensemble runs/ravdess/fold_1/*/model.safetensors --out fold_1.safetensors --name ravdess
         """,
     )
-    sub.add_argument("models", nargs="+", metavar="MODEL", help="model files, 2 to 16")
+    sub.add_argument("models", nargs="+", metavar="MODEL", help="model files or names, 2 to 16")
     sub.add_argument("--out", required=True, metavar="FILE", help="model file to write (.safetensors)")
     sub.add_argument("--name", help="name on the card (default: that of the first MODEL with -ensemble)")
     _add_info(sub)
@@ -849,7 +868,7 @@ def _parser() -> argparse.ArgumentParser:
           affekt quantise my-model.safetensors --out small.safetensors --clip mse --name small
         """,
     )
-    sub.add_argument("model", metavar="MODEL", help="a model file with float32 weights")
+    sub.add_argument("model", metavar="MODEL", help=f"{_NAMED}; with float32 weights")
     sub.add_argument("--out", required=True, metavar="FILE", help="model file to write (.safetensors)")
     sub.add_argument("--bits", type=int, choices=(8,), default=8, help="per weight (default: %(default)s)")
     sub.add_argument(
@@ -863,6 +882,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_spelling(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Refuse an unknown verb or option with the one that was meant. argparse would list all verbs, and would
+    complain of an option's value, or of what is missing, before it comes to a misspelt option."""
+    verbs = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+    known = parser._option_string_actions
+    speaking = parser
+    for word in itertools.takewhile(lambda word: word != "--", words):
+        if not word.startswith("-"):
+            if speaking is parser:
+                if word not in verbs:
+                    parser.error(f"unknown verb {word!r}: {nearest(word, verbs)}")
+                speaking, known = verbs[word], verbs[word]._option_string_actions
+            continue
+        option = word.partition("=")[0]
+        # What argparse takes for a value, and its short forms of long options, are none of ours.
+        value = word == "-" or " " in word or word[1:2] in ".0123456789"
+        if not value and not any(name.startswith(option) for name in known):
+            keys = any(action.dest == "overrides" for action in speaking._actions)
+            hint = "; values of the configuration are changed with KEY=VALUE" * keys
+            speaking.error(f"unknown option {option}: {nearest(option, known)}{hint}")
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config", nargs="?", metavar="CONFIG", help="name or YAML file; 'affekt train --list' shows the names"
@@ -874,7 +915,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init",
         metavar="MODEL",
-        help="start from the weights of this model file, or 'shipped' for affekt's own",
+        help="start from the weights of this model: a file, or a shipped model by name",
     )
 
 
@@ -913,7 +954,8 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         "--estimate",
         choices=("last", "mean"),
         default="last",
-        help="which estimate stands for a recording: the last, or the mean over all (default: %(default)s)",
+        help="which estimate stands for a recording: the last valid one, or the mean of these "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--only-present",
@@ -1013,13 +1055,22 @@ def _describe(values: dict[str, float]) -> str:
     return "  ".join(word for word in words if word)
 
 
-def _print_summary(table: Any) -> None:
-    """One line per file: the mean estimate."""
-    print("mean over each recording (--out FILE.csv writes every estimate):")
+_SUMMARIES = {
+    "last": "last valid estimate of each recording, which published figures score (also: --summary mean)",
+    "mean": "mean of the valid estimates of each recording (published figures score the last)",
+}
+
+
+def _print_summary(table: Any, how: Any) -> None:
+    """One line per file: the estimate that stands for it."""
+    from affekt._predict import summarise
+
+    print(f"{_SUMMARIES[how]}; --out FILE.csv writes every estimate:")
     width = min(48, max(len(str(file)) for file in table["file"].unique()))
     for file, rows in table.groupby("file", sort=False):
-        heard = rows[rows["valid"]].drop(columns=["file", "start", "end", "valid"])
-        what = _describe(heard.mean().to_dict()) if len(heard) else _SILENT
+        values, valid = rows.drop(columns=["file", "start", "end", "valid"]), rows["valid"].to_numpy()
+        said = dict(zip(values, summarise(values.to_numpy(), valid, how), strict=True))
+        what = _describe(said) if valid.any() else _SILENT
         name = str(file) if len(str(file)) <= width else "…" + str(file)[-(width - 1) :]
         print(f"{name:<{width}}  {rows['end'].max():7.1f} s  {what}")
 
@@ -1073,6 +1124,93 @@ def _progress(name: str) -> Callable[[int, int, str], None] | None:
     return show
 
 
+def _print_brief(model: Any) -> None:
+    """What a person wants to know of a model first, in about a dozen lines."""
+    import affekt
+
+    card, timing, info = model.card, model.timing, model.card.get("info", {})
+    price = affekt.cost(model)
+    macs = (price["macs_front_end"] + price["macs_network"]) / 1e6
+    lines = [
+        ("file", f"{model.path}, {model.path.stat().st_size / 1e6:.2f} MB"),
+        *(("takes", f"{e['kind']}, one channel, {e['rate']:g} Hz") for e in model.inputs),
+        *(("gives", _given(entry)) for entry in card["outputs"]),
+        (
+            "estimates",
+            f"every {timing['hop_s']:.3g} s from {timing['first_estimate_s']:.3g} s on, over the last "
+            f"{timing['context_s']:.3g} s" + "; learns how its speaker sounds" * bool(model.adapts),
+        ),
+        (
+            "latency",
+            f"at most {timing['hop_s'] + timing['lookahead_s']:.3g} s until an estimate holds what was heard",
+        ),
+        ("cost", f"{price['parameters']} parameters, {macs:.2f} million multiply-accumulates per second"),
+        *_headlines(info, card["outputs"]),
+        ("licence", str(info.get("licence", "not stated"))),
+        ("meant for", str(info.get("intended_use", "not stated"))),
+        ("more", f"affekt info {_typed(model)} --card, or --json"),
+    ]
+    print(f"{card.get('name', 'unnamed')}, version {card.get('version', 'unknown')}")
+    before = ""
+    for name, text in lines:
+        start = f"{name if name != before else '':<11}"
+        print(textwrap.fill(start + text, 110, subsequent_indent=" " * 11, break_long_words=False))
+        before = name
+
+
+def _given(output: dict[str, Any]) -> str:
+    """An output of a card for people."""
+    labels = ", ".join(output["labels"])
+    if output["kind"] == "categorical":
+        return f"probabilities of {labels}"
+    limits = output.get("range")
+    return labels + (f" in [{limits[0]:g}, {limits[1]:g}]" if limits else "")
+
+
+def _typed(model: Any) -> str:
+    """What to type to name a model: the name of a shipped one, else its file."""
+    from affekt import weights
+
+    name = str(model.path.stem)
+    shipped = name in weights.list_models() and model.path == weights.default_model(name)
+    return name if shipped else str(model.path)
+
+
+def _headlines(info: dict[str, Any], outputs: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Lines with the figures on a card, under the two conditions that everybody has: nothing known of the
+    speaker, and what was heard so far."""
+    tested = info.get("cross_validation", {})
+    figures = {name: each["all speakers"] for name, each in tested.get("figures", {}).items()}
+    where = f"speakers not heard in training ({tested.get('protocol', 'cross-validated')})"
+    if not figures:
+        figures = info.get("metrics", {}).get("test", {})
+        where = f"test speakers ({info.get('protocol', 'of its training')})"
+    figures = {name: figures[name] for name in ("raw", "running") if figures.get(name)}
+    if not figures:
+        yield "figures", "none on the card; 'affekt evaluate' computes them"
+        return
+    yield "figures", f"{where}; {tested.get('scored', 'last valid estimate of each recording')}"
+    meanings = tested.get("conditions", {})
+    for condition, each in figures.items():
+        words = []
+        for kind in ("uar", "ccc"):
+            found = {
+                m: v["mean"] if isinstance(v, dict) else v for m, v in each.items() if m.startswith(kind)
+            }
+            cells = [f"{m[4:]} {found[m]:.3f}".strip() for m in sorted(found, key=_affect_first)]
+            words += [f"{kind.upper()} {', '.join(cells)}"] if cells else []
+        meaning = f"  ({meanings[condition]})" if condition in meanings else ""
+        yield f"  {condition}", "; ".join(words) + meaning
+    classes = [len(entry["labels"]) for entry in outputs if entry["kind"] == "categorical"]
+    yield "  chance", "; ".join([*(f"UAR {1 / count:.3f}" for count in classes), "CCC 0"])
+
+
+def _affect_first(metric: str) -> tuple[bool, str]:
+    """Order of figures: valence, arousal, dominance, others by name."""
+    order = {"ccc_valence": "0", "ccc_arousal": "1", "ccc_dominance": "2"}
+    return metric not in order, order.get(metric, metric)
+
+
 def _print_card(model: Any) -> None:
     import affekt
 
@@ -1117,17 +1255,6 @@ def _words(value: Any, inside: bool = False) -> str:
     if isinstance(value, list):
         return ", ".join(_words(entry, True) for entry in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _core_line() -> str:
-    from affekt import _core
-
-    facts = [
-        f"{name} {getattr(_core, name)()}"
-        for name in ("isa", "compiler")
-        if callable(getattr(_core, name, None))
-    ]
-    return ", ".join([_core.__version__, *facts, str(Path(_core.__file__).parent)])
 
 
 def _importable(package: str) -> bool:

@@ -136,7 +136,8 @@ class Curves:
 
     table: pandas.DataFrame
     """A row per condition, level and figure: ``condition, level, unit, label, metric, value, low, high,
-    recordings, speakers``; `condition` ``clean`` are the recordings as they are."""
+    recordings, speakers``; `condition` ``clean`` are the recordings as they are. ``attrs`` names ``model``
+    and ``corpus``, as far as the manifest does."""
     notes: list[str] = field(default_factory=list)
     """How it was done, what was left out."""
     failures: list[dict[str, str]] = field(default_factory=list)
@@ -208,7 +209,7 @@ def curves(
     """
     pandas = require("pandas", purpose="tables of figures")
     from affekt import _scores, data
-    from affekt._predict import check_on_error, describe_model, open_model, seen_note
+    from affekt._predict import check_on_error, corpora_of, describe_model, open_model, seen_note
 
     _checks.choice(estimate, ("last", "mean"), "estimate")
     check_on_error(on_error)
@@ -266,6 +267,7 @@ def curves(
             for figure in found.figures
         ]
     table = pandas.DataFrame(figures).drop(columns="aggregation")
+    table.attrs = {"model": describe_model(native), "corpus": ", ".join(sorted(corpora_of(manifest, truth)))}
     notes = [f"{describe_model(native)}, full mode, {estimate} estimate, seed {seed}", *notes]
     if {"noise", "babble"} & set(wanted):
         notes.append("SNR over active speech: frames of 20 ms within 30 dB of the 95th percentile")

@@ -83,6 +83,10 @@ class Split:
         sizes = ", ".join(f"{part} {len(getattr(self, part))}" for part in PARTITIONS)
         return f"Split({self.name}: {sizes})"
 
+    def __str__(self) -> str:
+        train, dev, test = (len(getattr(self, part)) for part in PARTITIONS)
+        return f"{train} recordings to train, {dev} for development, {test} to test"
+
     def table(self, manifest: Manifest) -> pd.DataFrame:
         """The split as it is stored: a DataFrame of the used rows in the order of the manifest."""
         rows = np.concatenate([self.train, self.dev, self.test])

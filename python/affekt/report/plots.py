@@ -32,6 +32,7 @@ __all__ = [
 _AFFECT = {"valence": "#0072B2", "arousal": "#D55E00", "dominance": "#009E73"}
 _OTHERS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _INK = "#333333"
+_UNHEARD = "#e3e3e3"
 _MAX_POINTS = 1500
 
 
@@ -44,6 +45,7 @@ def trace_figure(
     ----------
     table : rows of one file, as `affekt.predict` gives them (columns ``file, start, end, ...``). With more
         than a few thousand rows the lines show means over short spans, and a band from lowest to highest.
+        Where a column ``valid`` is False, nothing but grey is drawn: from the estimate before to that one.
     audio : the recording, for the waveform on top; None leaves it out.
     title : heading; the file's name by default.
 
@@ -67,6 +69,9 @@ def trace_figure(
         raise InputError(f"table: expected columns with estimates, got only {', '.join(table.columns)}")
 
     end = table["end"].to_numpy(dtype=float)
+    edges = np.concatenate([[_first_edge(table)], end])
+    valid = table["valid"].to_numpy(dtype=bool) if "valid" in table else np.ones(len(table), bool)
+    shown = {c: np.where(valid, table[c].to_numpy(dtype=float), np.nan) for c in (*dimensions, *emotions)}
     wave = None if audio is None else _envelope(audio)
     last = max(end[-1], wave[1] if wave else 0.0)
     heights = [1.1] * bool(wave) + [2.9] * bool(dimensions) + [0.45 + 0.31 * len(emotions)] * bool(emotions)
@@ -74,6 +79,8 @@ def trace_figure(
     grid = figure.add_gridspec(len(heights), 2, width_ratios=[1, 0.014], height_ratios=heights)
     axes = [figure.add_subplot(grid[0, 0])]
     axes += [figure.add_subplot(grid[row, 0], sharex=axes[0]) for row in range(1, len(heights))]
+    for axis in axes:
+        _draw_unheard(axis, edges, valid, named=axis is axes[bool(wave)])
     rows = iter(enumerate(axes))
 
     heading = title if title is not None else Path(str(files[0])).name
@@ -85,13 +92,11 @@ def trace_figure(
     if wave:
         _draw_wave(next(rows)[1], *wave)
     if dimensions:
-        _draw_dimensions(next(rows)[1], end, {name: table[name].to_numpy(dtype=float) for name in dimensions})
+        _draw_dimensions(next(rows)[1], end, {name: shown[name] for name in dimensions})
     if emotions:
         row, axis = next(rows)
-        edges = np.concatenate([[_first_edge(table)], end])
-        _draw_emotions(
-            axis, figure.add_subplot(grid[row, 1]), edges, table[emotions].to_numpy(dtype=float).T, emotions
-        )
+        chances = np.stack([shown[name] for name in emotions])
+        _draw_emotions(axis, figure.add_subplot(grid[row, 1]), edges, chances, emotions)
 
     for axis in axes[:-1]:
         axis.tick_params(labelbottom=False)
@@ -294,7 +299,8 @@ def robustness_figure(table: pandas.DataFrame, condition: str, *, title: str | N
     ----------
     table : as `affekt.robustness.curves` gives it.
     condition : one of the table, not ``clean``.
-    title : heading; by default the condition and its unit.
+    title : heading; by default the condition, and the model and the corpus as ``table.attrs`` names them.
+        The number of recordings and speakers stands beside it.
 
     Raises
     ------
@@ -336,9 +342,13 @@ def robustness_figure(table: pandas.DataFrame, condition: str, *, title: str | N
         if shown["label"].nunique() > 1:
             axis.legend(frameon=False, fontsize=9, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 0.99),
                         borderaxespad=0)  # fmt: skip
-    spread = ", 95 % intervals over speakers" if rows["low"].notna().any() else ""
-    heading = title if title is not None else f"{condition}{spread}"
+    names = [str(table.attrs[key]) for key in ("model", "corpus") if table.attrs.get(key)]
+    heading = title if title is not None else f"{condition}: {' on '.join(names)}".removesuffix(": ")
     figure.suptitle(heading, x=0.012, ha="left", fontsize=13, fontweight="bold", color=_INK)
+    note = f"{rows['recordings'].max()} recordings"
+    if rows["low"].notna().any():
+        note += f", 95 % intervals over {rows['speakers'].max()} speakers"
+    figure.supxlabel(note, x=0.988, ha="right", fontsize=9, color="#666666")
     return figure
 
 
@@ -414,6 +424,23 @@ def _envelope(path: str | PathLike[str], bins: int = 2000) -> tuple[np.ndarray, 
     return np.concatenate(spans), source.frames / source.sample_rate
 
 
+def _draw_unheard(axis: Axes, edges: np.ndarray, valid: np.ndarray, *, named: bool) -> None:
+    """Grey where estimates are not valid; that number i stands for ``edges[i]`` to ``edges[i + 1]``."""
+    if valid.all():
+        return
+    heard = np.concatenate([[True], valid, [True]])
+    first, last = (edges[np.flatnonzero(turn)] for turn in (heard[:-1] & ~heard[1:], ~heard[:-1] & heard[1:]))
+    axis.broken_barh(
+        list(zip(first, last - first, strict=True)),
+        (0, 1),
+        transform=axis.get_xaxis_transform(),
+        color=_UNHEARD,
+        linewidth=0,
+        zorder=0.1,
+        label="no speech heard" if named else None,
+    )
+
+
 def _draw_wave(axis: Axes, spans: np.ndarray, duration: float) -> None:
     _bare(axis)
     at = (np.arange(len(spans)) + 0.5) * duration / max(len(spans), 1)
@@ -432,13 +459,15 @@ def _draw_dimensions(axis: Axes, end: np.ndarray, lines: dict[str, np.ndarray]) 
     colours = {name: _AFFECT.get(name) or next(others) for name in lines}
     for name, values in lines.items():
         at, low, mean, high = _thinned(end, values)
-        single = len(at) == 1
-        axis.plot(at, mean, color=colours[name], linewidth=1.8, marker="o" if single else None, label=name)
+        axis.plot(at, mean, color=colours[name], linewidth=1.8, label=name)
+        known = np.concatenate([[False], np.isfinite(mean), [False]])
+        alone = known[1:-1] & ~known[:-2] & ~known[2:]  # of such no line can be drawn
+        axis.plot(at[alone], mean[alone], color=colours[name], marker="o", linestyle="none")
         if len(at) < len(end):
             axis.fill_between(at, low, high, color=colours[name], alpha=0.18, linewidth=0)
-    lowest = min(float(values.min()) for values in lines.values())
-    highest = max(float(values.max()) for values in lines.values())
-    axis.set_ylim(min(-1.0, lowest), max(1.0, highest))
+    every = np.concatenate(list(lines.values()))
+    lowest, highest = np.nanmin([-1.0, *every]), np.nanmax([1.0, *every])
+    axis.set_ylim(lowest, highest)
     if lowest >= -1 and highest <= 1:
         axis.set_yticks(
             [-1, -0.5, 0, 0.5, 1], ["low  \N{MINUS SIGN}1", "\N{MINUS SIGN}0.5", "0", "+0.5", "high  +1"]
@@ -449,7 +478,7 @@ def _draw_dimensions(axis: Axes, end: np.ndarray, lines: dict[str, np.ndarray]) 
     axis.legend(
         loc="lower right",
         bbox_to_anchor=(1.0, 0.99),
-        ncols=len(lines),
+        ncols=len(lines) + 1,
         frameon=False,
         fontsize=10,
         borderaxespad=0,
@@ -460,24 +489,25 @@ def _draw_emotions(axis: Axes, scale: Axes, edges: np.ndarray, values: np.ndarra
     _bare(axis)
     if values.shape[1] > _MAX_POINTS:
         groups = np.array_split(np.arange(values.shape[1]), _MAX_POINTS)
-        values = np.stack([values[:, group].mean(axis=1) for group in groups], axis=1)
+        values = np.stack([_mean_known(values[:, group]) for group in groups], axis=1)
         edges = np.concatenate([edges[:1], [edges[group[-1] + 1] for group in groups]])
     # The scale ends at 0.5 or the next tenth above the highest: a model that is never sure stays readable.
-    top = max(0.5, math.ceil(10 * float(values.max()) - 1e-6) / 10)
+    top = max(0.5, math.ceil(10 * float(np.nanmax(values, initial=0.0)) - 1e-6) / 10)
     mesh = axis.pcolormesh(
         edges, np.arange(len(names) + 1) - 0.5, values, cmap="Purples", vmin=0.0, vmax=top, rasterized=True
     )
-    best = values.argmax(axis=0)
+    best = np.where(np.isfinite(values[0]), values.argmax(axis=0), -1)
     # A line along the likeliest emotion, broken where it changes.
     breaks = np.flatnonzero(np.diff(best)) + 1
-    for piece in np.split(np.arange(len(best)), breaks):
+    pieces = [p for p in np.split(np.arange(len(best)), breaks) if best[p[0]] >= 0]
+    for number, piece in enumerate(pieces):
         axis.plot(
             [edges[piece[0]], edges[piece[-1] + 1]],
             [best[piece[0]]] * 2,
             color="#E69F00",
             linewidth=2.2,
             solid_capstyle="butt",
-            label="likeliest" if piece[0] == 0 else None,
+            label="likeliest" if number == 0 else None,
         )
     axis.set_yticks(range(len(names)), [name.removeprefix("p_") for name in names], fontsize=10)
     axis.set_ylim(len(names) - 0.5, -0.5)
@@ -485,7 +515,9 @@ def _draw_emotions(axis: Axes, scale: Axes, edges: np.ndarray, values: np.ndarra
     for line in range(1, len(names)):
         axis.axhline(line - 0.5, color="white", linewidth=1.2)
     axis.set_title("Emotion", loc="left", fontsize=11, color=_INK)
-    axis.legend(loc="lower right", bbox_to_anchor=(1.0, 0.99), frameon=False, fontsize=9, borderaxespad=0)
+    if axis.get_legend_handles_labels()[0]:  # none where no estimate is valid and grey is named above
+        axis.legend(loc="lower right", bbox_to_anchor=(1.0, 0.99), ncols=2, frameon=False, fontsize=9,
+                    borderaxespad=0)  # fmt: skip
     bar = axis.figure.colorbar(mesh, cax=scale, ticks=[0, top / 2, top])
     bar.outline.set_visible(False)
     bar.set_label("probability", color=_INK, fontsize=9)
@@ -493,10 +525,19 @@ def _draw_emotions(axis: Axes, scale: Axes, edges: np.ndarray, values: np.ndarra
 
 
 def _thinned(at: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """At most `_MAX_POINTS` points: time, lowest, mean, highest of consecutive groups."""
+    """At most `_MAX_POINTS` points: time, lowest, mean, highest of what is known in consecutive groups."""
     if len(at) <= _MAX_POINTS:
         return at, values, values, values
     groups = np.array_split(np.arange(len(at)), _MAX_POINTS)
-    pick = [(at[g].mean(), values[g].min(), values[g].mean(), values[g].max()) for g in groups]
-    time, low, mean, high = np.array(pick).T
-    return time, low, mean, high
+    time = np.array([at[g].mean() for g in groups])
+    low = np.array([np.fmin.reduce(values[g]) for g in groups])
+    high = np.array([np.fmax.reduce(values[g]) for g in groups])
+    return time, low, np.array([_mean_known(values[g]) for g in groups]), high
+
+
+def _mean_known(values: np.ndarray) -> np.ndarray:
+    """Mean along the last axis of what is not NaN; NaN where all is."""
+    known = np.isfinite(values)
+    count = known.sum(axis=-1)
+    total = np.where(known, values, 0.0).sum(axis=-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

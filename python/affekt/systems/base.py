@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from affekt._checks import nearest
 from affekt.errors import InputError, ModelFileError
 from affekt.modelfile import members_of, names_of, provenance, write_model
-from affekt.systems.schema import as_dict, build, nearest
+from affekt.systems.schema import as_dict, build
 
 __all__ = [
     "Head",

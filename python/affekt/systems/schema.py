@@ -7,24 +7,17 @@ A schema is a tree of dataclasses whose fields have a default each. Field types 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from affekt._checks import nearest
 from affekt.errors import InputError
 
-__all__ = ["as_dict", "build", "differences", "nearest"]
+__all__ = ["as_dict", "build", "differences"]
 
 T = TypeVar("T")
-
-
-def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """`did you mean 'x'?` for the closest known word, or the list of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
 def build(schema: type[T], values: Mapping[str, Any] | None, where: str = "") -> T:
@@ -56,7 +49,7 @@ def build(schema: type[T], values: Mapping[str, Any] | None, where: str = "") ->
     for key, value in values.items():
         name = f"{where}.{key}" if where else str(key)
         if key not in fields:
-            raise InputError(f"unknown key {name!r}: {nearest(str(key), fields)}")
+            raise InputError(f"unknown key {name!r}: {nearest(str(key), fields, where)}")
         result[key] = _convert(hints[key], value, name)
     return schema(**result)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from affekt._checks import nearest
 from affekt.errors import InputError
 from affekt.losses import ccc_loss
 from affekt.nn import (
@@ -27,7 +28,6 @@ from affekt.nn import (
     speaker_normalise,
 )
 from affekt.systems.base import AFFECT, Head, System, register
-from affekt.systems.schema import nearest
 
 __all__ = ["Speech", "SpeechConfig"]
 
@@ -288,7 +288,9 @@ class Speech(System):
         known = set(inspect.signature(cls).parameters)
         for key in options:
             if key not in known:
-                raise InputError(f"unknown key 'front_end.{key}': {nearest(key, known | {'kind'})}")
+                raise InputError(
+                    f"unknown key 'front_end.{key}': {nearest(key, known | {'kind'}, 'front_end')}"
+                )
         return cls(**options)
 
     @property

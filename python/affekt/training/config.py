@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from affekt import weights
+from affekt._checks import closest, nearest
 from affekt._lazy import require
 from affekt._native import load as native_load
-from affekt.errors import InputError
+from affekt.errors import InputError, ModelFileError
 from affekt.systems.base import get, merge, source_of
-from affekt.systems.schema import as_dict, build, nearest
+from affekt.systems.schema import as_dict, build
 
 __all__ = [
     "CONDITIONS",
@@ -89,10 +90,10 @@ class DataConfig(SourceConfig):
 class InitConfig:
     """Start from the weights of a trained model (fine-tuning); in short ``init: MODEL``.
 
-    model : model file of any origin, or ``"shipped"``; null starts from random weights. The configuration of
-        the system is then the file's wherever YAML or overrides of the user say nothing (a preset's is not
-        the user's); only the heads are always the configuration's own. A head with the same labels as one of
-        the file's keeps its weights, the others start anew.
+    model : model file of any origin, or a shipped model by name; null starts from random weights. The
+        configuration of the system is then the file's wherever YAML or overrides of the user say nothing (a
+        preset's is not the user's); only the heads are always the configuration's own. A head with the same
+        labels as one of the file's keeps its weights, the others start anew.
     statistics : ``"keep"`` the model's mean and sd of the features, or ``"refit"`` them on each fold's
         training part.
     sha256 : of the file, filled in when the configuration is resolved; another file is then refused.
@@ -346,11 +347,20 @@ def load_config(
                 **merged["data"],
                 "corpus": None,
             }  # recordings of one's own replace the preset's
+    known = {f.name for f in fields(RunConfig)}
     for key in merged:
-        known = {f.name for f in fields(RunConfig)}
         if key not in known:
-            raise InputError(f"unknown key {key!r}: {nearest(key, known)}")
+            raise InputError(f"unknown key {key!r}: {_meant(key, known)}")
     return build(RunConfig, merged)
+
+
+def _meant(key: str, known: set[str]) -> str:
+    """What an unknown key without a section may have meant: a section, or a key of one."""
+    sections = reversed(as_dict(RunConfig()).items())  # of two keys of one name the first section's is meant
+    spelt = {k: f"{name}.{k}" for name, keys in sections if isinstance(keys, Mapping) for k in keys}
+    spelt |= {name: name for name in known}
+    found = closest(key, spelt)
+    return nearest(key, known) if found is None else f"did you mean {spelt[found]!r}?"
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
@@ -395,7 +405,7 @@ def initial_model(config: RunConfig) -> Path | None:
     """
     if config.init.model is None:
         return None
-    path = _model_path(config.init.model)
+    path, _ = _model_path(config.init.model)
     if config.init.sha256 not in (None, _sha256(path)):
         raise InputError(
             f"init.model: {path} is not the file that this run started with; its content changed"
@@ -403,13 +413,18 @@ def initial_model(config: RunConfig) -> Path | None:
     return path
 
 
-def _model_path(model: str) -> Path:
-    if model == "shipped":
-        return weights.default_model()
-    path = Path(model).expanduser().absolute()
+def _model_path(model: str) -> tuple[Path, str | None]:
+    """The file of the initial model, and its name where it is a shipped one."""
+    try:
+        path, shipped = weights.locate(Path(model).expanduser())
+    except ModelFileError as error:
+        raise InputError(f"init.model: {error}") from error
+    path = path.absolute()
     if not path.is_file():
-        raise InputError(f"init.model: no model file {path} (or 'shipped' for affekt's own)")
-    return path
+        raise InputError(
+            f"init.model: {path}: no such file; expected a model file or a shipped model by name"
+        )
+    return path, shipped
 
 
 def _sha256(path: Path) -> str:
@@ -432,12 +447,12 @@ def _adopted(values: dict[str, Any], own: Any) -> dict[str, Any]:
     init = values.get("init")
     if not isinstance(init, Mapping) or not isinstance(init.get("model"), str) or init.get("sha256"):
         return values
-    path = _model_path(init["model"])
-    name, system = source_of(native_load(path).card)
+    path, shipped = _model_path(init["model"])
+    name, system = source_of(native_load(shipped or path).card)
     heads = (values.get("system") or {}).get("heads") or system["heads"]
     system = {"name": name, **merge(system, own if isinstance(own, Mapping) else {}), "heads": heads}
-    model = init["model"] if init["model"] == "shipped" else str(path)
-    return {**values, "system": system, "init": {**init, "model": model, "sha256": _sha256(path)}}
+    init = {**init, "model": shipped or str(path), "sha256": _sha256(path)}
+    return {**values, "system": system, "init": init}
 
 
 def _drop_null_heads(values: dict[str, Any]) -> dict[str, Any]:

@@ -7,13 +7,18 @@ trained on, and stands in the LICENSE file of this folder. A build without them 
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from pathlib import Path
-from typing import TextIO
 
+from affekt._checks import closest
 from affekt.errors import ModelFileError
 
-__all__ = ["announce_licence", "default_model", "licence", "list_models"]
+__all__ = ["ALIAS", "announce_licence", "default_model", "licence", "list_models", "locate"]
+
+ALIAS = "shipped"
+"""Stands for the default model wherever a model is named."""
 
 _FOLDER = Path(__file__).parent
 _DEFAULT = "speech-small"
@@ -49,18 +54,55 @@ def default_model(name: str = _DEFAULT) -> Path:
     )
 
 
+def locate(model: str | os.PathLike[str] | None = None) -> tuple[Path, str | None]:
+    """The file that `model` means, and the name of the shipped model that it is; None for one of the user.
+
+    Parameters
+    ----------
+    model : a file, which need not be there; the name of a shipped model (`list_models`), or ``"shipped"`` for
+        the default one, where no file is called so; or None for the default one.
+
+    Raises
+    ------
+    ModelFileError
+        `model` is a mere name, neither of a file nor of a shipped model; or this build carries none.
+    """
+    if model is None:
+        return default_model(), _DEFAULT
+    word = os.fspath(model)
+    path, shipped = Path(word), list_models()
+    if path.is_file():
+        return path, None
+    if word == ALIAS:
+        return default_model(), _DEFAULT
+    if word in shipped:
+        return default_model(word), word
+    if shipped and re.fullmatch(r"[\w-]+", word) and not path.exists():
+        near = closest(word, [*shipped, ALIAS])
+        hint = f"did you mean {near!r}?" if near else f"this build carries {', '.join(shipped)}"
+        raise ModelFileError(f"{word}: no such file, and no shipped model is called so; {hint}")
+    return path, None
+
+
 def licence() -> str:
     """Text of the licence that the shipped models come under; empty when this build carries none."""
     path = _FOLDER / "LICENSE"
     return path.read_text(encoding="utf-8").strip() if path.is_file() and list_models() else ""
 
 
-def announce_licence(stream: TextIO | None = None) -> None:
-    """Print the licence of the shipped models, once per process, to `stream` (standard error by default)."""
+def announce_licence(model: str, terms: str) -> None:
+    """Say on standard error, once per process, under what licence a shipped model comes.
+
+    Parameters
+    ----------
+    model : its name.
+    terms : the licence on its card, which names those of the recordings.
+    """
     global _announced
-    if _announced:
-        return
-    _announced = True
-    text = licence()
-    if text:
-        print(f"affekt uses its shipped model. {text}\n", file=stream or sys.stderr)
+    if not _announced:
+        _announced = True
+        print(
+            f"affekt: the shipped model {model} is for non-commercial research only ({terms}); "
+            f"its licence: {_FOLDER / 'LICENSE'}",
+            file=sys.stderr,
+        )
