@@ -6,57 +6,16 @@
 #include <cstring>
 #include <limits>
 #include <numbers>
+#include <optional>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "fft_old.hpp"
-#include "kernels/scan.hpp"
+#include "tiles.hpp"
 
 namespace affekt {
 namespace {
-
-// ---------------------------------------------------------------------------------------------------------------
-// Lanes: offline, L frames go side by side through vectors of L values; live, one frame goes alone.
-
-template <class T, int L>
-struct Lanes {
-  typedef T type __attribute__((vector_size(sizeof(T) * L)));
-};
-template <class T>
-struct Lanes<T, 1> {
-  typedef T type;
-};
-#if defined(__AVX__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
-
-template <class T, int L, class F>
-inline void each_lane(typename Lanes<T, L>::type& v, F&& f) {
-  if constexpr (L == 1) {
-    v = f(v);
-  } else {
-    for (int l = 0; l < L; ++l) v[l] = f(v[l]);
-  }
-}
-
-template <class T, int L>
-inline typename Lanes<T, L>::type at_least(typename Lanes<T, L>::type v, T bound) {
-  if constexpr (L == 1) {
-    return v < bound ? bound : v;
-  } else {
-    const typename Lanes<T, L>::type b = bound - typename Lanes<T, L>::type{};
-    return v < b ? b : v;
-  }
-}
-
-/// The elements of an array of vectors; a vector type may alias its element type.
-template <class T, class V>
-inline T* element(V* v) {
-  return reinterpret_cast<T*>(v);
-}
 
 // ---------------------------------------------------------------------------------------------------------------
 // Definitions, in double.
@@ -91,40 +50,9 @@ double mel_to_hz(MelScale scale, double m) {
   return 1000.0 * std::exp((m - knee) * (std::log(6.4) / 27.0));
 }
 
-std::vector<double> make_window(const FrontEndOptions& o) {
-  const int n = o.win_length;
-  std::vector<double> w(static_cast<std::size_t>(n), 1.0);
-  const double period = o.periodic ? n : n - 1;
-  if (n == 1 || o.window == Window::rectangular) return w;
-  for (int i = 0; i < n; ++i) {
-    const double a = 2.0 * std::numbers::pi * i / period;
-    double& v = w[static_cast<std::size_t>(i)];
-    switch (o.window) {
-      case Window::hann:
-        v = 0.5 - 0.5 * std::cos(a);
-        break;
-      case Window::hamming:
-        v = 0.54 - 0.46 * std::cos(a);
-        break;
-      case Window::povey:
-        v = std::pow(0.5 - 0.5 * std::cos(a), 0.85);
-        break;
-      case Window::blackman:
-        v = 0.42 - 0.5 * std::cos(a) + 0.08 * std::cos(2.0 * a);
-        break;
-      case Window::rectangular:
-        break;
-    }
-  }
-  return w;
-}
-
 /// Mel filters with their non-zero weights only.
 struct MelBank {
-  struct Band {
-    std::size_t bin, count, weight;
-  };
-  std::vector<Band> bands;
+  std::vector<MelBand> bands;
   std::vector<double> weights;
   int empty = 0;
 };
@@ -166,7 +94,7 @@ MelBank make_mel_bank(const FrontEndOptions& o) {
     const double left = edge[m], centre = edge[m + 1], right = edge[m + 2];
     const double norm = o.mel_norm == MelNorm::slaney ? 2.0 / (hz[m + 2] - hz[m]) : 1.0;
     while (first < bins && at[first] <= left) ++first;
-    MelBank::Band band{first, 0, bank.weights.size()};
+    MelBand band{static_cast<std::uint32_t>(first), 0, static_cast<std::uint32_t>(bank.weights.size())};
     for (std::size_t k = first; k < bins && at[k] < right; ++k) {
       const double w = kaldi ? triangle(static_cast<float>(left), static_cast<float>(centre),
                                         static_cast<float>(right), static_cast<float>(at[k]))
@@ -194,7 +122,7 @@ std::vector<double> make_dct(const FrontEndOptions& o) {
       s *= 1.0 + 0.5 * o.lifter * std::sin(std::numbers::pi * at / o.lifter);
     }
     for (int m = 0; m < n; ++m)
-      d.push_back(s * detail::unit_root(static_cast<std::uint64_t>(i) * (2 * m + 1), 4ull * n).first);
+      d.push_back(s * unit_root(static_cast<std::uint64_t>(i) * (2 * m + 1), 4ull * n).first);
   }
   return d;
 }
@@ -208,23 +136,15 @@ std::string text(double v) {
   return buffer;
 }
 
-[[noreturn]] void refuse(const char* name, const std::string& expected, double value) {
-  throw InvalidArgument(std::string(name) + ": expected " + expected + ", got " + text(value));
-}
-
-void check_range(const char* name, double v, double lo, double hi, const std::string& expected) {
-  if (!(v >= lo && v <= hi)) refuse(name, expected, v);
+Framing framing_of(const FrontEndOptions& o) {
+  return {o.n_fft, o.win_length, o.hop_length, o.center, o.span, o.pad_mode, o.drop_last};
 }
 
 FrontEndOptions resolve(FrontEndOptions o) {
   constexpr double huge = 1e12;
-  constexpr int longest = 1 << 20;
   if (!(o.sample_rate > 0 && o.sample_rate <= huge))
     refuse("sample_rate", "a positive number of Hz", o.sample_rate);
-  check_range("n_fft", o.n_fft, 1, longest, "an integer from 1 to 1048576");
-  check_range("win_length", o.win_length, 1, o.n_fft,
-              "an integer from 1 to n_fft = " + std::to_string(o.n_fft));
-  check_range("hop_length", o.hop_length, 1, 1 << 30, "an integer from 1 to 1073741824");
+  framing_of(o).check();
   if (!(std::abs(o.scale) > 0 && std::abs(o.scale) <= huge))
     refuse("scale", "a finite number other than 0", o.scale);
   check_range("preemphasis", o.preemphasis, 0, 1, "a number from 0 to 1");
@@ -275,214 +195,84 @@ FrontEndOptions resolve(FrontEndOptions o) {
   return o;
 }
 
-/// Index into a signal of n samples that stands for position i outside it; npos: a zero.
-constexpr std::size_t npos = static_cast<std::size_t>(-1);
-std::size_t padded_index(PadMode mode, std::int64_t i, std::int64_t n) {
-  if (i >= 0 && i < n) return static_cast<std::size_t>(i);
-  switch (mode) {
-    case PadMode::constant:
-      return npos;
-    case PadMode::edge:
-      return static_cast<std::size_t>(i < 0 ? 0 : n - 1);
-    case PadMode::reflect: {
-      if (n == 1) return 0;
-      const std::int64_t period = 2 * (n - 1);
-      const std::int64_t r = ((i % period) + period) % period;
-      return static_cast<std::size_t>(r < n ? r : period - r);
-    }
-    case PadMode::symmetric: {
-      const std::int64_t r = ((i % (2 * n)) + 2 * n) % (2 * n);
-      return static_cast<std::size_t>(r < n ? r : 2 * n - 1 - r);
-    }
-  }
-  return npos;
-}
-
-/// A sample at full scale 1; exact in all three cases.
-inline double sample(float x) { return x; }
-inline double sample(double x) { return x; }
-inline double sample(std::int16_t x) { return x * (1.0 / 32768.0); }
-
-}  // namespace
-
 // -----------------------------------------------------------------------------------------------------------------
-// One frame, or L of them, from samples to a row. All arithmetic in T.
+// The plan in one type.
 
 template <class T>
-struct Kernel {
-  explicit Kernel(const FrontEndOptions& o, const MelBank& bank)
-      : fft(static_cast<std::size_t>(o.n_fft)), bands(bank.bands) {
-    window = make_window(o);
-    for (double& w : window) w *= o.scale;
+struct Kernel : TilePlan<T> {
+  Kernel(const FrontEndOptions& o, const MelBank& bank)
+      // The power does not depend on where in the transform the window stands.
+      : TilePlan<T>(framing_of(o), make_window(o.window, o.periodic, o.win_length), o.scale, 0),
+        bands(bank.bands) {
+    FrontEndView<T>& v = this->view;
     for (const double w : bank.weights) weights.push_back(static_cast<T>(w));
-    for (const double d : make_dct(o)) dct.push_back(static_cast<T>(d));
-    width = static_cast<std::size_t>(o.win_length);
-    floor = static_cast<T>(*o.floor);
-    energy_scale = o.scale * o.scale;
-    energy_floor = static_cast<T>(o.energy_floor);
-    scale = static_cast<T>(o.log_scale);
-    shift = static_cast<T>(o.log_shift);
-    db = static_cast<T>(20.0 / o.power);
-    ref = static_cast<T>(20.0 / o.power * std::log10(o.ref));
-    power = static_cast<T>(o.power);
+    v.power = static_cast<T>(o.power);
+    v.bands = bands.data();
+    v.weights = weights.data();
+    v.n_mels = bands.size();
+    v.floor = static_cast<T>(*o.floor);
+    v.log = o.log != LogMode::none;
+    const double unit = o.log == LogMode::ln      ? 1.0
+                        : o.log == LogMode::log10 ? 1.0 / std::numbers::ln10
+                                                  : 20.0 / o.power / std::numbers::ln10;
+    v.unit = LogScale<T>::of(unit);
+    v.natural = LogScale<T>::of(1.0);
+    v.ref = o.log == LogMode::db ? static_cast<T>(20.0 / o.power * std::log10(o.ref)) : T(0);
+    v.shift = static_cast<T>(o.log_shift);
+    v.scale = static_cast<T>(o.log_scale);
+    v.n_mfcc = static_cast<std::size_t>(o.n_mfcc);
+    v.dct_pitch = (v.n_mfcc + 7) / 8 * 8;
+    dct.resize(v.n_mels * v.dct_pitch);
+    const std::vector<double> entries = make_dct(o);
+    for (std::size_t c = 0; c < v.n_mfcc; ++c) {
+      for (std::size_t m = 0; m < v.n_mels; ++m)
+        dct[m * v.dct_pitch + c] = static_cast<T>(entries[c * v.n_mels + m]);
+    }
+    v.dct = dct.data();
+    v.energy = o.energy != EnergyMode::none;
+    v.energy_floor = static_cast<T>(o.energy_floor);
+    v.remove_dc = o.remove_dc;
+    v.raw_energy = o.energy == EnergyMode::raw;
+    v.windowed_energy = o.energy == EnergyMode::windowed;
+    v.signal_emphasis = o.preemphasis_mode == PreemphasisMode::signal ? o.preemphasis : 0.0;
+    v.frame_emphasis = o.preemphasis_mode == PreemphasisMode::frame ? o.preemphasis : 0.0;
   }
 
-  template <int L>
-  using V = typename Lanes<T, L>::type;
-  template <int L>
-  using D = typename Lanes<double, L>::type;
+  /// The rows of `tile` -> its mel values after the logarithm, and its energies.
+  void mel(Tile<T>& tile, bool windowed, std::size_t lanes) const noexcept {
+    this->kernels.mel(this->view, tile.rows(), windowed, tile.scratch(), lanes);
+    if (this->view.energy) this->kernels.energy(this->view, tile.energies(), lanes);
+  }
 
-  template <int L>
-  static inline V<L> narrow(const D<L>& v) {
-    if constexpr (L == 1) {
-      return static_cast<T>(v);
+  /// Mel values and energies -> `count` rows.
+  template <class O>
+  void rows(T* mel, const T* energies, std::size_t count, std::size_t lanes, O* out,
+            std::size_t pitch) const noexcept {
+    if constexpr (std::is_same_v<O, float>) {
+      this->kernels.to_floats(this->view, mel, energies, count, lanes, out, pitch);
     } else {
-      return __builtin_convertvector(v, V<L>);
+      this->kernels.to_doubles(this->view, mel, energies, count, lanes, out, pitch);
     }
   }
 
-  /// Entries of type D<L> that Scratch needs; a row may hold the energy besides the mel values.
-  std::size_t scratch_size() const { return width + 4 * fft.work_size() + 2 * bands.size() + 1; }
-
-  template <int L>
-  struct Scratch {
-    D<L>* frame;
-    V<L>*re, *im, *wre, *wim, *mel, *row;
-    Scratch(const Kernel& k, D<L>* memory) : frame(memory) {
-      const std::size_t w = k.fft.work_size();
-      re = reinterpret_cast<V<L>*>(frame + k.width);
-      im = re + w;
-      wre = im + w;
-      wim = wre + w;
-      mel = wim + w;
-      row = mel + k.bands.size();
-    }
-  };
-
-  /// s.frame holds the samples -> s.re and s.im hold the windowed frame as the transform wants it; the
-  /// frame's energy in the result. In double, so that a sample is rounded to T once, whatever the steps
-  /// before.
-  template <int L>
-  V<L> prepare(const FrontEndOptions& o, const Scratch<L>& s) const {
-    D<L>* x = s.frame;
-    D<L> mean{};
-    if (o.remove_dc) {
-      for (std::size_t i = 0; i < width; ++i) mean = mean + x[i];
-      mean = mean / static_cast<double>(width);
-    }
-    D<L> energy{};
-    if (o.energy == EnergyMode::raw) {
-      for (std::size_t i = 0; i < width; ++i) energy = energy + (x[i] - mean) * (x[i] - mean);
-      energy = energy * energy_scale;
-    }
-    const double c = o.preemphasis_mode == PreemphasisMode::frame ? o.preemphasis : 0.0;
-    if (o.remove_dc || c != 0.0) {
-      D<L> before = x[0] - mean;
-      for (std::size_t i = 0; i < width; ++i) {
-        const D<L> now = x[i] - mean;
-        x[i] = now - before * c;
-        before = now;
-      }
-    }
-    if (o.energy == EnergyMode::windowed) {
-      for (std::size_t i = 0; i < width; ++i) energy = energy + (x[i] * window[i]) * (x[i] * window[i]);
-    }
-    const std::size_t half = fft.packed_size();
-    const std::size_t stride = fft.packed() ? 2 : 1;
-    for (std::size_t j = 0; j < half; ++j) {
-      const std::size_t i = stride * j;
-      s.re[j] = i < width ? narrow<L>(x[i] * window[i]) : V<L>{};
-      s.im[j] = stride == 2 && i + 1 < width ? narrow<L>(x[i + 1] * window[i + 1]) : V<L>{};
-    }
-    return narrow<L>(energy);
-  }
-
-  /// s.frame holds the samples -> s.mel holds the mel values after the log (row without DCT), energy in the
-  /// result.
-  template <int L>
-  V<L> mel(const FrontEndOptions& o, const Scratch<L>& s) const {
-    V<L> energy = prepare<L>(o, s);
-    const auto [re, im] = fft.spectrum(s.re, s.im, s.wre, s.wim);
-    V<L>* p = re;
-    for (std::size_t k = 0; k < fft.bins(); ++k) p[k] = re[k] * re[k] + im[k] * im[k];
-    if (power == T(1)) {
-      for (std::size_t k = 0; k < fft.bins(); ++k) each_lane<T, L>(p[k], [](T v) { return std::sqrt(v); });
-    } else if (power != T(2)) {
-      const T e = power / T(2);
-      for (std::size_t k = 0; k < fft.bins(); ++k) each_lane<T, L>(p[k], [e](T v) { return std::pow(v, e); });
-    }
-    for (std::size_t m = 0; m < bands.size(); ++m) {
-      const T* w = weights.data() + bands[m].weight;
-      const V<L>* q = p + bands[m].bin;
-      V<L> v{};
-      for (std::size_t i = 0; i < bands[m].count; ++i) v = v + q[i] * w[i];
-      v = at_least<T, L>(v, floor);
-      switch (o.log) {
-        case LogMode::none:
-          break;
-        case LogMode::db:
-          each_lane<T, L>(v, [](T a) { return std::log10(a); });
-          v = v * db - ref;
-          break;
-        case LogMode::ln:
-          each_lane<T, L>(v, [](T a) { return std::log(a); });
-          break;
-        case LogMode::log10:
-          each_lane<T, L>(v, [](T a) { return std::log10(a); });
-          break;
-      }
-      s.mel[m] = v;
-    }
-    if (o.energy != EnergyMode::none) {
-      energy = at_least<T, L>(at_least<T, L>(energy, std::numeric_limits<float>::epsilon()), energy_floor);
-      each_lane<T, L>(energy, [](T a) { return std::log(a); });
-    }
-    return energy;
-  }
-
-  /// s.mel and the energy -> s.row; returns the number of columns.
-  template <int L>
-  std::size_t finish(const FrontEndOptions& o, const Scratch<L>& s, V<L> energy) const {
-    const std::size_t n_mels = bands.size();
-    if (shift != T(0) || scale != T(1)) {
-      for (std::size_t m = 0; m < n_mels; ++m) s.mel[m] = (s.mel[m] + shift) * scale;
-    }
-    std::size_t column = 0;
-    if (o.n_mfcc == 0) {
-      if (o.energy != EnergyMode::none) s.row[column++] = energy;
-      for (std::size_t m = 0; m < n_mels; ++m) s.row[column++] = s.mel[m];
-      return column;
-    }
-    for (; column < static_cast<std::size_t>(o.n_mfcc); ++column) {
-      const T* d = dct.data() + column * n_mels;
-      V<L> v{};
-      for (std::size_t m = 0; m < n_mels; ++m) v = v + s.mel[m] * d[m];
-      s.row[column] = v;
-    }
-    if (o.energy != EnergyMode::none) s.row[0] = energy;
-    return column;
-  }
-
-  detail::RealFft<T> fft;
-  std::vector<MelBank::Band> bands;
-  std::vector<double> window;
+  std::vector<MelBand> bands;
   std::vector<T> weights, dct;
-  std::size_t width;
-  double energy_scale;
-  T floor, energy_floor, scale, shift, db, ref, power;
 };
+
+}  // namespace
 
 // -----------------------------------------------------------------------------------------------------------------
 
 struct FrontEnd::Impl {
   explicit Impl(const FrontEndOptions& given)
-      : o(resolve(given)), bank(make_mel_bank(o)), wide(o, bank), in_double(wants_double(o)) {
+      : o(resolve(given)),
+        framing(framing_of(o)),
+        bank(make_mel_bank(o)),
+        wide(o, bank),
+        in_double(wants_double(o)) {
     if (!in_double) narrow = std::make_unique<Kernel<float>>(o, bank);
-    span = o.span == FrameSpan::n_fft ? o.n_fft : o.win_length;
-    inset = (span - o.win_length) / 2;
     columns = static_cast<std::size_t>(o.n_mfcc > 0 ? o.n_mfcc : o.n_mels + (o.energy != EnergyMode::none));
     whole_clip = o.ref_max || o.top_db.has_value();
-    emphasis = o.preemphasis_mode == PreemphasisMode::signal && o.preemphasis != 0.0;
     float_limit = static_cast<float>(magnitude_limit<float>());
     double_limit = magnitude_limit<double>();
     if (float_limit < 1.0f) {
@@ -495,7 +285,7 @@ struct FrontEnd::Impl {
   /// up to 0.004 dB at -80 dB of the peak, on top of the 0.003 dB of Kaldi's own.
   static bool wants_double(const FrontEndOptions& o) {
     return o.mel_scale == MelScale::kaldi ||
-           detail::RealFft<float>::needs_bluestein(static_cast<std::size_t>(o.n_fft));
+           RealFft<float>::needs_bluestein(static_cast<std::size_t>(o.n_fft));
   }
 
   template <class T>
@@ -512,8 +302,8 @@ struct FrontEnd::Impl {
   double magnitude_limit() const {
     const double largest = static_cast<double>(std::numeric_limits<T>::max()) * 1e-3;
     double window = 0.0, band = 1.0;
-    for (const double w : make_window(o)) window += w;
-    for (const MelBank::Band& b : bank.bands) {
+    for (const double w : make_window(o.window, o.periodic, o.win_length)) window += w;
+    for (const MelBand& b : bank.bands) {
       double sum = 0.0;
       for (std::size_t i = 0; i < b.count; ++i) sum += bank.weights[b.weight + i];
       band = std::max(band, sum);
@@ -525,254 +315,180 @@ struct FrontEnd::Impl {
     return std::min(by_power, std::sqrt(largest / o.win_length) / gain);
   }
 
-  /// Position of the first sample of frame r's span.
-  std::int64_t origin() const {
-    if (!o.center) return 0;
-    return o.span == FrameSpan::n_fft ? -static_cast<std::int64_t>(o.n_fft / 2)
-                                      : o.hop_length / 2 - static_cast<std::int64_t>(o.win_length / 2);
-  }
+  double limit(const float*) const { return float_limit; }
+  double limit(const double*) const { return double_limit; }
+  double limit(const std::int16_t*) const { return 0; }
 
-  std::size_t frames(std::size_t n) const {
-    if (n == 0) return 0;
-    const auto hop = static_cast<std::size_t>(o.hop_length);
-    const auto length = static_cast<std::size_t>(span);
-    std::size_t rows = 0;
-    if (!o.center) {
-      rows = n < length ? 0 : 1 + (n - length) / hop;
-    } else if (o.span == FrameSpan::n_fft) {
-      const std::size_t odd = length % 2;
-      rows = 1 + (n - odd) / hop;
-    } else {
-      rows = n / hop + (n % hop + hop / 2) / hop;
-    }
-    return o.drop_last && rows > 0 ? rows - 1 : rows;
-  }
-
+  template <class S, class O>
+  void compute(const Signals<S, O>& signals) const;
   template <class T, class S, class O>
-  void run(const S* x, std::size_t n, O* out) const;
-  template <class S>
-  void cut(const S* from, bool first, double* to, std::size_t lanes) const;
-  template <class S>
-  void gather(const S* x, std::size_t n, std::size_t r, double* to, std::size_t lanes) const;
+  void run(const Signals<S, O>& signals) const;
   template <class O>
   void append_deltas(O* out, std::size_t rows) const;
 
   FrontEndOptions o;
+  Framing framing;
   MelBank bank;
   Kernel<double> wide;
   std::unique_ptr<Kernel<float>> narrow;
   bool in_double;
-  int span = 0, inset = 0;
   std::size_t columns = 0;  // before deltas
   bool whole_clip = false;
-  bool emphasis = false;
   float float_limit = 0;
   double double_limit = 0;
 };
 
-/// `width` consecutive samples, pre-emphasised if asked, into one lane; `first`: nothing comes before them.
-template <class S>
-void FrontEnd::Impl::cut(const S* from, bool first, double* to, std::size_t lanes) const {
-  const std::size_t width = static_cast<std::size_t>(o.win_length);
-  if (!emphasis) {
-    for (std::size_t i = 0; i < width; ++i) to[i * lanes] = sample(from[i]);
-    return;
-  }
-  const double c = o.preemphasis;
-  double before = first ? 0.0 : sample(from[-1]);
-  for (std::size_t i = 0; i < width; ++i) {
-    const double now = sample(from[i]);
-    to[i * lanes] = now - before * c;
-    before = now;
-  }
-}
-
-/// The frame of row r, which may reach outside the signal, into one lane.
-template <class S>
-void FrontEnd::Impl::gather(const S* x, std::size_t n, std::size_t r, double* to, std::size_t lanes) const {
-  const std::size_t width = static_cast<std::size_t>(o.win_length);
-  const std::int64_t base = origin() + static_cast<std::int64_t>(r) * o.hop_length + inset;
-  if (base >= 0 && static_cast<std::size_t>(base) + width <= n) return cut(x + base, base == 0, to, lanes);
-  const double c = o.preemphasis;
-  for (std::size_t i = 0; i < width; ++i) {
-    const std::size_t at =
-        padded_index(o.pad_mode, base + static_cast<std::int64_t>(i), static_cast<std::int64_t>(n));
-    double v = at == npos ? 0.0 : sample(x[at]);
-    if (emphasis && at != npos && at > 0) v = v - sample(x[at - 1]) * c;
-    to[i * lanes] = v;
-  }
-}
-
 template <class T, class S, class O>
-void FrontEnd::Impl::run(const S* x, std::size_t n, O* out) const {
-  constexpr int L = kVectorBytes / static_cast<int>(sizeof(T));
-  using V = typename Lanes<T, L>::type;
+void FrontEnd::Impl::run(const Signals<S, O>& signals) const {
   const Kernel<T>& k = kernel<T>();
-  const std::size_t rows = frames(n);
+  const std::size_t lanes = k.kernels.lanes, n_mels = k.view.n_mels;
   const std::size_t pitch = columns * static_cast<std::size_t>(1 + o.deltas);
-  if (rows == 0) return;
-  if (o.deltas > 0 && o.delta_mode == DeltaMode::interp && rows < static_cast<std::size_t>(o.delta_width)) {
-    throw InvalidArgument("samples: expected enough for delta_width = " + std::to_string(o.delta_width) +
-                          " rows with delta_mode \"interp\", got " + std::to_string(rows) + " rows from " +
-                          std::to_string(n) + " samples");
+  const Tiles tiles(framing, signals.n, signals.count, lanes);
+  if (o.deltas > 0 && o.delta_mode == DeltaMode::interp) {
+    for (std::size_t i = 0; i < signals.count; ++i) {
+      const std::size_t rows = tiles.frames(i);
+      if (rows == 0 || rows >= static_cast<std::size_t>(o.delta_width)) continue;
+      throw InvalidArgument("samples: expected enough for delta_width = " + std::to_string(o.delta_width) +
+                            " rows with delta_mode \"interp\", got " + std::to_string(rows) + " rows from " +
+                            std::to_string(signals.n[i]) + " samples");
+    }
   }
-  std::vector<typename Lanes<double, L>::type> memory(k.scratch_size());
-  const typename Kernel<T>::template Scratch<L> s(k, memory.data());
-  const std::size_t n_mels = k.bands.size();
-
   // A clamp against the clip's maximum needs every log-mel value before the steps that follow it.
-  std::vector<V> mels, energies;
-  T top = -std::numeric_limits<T>::infinity();
+  AlignedVector<T> mels, energies;
+  std::vector<T> tops;
   if (whole_clip) {
-    mels.resize((rows + L - 1) / L * n_mels);
-    energies.resize((rows + L - 1) / L);
+    mels.resize(tiles.size() * n_mels * lanes + 64 / sizeof(T));
+    energies.resize(tiles.size() * lanes);
+    tops.resize(tiles.size());
   }
-  const auto store = [&](std::size_t row, std::size_t count, V energy) {
-    const std::size_t width = k.template finish<L>(o, s, energy);
-    for (std::size_t l = 0; l < count; ++l) {
-      O* to = out + (row + l) * pitch;
-      for (std::size_t c = 0; c < width; ++c) to[c] = static_cast<O>(s.row[c][l]);
-    }
-  };
-  for (std::size_t row = 0; row < rows; row += L) {
-    const std::size_t count = std::min<std::size_t>(L, rows - row);
-    // Lanes without a frame repeat the last one.
-    for (std::size_t l = 0; l < L; ++l)
-      gather(x, n, row + std::min(l, count - 1), element<double>(s.frame) + l, L);
-    const V energy = k.template mel<L>(o, s);
-    if (!whole_clip) {
-      store(row, count, energy);
-      continue;
-    }
-    std::copy(s.mel, s.mel + n_mels, mels.begin() + static_cast<std::ptrdiff_t>(row / L * n_mels));
-    energies[row / L] = energy;
-    for (std::size_t m = 0; m < n_mels; ++m) {
-      for (std::size_t l = 0; l < L; ++l) top = std::max(top, s.mel[m][l]);
-    }
+  const double cost = 60.0 + 0.4 * o.n_fft * (sizeof(T) / sizeof(float));
+  const auto make = [&k] { return Tile<T>(k); };
+  std::atomic<bool> usable{true};
+  const auto hop = static_cast<std::size_t>(o.hop_length);
+  const double most = limit(signals.x[0]);
+  tiles.each<Tile<T>>(
+      cost, make,
+      [&](Tile<T>& tile, std::size_t t, std::size_t i, std::size_t row, std::size_t count) noexcept {
+        const S* x = signals.x[i];
+        if (!tile_usable(x, signals.n[i], row, count, tiles.frames(i), hop, most)) {
+          usable.store(false, std::memory_order_relaxed);
+          return;
+        }
+        std::size_t used = tile.load(x, signals.n[i], row, count);
+        k.mel(tile, tile.template windowed<S>(), used);
+        T* mel = tile.scratch().mel;
+        if (!whole_clip) {
+          k.rows(mel, tile.energies(), count, used, signals.out[i] + row * pitch, pitch);
+          return;
+        }
+        std::copy(mel, mel + n_mels * used, mels.data() + t * n_mels * lanes);
+        std::copy(tile.energies(), tile.energies() + used, energies.data() + t * lanes);
+        T top = -std::numeric_limits<T>::infinity();
+        for (std::size_t m = 0; m < n_mels * used; ++m) top = std::max(top, mel[m]);
+        tops[t] = top;
+      });
+  for (std::size_t i = 0; i < signals.count; ++i) {
+    if (usable && tiles.frames(i) > 0) continue;
+    const std::size_t bad = first_beyond(signals.x[i], signals.n[i], most);
+    if (bad == signals.n[i]) continue;
+    throw InvalidArgument("samples: expected finite values of magnitude up to " + text(most) + ", got " +
+                          text(sample(signals.x[i][bad])) + " at index " + std::to_string(bad) +
+                          (signals.count > 1 ? " of signal " + std::to_string(i) : ""));
   }
   if (whole_clip) {
     const double unit =
         o.log == LogMode::db ? 1.0 : o.power / 20.0 * (o.log == LogMode::ln ? std::numbers::ln10 : 1.0);
-    const T least = o.top_db ? top - static_cast<T>(*o.top_db * unit) : -std::numeric_limits<T>::infinity();
-    const T zero = o.ref_max ? top : T(0);
-    for (std::size_t row = 0; row < rows; row += L) {
-      for (std::size_t m = 0; m < n_mels; ++m) {
-        s.mel[m] = at_least<T, L>(mels[row / L * n_mels + m], least) - zero;
-      }
-      store(row, std::min<std::size_t>(L, rows - row), energies[row / L]);
+    std::vector<T> clip(signals.count);
+    for (std::size_t i = 0; i < signals.count; ++i) {
+      if (tiles.frames(i) == 0) continue;
+      clip[i] = *std::max_element(tops.begin() + static_cast<std::ptrdiff_t>(tiles.first(i)),
+                                  tops.begin() + static_cast<std::ptrdiff_t>(tiles.first(i + 1)));
     }
+    struct None {};
+    tiles.each<None>(
+        cost * 0.2, [] { return None{}; },
+        [&](None&, std::size_t t, std::size_t i, std::size_t row, std::size_t count) noexcept {
+          const T least =
+              o.top_db ? clip[i] - static_cast<T>(*o.top_db * unit) : -std::numeric_limits<T>::infinity();
+          const std::size_t used = count == 1 ? 1 : lanes;
+          T* mel = mels.data() + t * n_mels * lanes;
+          k.kernels.clamp(mel, n_mels * used, least, o.ref_max ? clip[i] : T(0));
+          k.rows(mel, energies.data() + t * lanes, count, used, signals.out[i] + row * pitch, pitch);
+        });
   }
-  if (o.deltas > 0) append_deltas(out, rows);
+  if (o.deltas > 0) {
+    for (std::size_t i = 0; i < signals.count; ++i) append_deltas(signals.out[i], tiles.frames(i));
+  }
 }
 
 /// Columns [0, c) of every row -> first and second differences in columns [c, 2c) and [2c, 3c).
 template <class O>
 void FrontEnd::Impl::append_deltas(O* out, std::size_t rows) const {
   const std::size_t c = columns, pitch = c * static_cast<std::size_t>(1 + o.deltas);
-  const auto n = static_cast<std::ptrdiff_t>(rows);
-  const std::ptrdiff_t half = o.delta_width / 2;
-  const double w = o.delta_width;
-  const double s2 = w * (w * w - 1.0) / 12.0;         // sum of i^2, i = -half ... half
-  const double s4 = s2 * (3.0 * w * w - 7.0) / 20.0;  // sum of i^4
+  const bool interp = o.delta_mode == DeltaMode::interp;
+  const auto half = static_cast<std::size_t>(o.delta_width / 2);
   for (int order = 1; order <= o.deltas; ++order) {
-    for (std::size_t f = 0; f < c; ++f) {
-      const bool regression = o.delta_mode == DeltaMode::regression;
-      // HTK takes the second order from the first; Savitzky-Golay fits a parabola to the values themselves.
-      const O* from = out + (regression ? static_cast<std::size_t>(order - 1) * c : 0) + f;
-      O* to = out + static_cast<std::size_t>(order) * c + f;
-      const auto value = [&](std::ptrdiff_t r) {
-        return static_cast<double>(from[static_cast<std::size_t>(r) * pitch]);
-      };
-      for (std::ptrdiff_t r = 0; r < n; ++r) {
-        double d = 0;
-        if (regression) {
-          for (std::ptrdiff_t i = 1; i <= half; ++i) {
-            d += static_cast<double>(i) *
-                 (value(std::min(n - 1, r + i)) - value(std::max<std::ptrdiff_t>(0, r - i)));
-          }
-          d /= s2;
-        } else {
-          // Near the ends the polynomial of the first or last whole window is evaluated off its centre.
-          const std::ptrdiff_t mid = std::clamp(r, half, n - 1 - half);
-          if (order == 1) {
-            for (std::ptrdiff_t i = 1; i <= half; ++i)
-              d += static_cast<double>(i) * (value(mid + i) - value(mid - i));
-            d /= s2;
-          } else {
-            double sum = 0;
-            for (std::ptrdiff_t i = -half; i <= half; ++i) {
-              sum += value(mid + i);
-              d += static_cast<double>(i * i) * value(mid + i);
-            }
-            // Second derivative of the least-squares parabola: 2 (w sum i^2 y - s2 sum y) / (w s4 - s2^2).
-            d = 2.0 * (w * d - s2 * sum) / (w * s4 - s2 * s2);
-          }
-        }
-        to[static_cast<std::size_t>(r) * pitch] = static_cast<O>(d);
-      }
+    // HTK takes the second order from the first; Savitzky-Golay fits a parabola to the values themselves.
+    const O* from = out + (interp ? 0 : static_cast<std::size_t>(order - 1) * c);
+    O* to = out + static_cast<std::size_t>(order) * c;
+    if constexpr (std::is_same_v<O, float>) {
+      frontend_kernels().float_deltas(from, to, rows, c, pitch, half, order, interp);
+    } else {
+      frontend_kernels().double_deltas(from, to, rows, c, pitch, half, order, interp);
     }
   }
+}
+
+template <class S, class O>
+void FrontEnd::Impl::compute(const Signals<S, O>& signals) const {
+  if (signals.count == 0) return;
+  if constexpr (std::is_same_v<O, float>) {
+    if (!in_double) return run<float>(signals);
+  }
+  run<double>(signals);
 }
 
 FrontEnd::FrontEnd(const FrontEndOptions& options) : impl_(std::make_unique<const Impl>(options)) {}
 FrontEnd::~FrontEnd() = default;
 
 const FrontEndOptions& FrontEnd::options() const noexcept { return impl_->o; }
-std::size_t FrontEnd::frames(std::size_t n_samples) const noexcept { return impl_->frames(n_samples); }
+std::size_t FrontEnd::frames(std::size_t n_samples) const noexcept {
+  return impl_->framing.frames(n_samples);
+}
 std::size_t FrontEnd::features() const noexcept {
   return impl_->columns * static_cast<std::size_t>(1 + impl_->o.deltas);
 }
 int FrontEnd::empty_filters() const noexcept { return impl_->bank.empty; }
-int FrontEnd::latency_samples() const noexcept { return impl_->span; }
+int FrontEnd::latency_samples() const noexcept { return impl_->framing.span(); }
 int FrontEnd::hop_samples() const noexcept { return impl_->o.hop_length; }
 
-namespace {
-std::size_t beyond(const float* x, std::size_t n, float limit) { return scan().floats(x, n, limit); }
-std::size_t beyond(const double* x, std::size_t n, double limit) { return scan().doubles(x, n, limit); }
-
-template <class S>
-void check(const S* x, std::size_t n, S limit) {
-  const std::size_t bad = beyond(x, n, limit);
-  if (bad == n) return;
-  throw InvalidArgument("samples: expected finite values of magnitude up to " +
-                        text(static_cast<double>(limit)) + ", got " + text(static_cast<double>(x[bad])) +
-                        " at index " + std::to_string(bad));
-}
-}  // namespace
-
 std::size_t first_non_finite(const float* x, std::size_t n) noexcept {
-  return beyond(x, n, std::numeric_limits<float>::max());
+  return first_beyond(x, n, std::numeric_limits<float>::max());
 }
 std::size_t first_non_finite(const double* x, std::size_t n) noexcept {
-  return beyond(x, n, std::numeric_limits<double>::max());
+  return first_beyond(x, n, std::numeric_limits<double>::max());
 }
 std::size_t FrontEnd::first_unusable(const float* x, std::size_t n) const noexcept {
-  return beyond(x, n, impl_->float_limit);
+  return first_beyond(x, n, impl_->float_limit);
 }
 std::size_t FrontEnd::first_unusable(const double* x, std::size_t n) const noexcept {
-  return beyond(x, n, impl_->double_limit);
+  return first_beyond(x, n, impl_->double_limit);
 }
 
-void FrontEnd::compute(const float* x, std::size_t n, float* out) const {
-  check(x, n, impl_->float_limit);
-  if (impl_->in_double) {
-    impl_->run<double>(x, n, out);
-  } else {
-    impl_->run<float>(x, n, out);
-  }
+void FrontEnd::compute(const float* x, std::size_t n, float* out) const { compute(&x, &n, &out, 1); }
+void FrontEnd::compute(const double* x, std::size_t n, double* out) const { compute(&x, &n, &out, 1); }
+void FrontEnd::compute(const std::int16_t* x, std::size_t n, float* out) const { compute(&x, &n, &out, 1); }
+void FrontEnd::compute(const float* const* x, const std::size_t* n, float* const* out,
+                       std::size_t count) const {
+  impl_->compute(Signals<float, float>{x, n, out, count});
 }
-
-void FrontEnd::compute(const std::int16_t* x, std::size_t n, float* out) const {
-  if (impl_->in_double) {
-    impl_->run<double>(x, n, out);
-  } else {
-    impl_->run<float>(x, n, out);
-  }
+void FrontEnd::compute(const double* const* x, const std::size_t* n, double* const* out,
+                       std::size_t count) const {
+  impl_->compute(Signals<double, double>{x, n, out, count});
 }
-
-void FrontEnd::compute(const double* x, std::size_t n, double* out) const {
-  check(x, n, impl_->double_limit);
-  impl_->run<double>(x, n, out);
+void FrontEnd::compute(const std::int16_t* const* x, const std::size_t* n, float* const* out,
+                       std::size_t count) const {
+  impl_->compute(Signals<std::int16_t, float>{x, n, out, count});
 }
 
 bool FrontEnd::streamable(std::string* reason) const {
@@ -798,31 +514,41 @@ struct FrontEndStream::Impl {
   Impl(std::shared_ptr<const FrontEnd> plan_, std::size_t capacity)
       : plan(std::move(plan_)), p(plan->impl_.get()) {
     hop = static_cast<std::uint64_t>(p->o.hop_length);
-    span = static_cast<std::uint64_t>(p->span);
+    span = static_cast<std::uint64_t>(p->framing.span());
+    inset = static_cast<std::uint64_t>(p->framing.inset());
     limit = static_cast<std::size_t>(span) + 1 + capacity;
     buffer.resize(buffer_size(*p, capacity));
-    scratch.resize(scratch_size(*p));
+    if (p->in_double) {
+      wide.emplace(p->wide);
+    } else {
+      narrow.emplace(*p->narrow);
+    }
   }
 
-  using Wide = Lanes<double, kVectorBytes / 4>::type;  // as wide as either kind of kernel wants
   static std::size_t buffer_size(const FrontEnd::Impl& p, std::size_t capacity) {
-    return 2 * (static_cast<std::size_t>(p.span) + 1 + capacity);
-  }
-  static std::size_t scratch_size(const FrontEnd::Impl& p) {
-    return p.in_double ? p.wide.scratch_size() : p.narrow->scratch_size();
+    return 2 * (static_cast<std::size_t>(p.framing.span()) + 1 + capacity);
   }
   static std::size_t bytes(const FrontEnd::Impl& p, std::size_t capacity) {
-    return sizeof(Impl) + buffer_size(p, capacity) * sizeof(float) + scratch_size(p) * sizeof(Wide);
+    return sizeof(Impl) + buffer_size(p, capacity) * sizeof(float) +
+           (p.in_double ? Tile<double>(p.wide).bytes() : Tile<float>(*p.narrow).bytes());
+  }
+  template <class T>
+  Tile<T>& tile() noexcept {
+    if constexpr (std::is_same_v<T, float>) {
+      return *narrow;
+    } else {
+      return *wide;
+    }
   }
 
   /// First sample that a row to come still needs; one more than its window for the pre-emphasis.
   std::uint64_t needed() const {
-    const std::uint64_t start = rows * hop + static_cast<std::uint64_t>(p->inset);
+    const std::uint64_t start = rows * hop + inset;
     return start > 0 ? start - 1 : 0;
   }
 
   template <class S>
-  std::size_t push(const S* x, std::size_t n) {
+  std::size_t push(const S* x, std::size_t n) noexcept {
     std::size_t taken = 0;
     if (stored == 0 && samples < needed()) {  // between frames when the hop is longer than a frame
       taken = static_cast<std::size_t>(std::min<std::uint64_t>(n, needed() - samples));
@@ -845,25 +571,18 @@ struct FrontEndStream::Impl {
     return samples < rows * hop + span ? 0 : static_cast<std::size_t>((samples - span) / hop + 1 - rows);
   }
 
-  /// `count` <= L rows, which must be ready.
-  template <class T, int L>
-  void rows_out(float* out, std::size_t count) {
-    using V = typename Lanes<T, L>::type;
+  /// `count` rows of one tile, which must be ready.
+  template <class T>
+  void rows_out(float* out, std::size_t count) noexcept {
     const Kernel<T>& k = p->kernel<T>();
-    const typename Kernel<T>::template Scratch<L> s(
-        k, reinterpret_cast<typename Lanes<double, L>::type*>(scratch.data()));
-    for (std::size_t l = 0; l < L; ++l) {
-      const std::uint64_t start =
-          (rows + std::min(l, count - 1)) * hop + static_cast<std::uint64_t>(p->inset);
-      const float* from = buffer.data() + begin + (start - (samples - stored));
-      p->cut(from, start == 0, element<double>(s.frame) + l, static_cast<std::size_t>(L));
-    }
-    const V energy = k.template mel<L>(p->o, s);
-    const std::size_t width = k.template finish<L>(p->o, s, energy);
-    const T* row = element<T>(s.row);
+    Tile<T>& t = tile<T>();
     for (std::size_t l = 0; l < count; ++l) {
-      for (std::size_t c = 0; c < width; ++c) out[l * width + c] = static_cast<float>(row[c * L + l]);
+      const std::uint64_t start = (rows + l) * hop + inset;
+      t.row(l, buffer.data() + begin + (start - (samples - stored)), start == 0);
     }
+    const std::size_t lanes = t.fill(count);
+    k.mel(t, t.template windowed<float>(), lanes);
+    k.rows(t.scratch().mel, t.energies(), count, lanes, out, p->columns);
     rows += count;
     const std::uint64_t first = samples - stored;
     if (needed() > first) {
@@ -874,16 +593,11 @@ struct FrontEndStream::Impl {
   }
 
   template <class T>
-  std::size_t next(float* out, std::size_t max_rows) {
-    constexpr int L = kVectorBytes / static_cast<int>(sizeof(T));
-    const std::size_t total = std::min(max_rows, ready());
+  std::size_t next(float* out, std::size_t max_rows) noexcept {
+    const std::size_t total = std::min(max_rows, ready()), lanes = p->kernel<T>().kernels.lanes;
     for (std::size_t done = 0; done < total;) {
-      const std::size_t count = std::min<std::size_t>(L, total - done);
-      if (count == 1) {
-        rows_out<T, 1>(out + done * p->columns, 1);
-      } else {
-        rows_out<T, L>(out + done * p->columns, count);
-      }
+      const std::size_t count = std::min(lanes, total - done);
+      rows_out<T>(out + done * p->columns, count);
       done += count;
     }
     return total;
@@ -891,12 +605,13 @@ struct FrontEndStream::Impl {
 
   std::shared_ptr<const FrontEnd> plan;
   const FrontEnd::Impl* p;
-  std::uint64_t hop, span;
+  std::uint64_t hop, span, inset;
   std::size_t limit;          // samples that may wait
   std::vector<float> buffer;  // samples [samples - stored, samples) lie at `begin`
   std::size_t begin = 0, stored = 0;
   std::uint64_t rows = 0, samples = 0;
-  std::vector<Wide> scratch;
+  std::optional<Tile<float>> narrow;
+  std::optional<Tile<double>> wide;
 };
 
 std::size_t FrontEnd::stream_bytes(std::size_t capacity_samples) const noexcept {

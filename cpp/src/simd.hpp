@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -129,6 +130,86 @@ AFFEKT_INLINE V fma(const V& a, const V& b, const V& c) noexcept {
 template <class V, class M>
 AFFEKT_INLINE V select(const M& mask, const V& a, const V& b) noexcept {
   return mask ? a : b;
+}
+
+/// Unsigned integers of the size of T.
+template <class T>
+using BitsOf = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+/// The lanes of a vector, or a scalar, as unsigned integers.
+template <class V>
+using Bits = Vec<BitsOf<Element<V>>, static_cast<int>(sizeof(V) / sizeof(Element<V>))>;
+
+/// Values of T in 128 bits, the blocks within which the shuffles below stay.
+template <class T>
+inline constexpr int kBlock = static_cast<int>(16 / sizeof(T));
+
+/// The vector whose block g is the one at from(g).
+template <class V, class From>
+AFFEKT_INLINE V load_blocks(From&& from) noexcept {
+#if defined(__AVX__)
+  const auto block = [&](int g) noexcept {
+    return reinterpret_cast<__m128>(load<Vec<float, 4>>(reinterpret_cast<const float*>(from(g))));
+  };
+  const auto two = [&](int g) noexcept {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(block(g)), block(g + 1), 1);
+  };
+  if constexpr (sizeof(V) == 32) return reinterpret_cast<V>(two(0));
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) {
+    const __m512 low = _mm512_castps256_ps512(two(0));
+    return reinterpret_cast<V>(_mm512_insertf32x8(low, two(2), 1));
+  }
+#endif
+#endif
+  if constexpr (sizeof(V) == 16) return load<V>(from(0));
+}
+
+/// Block g of v goes to to(g).
+template <class V, class To>
+AFFEKT_INLINE void store_blocks(const V& v, To&& to) noexcept {
+#if defined(__AVX__)
+  const auto two = [&](int g, __m256 pair) noexcept {
+    _mm_storeu_ps(reinterpret_cast<float*>(to(g)), _mm256_castps256_ps128(pair));
+    _mm_storeu_ps(reinterpret_cast<float*>(to(g + 1)), _mm256_extractf128_ps(pair, 1));
+  };
+  if constexpr (sizeof(V) == 32) two(0, reinterpret_cast<__m256>(v));
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) {
+    two(0, _mm512_maskz_extractf32x8_ps(0xff, reinterpret_cast<__m512>(v), 0));
+    two(2, _mm512_maskz_extractf32x8_ps(0xff, reinterpret_cast<__m512>(v), 1));
+  }
+#endif
+#endif
+  if constexpr (sizeof(V) == 16) store<V>(to(0), v);
+}
+
+/// Out of each block of a and b, in turns: their halves `half` (0 or 1) interleaved in runs of `run` values.
+template <int half, int run, class V, std::size_t... I>
+AFFEKT_INLINE V zip_blocks(const V& a, const V& b, std::index_sequence<I...>) noexcept {
+  constexpr std::size_t block = kBlock<Element<V>>, lanes = sizeof...(I);
+  return __builtin_shufflevector(
+      a, b,
+      (static_cast<int>(I / block * block + I / run % 2 * lanes + I % block / (2 * run) * run + I % run +
+                        half * (block / 2)))...);
+}
+
+/// Transposes the blocks of kBlock vectors: value j of a block of x[i] and value i of that block of x[j]
+/// change places.
+template <class V>
+AFFEKT_INLINE void transpose_blocks(V* x) noexcept {
+  constexpr auto lanes = std::make_index_sequence<sizeof(V) / sizeof(Element<V>)>();
+  if constexpr (kBlock<Element<V>> == 2) {
+    const V a = zip_blocks<0, 1>(x[0], x[1], lanes), b = zip_blocks<1, 1>(x[0], x[1], lanes);
+    x[0] = a;
+    x[1] = b;
+  } else {
+    const V a = zip_blocks<0, 1>(x[0], x[1], lanes), b = zip_blocks<1, 1>(x[0], x[1], lanes);
+    const V c = zip_blocks<0, 1>(x[2], x[3], lanes), d = zip_blocks<1, 1>(x[2], x[3], lanes);
+    x[0] = zip_blocks<0, 2>(a, c, lanes);
+    x[1] = zip_blocks<1, 2>(a, c, lanes);
+    x[2] = zip_blocks<0, 2>(b, d, lanes);
+    x[3] = zip_blocks<1, 2>(b, d, lanes);
+  }
 }
 
 }  // namespace affekt::AFFEKT_ISA

@@ -126,6 +126,13 @@ class AFFEKT_API FrontEnd {
   /// 16-bit PCM, taken as x / 32768.
   void compute(const std::int16_t* x, std::size_t n, float* out) const;
 
+  /// Many signals at once, on up to num_threads() threads: out[i] holds (frames(n[i]), features()), with the
+  /// bits that each signal gives alone. Throws as above, with the number of the signal.
+  void compute(const float* const* x, const std::size_t* n, float* const* out, std::size_t count) const;
+  void compute(const double* const* x, const std::size_t* n, double* const* out, std::size_t count) const;
+  void compute(const std::int16_t* const* x, const std::size_t* n, float* const* out,
+               std::size_t count) const;
+
   /// Whether a FrontEndStream can run it; if not, `reason` says why.
   bool streamable(std::string* reason = nullptr) const;
   /// Samples that the first row needs: its latency. Row r is ready with sample r*hop_length +
