@@ -25,6 +25,7 @@ from runs import (
     CALIBRATION,
     CONDITIONS,
     METRICS,
+    SCORED,
     RunError,
     Tables,
     interval,
@@ -36,7 +37,7 @@ from runs import (
 
 import affekt
 from affekt import data, metrics
-from affekt._predict import summarise
+from affekt._predict import describe_output, summarise
 from affekt.modelfile import model_bytes, write_model
 from affekt.robustness import mix
 from affekt.systems.schema import as_dict, differences
@@ -174,6 +175,27 @@ def per_group(folder: Path, condition: str) -> dict[str, dict[str, Any]]:
         }
         about = {"recordings": int(row["n"]), "speakers": int(row["speakers"])}
         out.setdefault(row["by"], {})[row["group"]] = about | figures
+    return out
+
+
+def chance(card: dict[str, Any], predictions: pd.DataFrame) -> dict[str, Any]:
+    """What figures are reached without listening."""
+    out: dict[str, Any] = {
+        "how": "uar, war: a guess among the model's emotions; ccc: estimates that do not follow the labels; "
+        "most_frequent: the war of always naming that emotion"
+    }
+    for output in card["outputs"]:
+        guess = 1 / len(output["labels"])
+        categorical = output["kind"] == "categorical"
+        out |= dict.fromkeys(("uar", "war"), round(guess, 4)) if categorical else {"ccc": 0.0}
+    _, _, truth = labelled("war", predictions)
+    if len(truth):
+        names, counts = np.unique(truth, return_counts=True)
+        most = int(counts.argmax())
+        out["most_frequent"] = {
+            "emotion": str(names[most]),
+            "war": round(float(counts[most] / len(truth)), 4),
+        }
     return out
 
 
@@ -334,6 +356,9 @@ def build(tested: Run, whole: Run, counted: tuple[int, int]) -> tuple[dict[str, 
     info["cross_validation"] = {
         "protocol": f"{tested.config['protocol']['kind']}, folds: {folds}, seeds: {seeds}",
         "speakers": f"{counted[0]} of {counted[1]} tested",
+        "scored": SCORED,
+        "conditions": {name: CONDITIONS[name] for name in tables.conditions},
+        "chance": chance(card, alone),
         "figures": cross_validated(tables),
         "by_group": {"condition": condition, **per_group(tested.folder, condition)},
         "int8": {"largest_difference": round(largest, 4), **{n: again[n] for n in ("float32", "int8")}},
@@ -379,6 +404,8 @@ def page(name: str, card: dict[str, Any], sizes: dict[str, int]) -> str:
             f"Data: {', '.join(info['data'])}; {info['trained_on']['recordings']} recordings of "
             f"{info['trained_on'].get('groups', '?')} speakers",
             f"Licence: {info['licence']}; see [LICENSE](LICENSE)",
+            *(f"Takes {e['kind']}: one channel, {e['rate']:g} Hz" for e in card["inputs"]),
+            *(f"Gives {describe_output(output)}" for output in card["outputs"]),
             f"An estimate every {timing['hop_s']:g} s from {timing['first_estimate_s']:g} s on, over the "
             f"last {timing['context_s']:g} s; causal",
             f"{costs['parameters']} parameters; million multiply-accumulates per second of sound: "
@@ -388,8 +415,10 @@ def page(name: str, card: dict[str, Any], sizes: dict[str, int]) -> str:
         ]),
         "## On speakers it has not heard",
         f"The same recipe, cross-validated ({tested['protocol']}; speakers: {tested['speakers']}). The model "
-        f"itself was {info['protocol']}, so these figures are about the recipe. In brackets: 95 % interval "
-        "over speakers.",
+        f"itself was {info['protocol']}, so these figures are about the recipe. They score "
+        f"{tested['scored']}. In brackets: 95 % interval over speakers.",
+        _bullets([f"*{name}*: {meaning}" for name, meaning in tested["conditions"].items()]),
+        _chance(tested["chance"]),
         _table(["condition", "speakers"], [
             ([condition, who], found)
             for condition in CONDITIONS
@@ -424,6 +453,13 @@ def page(name: str, card: dict[str, Any], sizes: dict[str, int]) -> str:
         _silence(failures["without_speech"]),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
+
+
+def _chance(found: dict[str, Any]) -> str:
+    words = [f"{METRICS.get(k, 'CCC')} {found[k]:.3f}" for k in ("uar", "war", "ccc") if k in found]
+    most = found.get("most_frequent")
+    always = f"; WAR {most['war']:.3f} by always naming *{most['emotion']}*" if most else ""
+    return f"Without listening: {', '.join(words)} by guessing{always}."
 
 
 def _bullets(lines: list[str]) -> str:

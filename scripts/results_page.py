@@ -8,7 +8,8 @@ usage: python scripts/results_page.py                         write the pages an
        python scripts/results_page.py tried CORPUS CHANGE FOLDER
                                                    add to the log of what was tried
 
-The first column of every table names the run; `docs/results/runs.csv` keeps titles and commands.
+The first column of every table names the run; `docs/results/runs.csv` keeps titles, commands and
+the hash of the configuration, of which a run has one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from runs import (
     CALIBRATION,
     CONDITIONS,
     METRICS,
+    SCORED,
     RunError,
     Tables,
     interval,
@@ -51,18 +53,21 @@ RESULTS = """# Results
 
 Written by `scripts/results_page.py` from the tables of finished runs in [results/](results). Speakers of
 training, development and test are disjoint. Our figures come from the exported model files, run by the native
-core over each whole recording, and take its last valid estimate. UAR is the mean recall over classes, WAR the
-accuracy; CCC is Lin's with population moments over all test recordings at once. In brackets: 95 % interval by
-bootstrap over speakers.
+core over each whole recording; they score {scored}.
+UAR is the mean recall over classes, WAR the accuracy; CCC is Lin's with population moments over all test
+recordings at once. In brackets: 95 % interval by bootstrap over speakers.
 
-Conditions: *raw*, every recording by itself; *running*, the recordings of a speaker one after the other, what
-was learnt about the voice carried along; *enrolled*, the voice learnt from a few recordings beforehand, which
-are not scored, so that the column is over fewer recordings; *whole*, the voice learnt from all recordings of
-the speaker, the scored ones too (transductive: an upper bound, not what a live system has). *Untouched*
-speakers were never scored while the recipe was chosen. *Seeds together*: the mean of the estimates of a
-fold's seeds, which is what `affekt ensemble` makes of their model files. Floors are classical: functionals of
-openSMILE, SVM or ridge, on the same folds; *whole* there means features z-scored per speaker. A figure over
-one fold shows that the path works; it is no benchmark."""
+Conditions:
+
+{conditions}
+
+*Enrolled* is over fewer recordings than the others. *Untouched* speakers were never scored while the recipe
+was chosen. *Seeds together*: the mean of the estimates of a fold's seeds, which is what `affekt ensemble`
+makes of their model files. Floors are classical: functionals of openSMILE, SVM or ridge, on the same folds;
+*whole* there means features z-scored per speaker. A figure over one fold shows that the path works; it is no
+benchmark.""".format(
+    scored=SCORED, conditions="\n".join(f"- *{name}*: {meaning}" for name, meaning in CONDITIONS.items())
+)
 
 RAVDESS_AIMS = {"raw": 0.60, "adapted": 0.70}
 AIMS = """On RAVDESS a network of this size, trained on the other actors of the corpus alone, was to reach
@@ -252,7 +257,10 @@ def add_run(docs: Path, title: str, command: str, folder: Path, floor: Path | No
     file = target / "runs.csv"
     listed = pd.read_csv(file, dtype=str) if file.is_file() else pd.DataFrame(columns=["run"])
     rows = [*listed[listed["run"] != name].to_dict("records")]
-    entry = {"run": name, "title": title, "command": command}
+    kinds = sorted({*tables[""].results.get("configuration", pd.Series(dtype=str)).dropna()})
+    if len(kinds) > 1:
+        raise RunError(f"{folder / 'results.csv'}: rows of several configurations ({', '.join(kinds)})")
+    entry = {"run": name, "title": title, "command": command, "configuration": "".join(kinds)}
     place = listed.index[listed["run"] == name]
     rows.insert(int(place[0]) if len(place) else len(rows), entry)
     pd.DataFrame(rows).to_csv(file, index=False)

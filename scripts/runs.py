@@ -13,13 +13,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-CONDITIONS = ("raw", "running", "enrolled", "whole")
+CONDITIONS = {
+    "raw": "every recording by itself",
+    "running": "the recordings of a speaker one after the other, what was learnt of the voice carried along",
+    "enrolled": "the voice learnt from a few recordings beforehand, which are not scored",
+    "whole": "the voice learnt from all recordings of the speaker, the scored ones too; an upper bound, not "
+    "what a live system has",
+}
+SCORED = "the last valid estimate of each recording, or its last where none is valid"
 METRICS = {"uar": "UAR", "war": "WAR"}
 METRICS |= {f"ccc_{label}": f"CCC {label}" for label in ("valence", "arousal", "dominance")}
 CALIBRATION = {"ece": "ECE", "nll": "NLL", "brier": "Brier score"}
 CALIBRATION |= {"coverage68": "within 1 sd", "coverage95": "within 1.96 sd"}
 NAMES = ("file", "subject", "session", "group", "condition", "true_emotion", "test_groups", "model", "over")
-NAMES += ("by", "gender", "language")
+NAMES += ("by", "gender", "language", "configuration")
 
 
 class RunError(SystemExit):

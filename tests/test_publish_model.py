@@ -163,6 +163,29 @@ def test_reliability_and_cost_are_stated(runs, published):
     assert info["cost"]["on"]
 
 
+def test_the_card_explains_its_figures(runs, published):
+    card = affekt.load(published / "tiny.safetensors").card
+    tested = card["info"]["cross_validation"]
+    assert tested["scored"].startswith("the last valid estimate of each recording")
+    assert tested["conditions"] == {"raw": "every recording by itself"}
+    odds = tested["chance"]
+    assert (odds["uar"], odds["war"], odds["ccc"]) == (0.3333, 0.3333, 0.0)
+    truth = pandas.read_csv(runs / "folds" / "predictions.csv")["true_emotion"]
+    assert odds["most_frequent"]["war"] == pytest.approx(
+        (truth == odds["most_frequent"]["emotion"]).mean(), abs=1e-4
+    )
+    text = (published / "tiny.md").read_text(encoding="utf-8")
+    for line in (
+        "- Takes audio: one channel, 16000 Hz",
+        "- Gives probabilities of calm, angry, sad",
+        "- Gives arousal in [-1, 1]",
+        "- *raw*: every recording by itself",
+        "Without listening: UAR 0.333, WAR 0.333, CCC 0.000 by guessing; WAR 0.333 by always naming *angry*.",
+    ):
+        assert line in text.splitlines(), line
+    assert f"They score {tested['scored']}. " in text
+
+
 def test_failures_are_named(runs, published):
     failures = affekt.load(published / "tiny.safetensors").card["info"]["failures"]
     groups = pandas.read_csv(runs / "folds" / "groups.csv")

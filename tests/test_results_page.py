@@ -119,6 +119,20 @@ def test_a_run_that_comes_again_keeps_its_place(docs, tmp_path):
     assert (docs / "results.md").read_bytes() == before
 
 
+def test_a_run_is_of_one_configuration(docs, tmp_path):
+    folder = write_run(tmp_path / "one", floor=False)
+    results_page.main(["run", "One", "affekt train", str(folder)], docs)
+    assert pandas.read_csv(docs / "results" / "runs.csv")["configuration"].isna().all()
+    table = pandas.read_csv(folder / "results.csv")
+    table.assign(configuration="0123abcd").to_csv(folder / "results.csv", index=False)
+    results_page.main(["run", "One", "affekt train", str(folder)], docs)
+    assert pandas.read_csv(docs / "results" / "runs.csv", dtype=str)["configuration"].tolist() == ["0123abcd"]
+    hashes = ["0123abcd"] * (len(table) - 1) + ["4567"]
+    table.assign(configuration=hashes).to_csv(folder / "results.csv", index=False)
+    with pytest.raises(runs.RunError, match=r"several configurations \(0123abcd, 4567\)"):
+        results_page.main(["run", "One", "affekt train", str(folder)], docs)
+
+
 def test_a_run_without_conditions_is_raw(tmp_path):
     folder = write_run(tmp_path / "old", conditions=("raw",), floor=False)
     for name in ("summary", "results", "groups"):

@@ -27,6 +27,7 @@ from affekt.training import (
     run_protocol,
     scoring,
 )
+from affekt.training.protocol import _digest
 
 RATE = 16000
 SPEAKERS, TAKES = 6, 4
@@ -295,6 +296,21 @@ def test_each_training_leaves_what_the_audit_and_a_user_need(finished, voices):
     again.unlink()
     with pytest.raises(DataError, match="not a checkpoint"):
         export_checkpoint(run.folder / "log.csv", run.folder / "x.safetensors")
+
+
+def test_results_name_their_configuration(finished, tmp_path):
+    result, config, _ = finished
+    (digest,) = set(result.results["configuration"])
+    read = pandas.read_csv(Path(config.out) / "results.csv", dtype={"configuration": str})
+    assert set(read["configuration"]) == {digest}
+
+    def digest_of(*overrides):
+        return _digest(load_config(config, overrides))
+
+    same = ["protocol.select=[1]", "protocol.seeds=[3]", "protocol.jobs=2", f"out={tmp_path}"]
+    assert digest_of(*same, f"data.root={tmp_path}", "training.progress=true") == digest
+    assert digest_of("training.lr=0.5") != digest
+    assert digest_of("protocol.seed=9") != digest_of("system.dropout=0.5") != digest
 
 
 def test_confidence_is_fitted_on_the_development_speakers_and_scored_on_the_others(finished):

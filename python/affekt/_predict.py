@@ -782,6 +782,15 @@ def describe_model(model: Model) -> str:
     return f"{model.card.get('name', 'unnamed')} {model.card.get('version', '')}".strip()
 
 
+def describe_output(output: dict[str, Any]) -> str:
+    """An entry of a card's outputs for people: ``arousal in [-1, 1]``, ``probabilities of happy, sad``."""
+    labels = ", ".join(output["labels"])
+    if output["kind"] == "categorical":
+        return f"probabilities of {labels}"
+    limits = output.get("range")
+    return labels + (f" in [{limits[0]:g}, {limits[1]:g}]" if limits else "")
+
+
 def check_on_error(on_error: str) -> None:
     """Refuse anything but ``"raise"`` and ``"skip"``."""
     if on_error not in ("raise", "skip"):

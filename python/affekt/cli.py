@@ -1127,6 +1127,7 @@ def _progress(name: str) -> Callable[[int, int, str], None] | None:
 def _print_brief(model: Any) -> None:
     """What a person wants to know of a model first, in about a dozen lines."""
     import affekt
+    from affekt._predict import describe_output
 
     card, timing, info = model.card, model.timing, model.card.get("info", {})
     price = affekt.cost(model)
@@ -1134,7 +1135,7 @@ def _print_brief(model: Any) -> None:
     lines = [
         ("file", f"{model.path}, {model.path.stat().st_size / 1e6:.2f} MB"),
         *(("takes", f"{e['kind']}, one channel, {e['rate']:g} Hz") for e in model.inputs),
-        *(("gives", _given(entry)) for entry in card["outputs"]),
+        *(("gives", describe_output(entry)) for entry in card["outputs"]),
         (
             "estimates",
             f"every {timing['hop_s']:.3g} s from {timing['first_estimate_s']:.3g} s on, over the last "
@@ -1156,15 +1157,6 @@ def _print_brief(model: Any) -> None:
         start = f"{name if name != before else '':<11}"
         print(textwrap.fill(start + text, 110, subsequent_indent=" " * 11, break_long_words=False))
         before = name
-
-
-def _given(output: dict[str, Any]) -> str:
-    """An output of a card for people."""
-    labels = ", ".join(output["labels"])
-    if output["kind"] == "categorical":
-        return f"probabilities of {labels}"
-    limits = output.get("range")
-    return labels + (f" in [{limits[0]:g}, {limits[1]:g}]" if limits else "")
 
 
 def _typed(model: Any) -> str:

@@ -16,11 +16,14 @@ Layout of a run's folder::
 
 A fold and seed with ``done.json`` is never trained again; one that was interrupted goes on from its last
 epoch. Neither is done when the recordings of its partitions are no longer those of its ``split.csv``. The
-tables hold every finished fold and seed of the folder, whichever of them a call asked for.
+tables hold every finished fold and seed of the folder, whichever of them a call asked for. A folder
+holds runs of one configuration; the column ``configuration`` of results.csv is its hash (where the data lie
+apart), so that rows of different ones can be told apart elsewhere.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -367,6 +370,14 @@ def _essence(config: RunConfig) -> dict[str, Any]:
             del values[section][name]
     del values["floor"]  # it does not change what is trained
     return values
+
+
+def _digest(config: RunConfig) -> str:
+    """A short hash of `_essence` that does not depend on where the data lie, and is no number to pandas."""
+    values = _essence(config)
+    for source in (values["data"], *values["data"]["extra"]):
+        del source["root"]
+    return "c" + hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:11]
 
 
 def _source(source: SourceConfig, on_error: str) -> data.Manifest:
@@ -997,6 +1008,7 @@ def _tables(
     ]
     skipped = _skipped_table(noted)
     results.insert(min(9, len(results.columns)), "n_skipped", len(skipped))
+    results["configuration"] = _digest(config)
     parts = []
     for run in finished:
         part = _read_predictions(run.folder / "predictions.csv", system, config.protocol)
