@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "affekt/error.hpp"
@@ -73,5 +74,34 @@ class Rows {
   std::vector<pybind11::ssize_t> shape_, strides_;
   std::size_t count_ = 1;
 };
+
+/// Where every row starts, rows that are not contiguous in a copy.
+template <class S>
+class RowPointers {
+ public:
+  explicit RowPointers(const Rows& rows) {
+    at_.reserve(rows.count());
+    std::vector<S> copy;
+    for (std::size_t r = 0; r < rows.count(); ++r) {
+      at_.push_back(rows.row<S>(r, copy));
+      if (!copy.empty()) copies_.push_back(std::move(copy)), copy.clear();
+    }
+  }
+  const S* const* data() const { return at_.data(); }
+  const S* operator[](std::size_t r) const { return at_[r]; }
+
+ private:
+  std::vector<const S*> at_;
+  std::vector<std::vector<S>> copies_;
+};
+
+/// Where the rows of a new C-contiguous array start.
+template <class T>
+std::vector<T*> row_pointers(pybind11::array_t<T>& array, std::size_t rows, std::size_t length) {
+  std::vector<T*> at(rows);
+  T* data = array.mutable_data();
+  for (std::size_t r = 0; r < rows; ++r) at[r] = data + r * length;
+  return at;
+}
 
 }  // namespace affekt::bindings

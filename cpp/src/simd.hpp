@@ -124,6 +124,13 @@ AFFEKT_INLINE V fma(const V& a, const V& b, const V& c) noexcept {
 #else
   return a * b + c;
 #endif
+#if defined(__FMA__) || defined(__aarch64__)
+  if constexpr (!std::is_arithmetic_v<V>) {  // wider than a register
+    V r{};
+    for (std::size_t i = 0; i < sizeof(V) / sizeof(T); ++i) r[i] = fma(T{a[i]}, T{b[i]}, T{c[i]});
+    return r;
+  }
+#endif
 }
 
 /// mask ? a : b, lane by lane; mask is the result of a comparison.
@@ -211,5 +218,58 @@ AFFEKT_INLINE void transpose_blocks(V* x) noexcept {
     x[3] = zip_blocks<1, 2>(b, d, lanes);
   }
 }
+
+/// Each lane as a T.
+template <class T, class V>
+AFFEKT_INLINE auto convert(const V& v) noexcept {
+  if constexpr (std::is_arithmetic_v<V>) {
+    return static_cast<T>(v);
+  } else {
+    return __builtin_convertvector(v, Vec<T, static_cast<int>(sizeof(V) / sizeof(Element<V>))>);
+  }
+}
+
+template <int D, class V, std::size_t... I>
+AFFEKT_INLINE void swap_blocks(V& a, V& b, std::index_sequence<I...>) noexcept {
+  constexpr int L = sizeof...(I);
+  const V low = __builtin_shufflevector(a, b, ((I & D) == 0 ? int(I) : int(I) - D + L)...);
+  b = __builtin_shufflevector(a, b, ((I & D) == 0 ? int(I) + D : int(I) + L)...);
+  a = low;
+}
+
+/// Lane j of vector i <-> lane i of vector j, L vectors of L lanes.
+template <int L, int D = L / 2, class V>
+AFFEKT_INLINE void transpose(V* v) noexcept {
+  if constexpr (D > 0) {
+    for (int i = 0; i < L; ++i)
+      if ((i & D) == 0) swap_blocks<D>(v[i], v[i + D], std::make_index_sequence<L>());
+    transpose<L, D / 2>(v);
+  }
+}
+
+/// While it lives, results and operands below the smallest normal number count as zero: a decaying recursion
+/// would otherwise crawl through denormals. The work belongs into a function that is not inlined into the
+/// scope, because the compiler does not know that arithmetic depends on this.
+class FlushDenormals {
+ public:
+#if defined(__x86_64__)
+  AFFEKT_INLINE FlushDenormals() noexcept : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040u); }
+  AFFEKT_INLINE ~FlushDenormals() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#elif defined(__aarch64__)
+  AFFEKT_INLINE FlushDenormals() noexcept {
+    asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    asm volatile("msr fpcr, %0" ::"r"(saved_ | (1ull << 24)));
+  }
+  AFFEKT_INLINE ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
+
+ private:
+  std::uint64_t saved_;
+#endif
+  FlushDenormals(const FlushDenormals&) = delete;
+  FlushDenormals& operator=(const FlushDenormals&) = delete;
+};
 
 }  // namespace affekt::AFFEKT_ISA
