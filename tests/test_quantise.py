@@ -168,6 +168,8 @@ def test_from_the_command_line(wide, tmp_path, capsys):
     assert f"model  {out} (" in capsys.readouterr().out
     assert affekt.load(out).card["info"]["quantised"]["clip"] == "mse"
     assert main(["info", str(out)]) == 0
+    assert "weights in int8" in capsys.readouterr().out
+    assert main(["info", str(out), "--card"]) == 0
     text = capsys.readouterr().out
     assert "of them int8" in text
     count = sum(t.size for t in affekt.load(wide).tensors().values())

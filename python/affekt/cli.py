@@ -1145,7 +1145,12 @@ def _print_brief(model: Any) -> None:
             "latency",
             f"at most {timing['hop_s'] + timing['lookahead_s']:.3g} s until an estimate holds what was heard",
         ),
-        ("cost", f"{price['parameters']} parameters, {macs:.2f} million multiply-accumulates per second"),
+        (
+            "cost",
+            f"{price['parameters']} parameters"
+            + ", weights in int8" * any(entry["dtype"] == "I8" for entry in card["tensors"].values())
+            + f"; {macs:.2f} million multiply-accumulates per second",
+        ),
         *_headlines(info, card["outputs"]),
         ("licence", str(info.get("licence", "not stated"))),
         ("meant for", str(info.get("intended_use", "not stated"))),
