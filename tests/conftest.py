@@ -56,6 +56,18 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20240229)
 
 
+@pytest.fixture(params=["native", "plain torch"])
+def native_or_plain(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test on the torch ops and on their plain-torch twins."""
+    from affekt import ops
+
+    if request.param == "plain torch":
+        monkeypatch.setattr(ops, "available", lambda: False)
+    elif ops.library_path() is None:
+        pytest.skip("this build has no torch op library (AFFEKT_TORCH=ON builds it)")
+    return str(request.param)
+
+
 @pytest.fixture
 def write_wav(tmp_path: Path) -> Callable[..., Path]:
     """Write samples ``(time,)`` or ``(time, channels)`` to a file below tmp_path and return its path."""

@@ -16,16 +16,7 @@ from affekt import ops
 from affekt.errors import InputError
 from affekt.losses import CCCLoss, ccc, ccc_loss
 
-
-@pytest.fixture(params=["native", "plain torch"], autouse=True)
-def path(request, monkeypatch):
-    """Run every test on the op and on the plain-torch twin."""
-    if request.param == "plain torch":
-        monkeypatch.setattr(ops, "available", lambda: False)
-    elif ops.library_path() is None:
-        pytest.skip("this build has no torch op library (AFFEKT_TORCH=ON builds it)")
-    return request.param
-
+pytestmark = pytest.mark.usefixtures("native_or_plain")
 
 P = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.4]], dtype=torch.double)
 Q = torch.tensor([[0.0, 0.2, 0.1, 0.4, 0.3]], dtype=torch.double)
@@ -217,7 +208,7 @@ def test_any_configuration_equals_the_reference_in_double(
 
 @pytest.mark.parametrize("length", [1, 63, 16384, 16385, 300_000])
 @pytest.mark.parametrize("dims", [1, 3, 5])
-def test_long_columns_and_threads(length, dims, path):
+def test_long_columns_and_threads(length, dims, native_or_plain):
     gen = torch.Generator().manual_seed(length)
     target = 3 + torch.randn(2, length // dims + 1, dims, generator=gen)
     pred = (target + 0.5 * torch.randn(target.shape, generator=gen)).requires_grad_()
@@ -232,7 +223,7 @@ def test_long_columns_and_threads(length, dims, path):
         torch.set_num_threads(before)
     expected = [[reference(pred[b, :, d].detach(), target[b, :, d]) for d in range(dims)] for b in range(2)]
     np.testing.assert_allclose(results[0][0].numpy(), expected, atol=1e-6)
-    if path == "native":
+    if native_or_plain == "native":
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -272,8 +263,8 @@ def test_only_what_needs_a_gradient_gets_one():
     assert only.shape == target.shape
 
 
-def test_ops_pass_the_checks_of_torch(path):
-    if path != "native":
+def test_ops_pass_the_checks_of_torch(native_or_plain):
+    if native_or_plain != "native":
         pytest.skip("concerns the op")
     ccc._native()  # gives it its gradient
     pred, target = torch.randn(2, 2, 7, 3, dtype=torch.double).unbind()
@@ -292,8 +283,8 @@ def test_ops_pass_the_checks_of_torch(path):
     )
 
 
-def test_raw_ops_refuse_what_does_not_fit(path):
-    if path != "native":
+def test_raw_ops_refuse_what_does_not_fit(native_or_plain):
+    if native_or_plain != "native":
         pytest.skip("concerns the op")
     ops.load_library()
     x = torch.randn(2, 5)

@@ -36,6 +36,11 @@ def test_schemas():
         " -> (Tensor loss, Tensor columns)",
         "_ccc_bwd(Tensor grad, Tensor pred, Tensor target, Tensor? mask, Tensor columns, bool pool,"
         " bool for_pred, bool for_target) -> (Tensor grad_pred, Tensor grad_target)",
+        "_info_nce(Tensor a, Tensor b, Tensor? negatives, Tensor scale, int shift, bool exclude,"
+        " bool columns, float weight, int budget, bool for_a, bool for_b)"
+        " -> (Tensor loss, Tensor grad_a, Tensor grad_b, Tensor grad_scale)",
+        "_sup_con(Tensor z, Tensor labels, Tensor? negatives, Tensor scale, int budget, bool for_z)"
+        " -> (Tensor loss, Tensor grad_z, Tensor grad_scale)",
     ):
         name = schema.partition("(")[0]
         assert str(getattr(torch.ops.affekt, name).default._schema) == f"affekt::{schema}"

@@ -27,6 +27,19 @@ STABLE_TORCH_LIBRARY(affekt, m) {
   m.def(
       "_ccc_bwd(Tensor grad, Tensor pred, Tensor target, Tensor? mask, Tensor columns, bool pool,"
       " bool for_pred, bool for_target) -> (Tensor grad_pred, Tensor grad_target)");
+  // Mean or sum of -log softmax at the positives, as `weight` says, over the rows of a and, with `columns`,
+  // those of b. a, b (n, dim); the positive of row i is row (i + shift) mod n of b; `exclude` takes row i of
+  // b out of the candidates of row i; negatives (k, dim) are further candidates, constant; scale = 1 /
+  // temperature, one value; budget: bytes of scratch memory. Gradients for a unit upstream come along, empty
+  // unless asked for.
+  m.def(
+      "_info_nce(Tensor a, Tensor b, Tensor? negatives, Tensor scale, int shift, bool exclude, bool columns,"
+      " float weight, int budget, bool for_a, bool for_b)"
+      " -> (Tensor loss, Tensor grad_a, Tensor grad_b, Tensor grad_scale)");
+  // z (n, dim), labels (n) int64: mean over the rows that share their label with another.
+  m.def(
+      "_sup_con(Tensor z, Tensor labels, Tensor? negatives, Tensor scale, int budget, bool for_z)"
+      " -> (Tensor loss, Tensor grad_z, Tensor grad_scale)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(affekt, CompositeExplicitAutograd, m) { m.impl("_version", TORCH_BOX(&version)); }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/ccc.hpp"
+#include "kernels/contrast.hpp"
 
 namespace affekt {
 namespace {
@@ -153,5 +154,14 @@ void ccc_backward(const CccShape& shape, const T* pred, const T* target, const s
 AFFEKT_CCC(float)
 AFFEKT_CCC(double)
 #undef AFFEKT_CCC
+
+template <>
+const ContrastSteps<float>& contrast_steps<float>() {
+  return contrast().floats;
+}
+template <>
+const ContrastSteps<double>& contrast_steps<double>() {
+  return contrast().doubles;
+}
 
 }  // namespace affekt

@@ -7,7 +7,7 @@ any torch from 2.10 on.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from affekt import _core
 from affekt._lazy import require
 from affekt.errors import AffektError
 
-__all__ = ["available", "differentiable", "library_path", "load_library"]
+__all__ = ["available", "differentiable", "gradient_of", "library_path", "load_library"]
 
 
 def library_path() -> Path | None:
@@ -70,6 +70,27 @@ def load_library() -> None:
     ) -> Any:
         return tuple(pred.new_empty(pred.shape if asked else (0,)) for asked in (for_pred, for_target))
 
+    @torch.library.register_fake("affekt::_info_nce")
+    def _(
+        a: Any,
+        b: Any,
+        negatives: Any,
+        scale: Any,
+        shift: int,
+        exclude: bool,
+        columns: bool,
+        weight: float,
+        budget: int,
+        for_a: bool,
+        for_b: bool,
+    ) -> Any:
+        grads = (x.new_empty(x.shape if asked else (0,)) for x, asked in ((a, for_a), (b, for_b)))
+        return a.new_empty(()), *grads, a.new_empty(())
+
+    @torch.library.register_fake("affekt::_sup_con")
+    def _(z: Any, labels: Any, negatives: Any, scale: Any, budget: int, for_z: bool) -> Any:
+        return z.new_empty(()), z.new_empty(z.shape if for_z else (0,)), z.new_empty(())
+
 
 @cache
 def available() -> bool:
@@ -109,3 +130,17 @@ def differentiable(
     )
     apply: Callable[..., Any] = function.apply  # type: ignore[attr-defined]
     return apply
+
+
+def gradient_of(
+    reference: Callable[..., Any], inputs: Sequence[Any], wanted: Sequence[bool], grad: Any
+) -> list[Any]:
+    """Return the gradients of reference(*inputs) that are `wanted`, else None; differentiable again.
+
+    For the backward pass of an op whose own gradient cannot be differentiated: `reference` computes the same
+    in plain torch.
+    """
+    torch = require("torch", purpose="the torch ops")
+    of = [value for value, want in zip(inputs, wanted, strict=True) if want]
+    found = iter(torch.autograd.grad(reference(*inputs), of, grad, create_graph=True))
+    return [next(found) if want else None for want in wanted]

@@ -6,5 +6,22 @@ from affekt._lazy import require
 require("torch", purpose="affekt.losses")
 
 from affekt.losses.ccc import CCCLoss, ccc_loss
+from affekt.losses.info_nce import InfoNCELoss, info_nce_loss
+from affekt.losses.nt_xent import NTXentLoss, nt_xent_loss
+from affekt.losses.pairwise_info_nce import PairwiseInfoNCELoss, pairwise_info_nce_loss
+from affekt.losses.queue import NegativeQueue
+from affekt.losses.sup_con import SupConLoss, sup_con_loss
 
-__all__ = ["CCCLoss", "ccc_loss"]
+__all__ = [
+    "CCCLoss",
+    "InfoNCELoss",
+    "NTXentLoss",
+    "NegativeQueue",
+    "PairwiseInfoNCELoss",
+    "SupConLoss",
+    "ccc_loss",
+    "info_nce_loss",
+    "nt_xent_loss",
+    "pairwise_info_nce_loss",
+    "sup_con_loss",
+]

@@ -144,14 +144,13 @@ def _setup(ctx: Any, inputs: Any, output: Any) -> None:
 def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Any, ...]:
     pred, target, mask, columns = ctx.saved_tensors
     wanted = ctx.needs_input_grad[:2]
+    grads: Any
     if grad is None:
-        grads: Any = (None, None)
+        grads = (None, None)
     elif torch.is_grad_enabled():  # somebody differentiates the gradient
-        of = [v for v, want in zip((pred, target), wanted, strict=True) if want]
-        found = iter(
-            torch.autograd.grad(_reference(pred, target, mask, *ctx.options), of, grad, create_graph=True)
+        grads = ops.gradient_of(
+            lambda p, y: _reference(p, y, mask, *ctx.options), (pred, target), wanted, grad
         )
-        grads = [next(found) if want else None for want in wanted]
     else:
         found = torch.ops.affekt._ccc_bwd(grad, pred, target, mask, columns, ctx.options[0], *wanted)
         grads = [g if want else None for g, want in zip(found, wanted, strict=True)]

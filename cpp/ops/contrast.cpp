@@ -1,0 +1,538 @@
+// affekt::_info_nce and affekt::_sup_con: contrastive losses on CPU tensors, value and gradients in one call.
+//
+// The matrix of cosines is made tile by tile with torch's own matrix product. A first pass over the tiles
+// gives the sum of exponentials of every row and, where both directions count, of every column; a second pass
+// turns each tile into the gradient of its logits and multiplies it out. Tiles stay between the passes while
+// they fit the caller's bytes and are computed again beyond.
+#include "affekt/losses.hpp"
+
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "tensors.hpp"
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Large enough for the matrix product to run at full speed, small enough for a tile to stay in the cache.
+constexpr std::int64_t kTileRows = 512, kTileCols = 2048;
+// Rows of a tile that one job takes; fixed, since the columns' sums are merged job by job.
+constexpr std::int64_t kJobRows = 32;
+
+enum class Part { both, rows_only, diagonal };  // whose sums a tile goes into
+
+template <class T>
+constexpr ScalarType dtype_of() {
+  return sizeof(T) == sizeof(float) ? ScalarType::Float : ScalarType::Double;
+}
+
+// A matrix over memory of somebody else.
+template <class T>
+Tensor view(T* data, std::int64_t rows, std::int64_t cols, std::int64_t row_stride, std::int64_t col_stride) {
+  const std::int64_t sizes[] = {rows, cols}, strides[] = {row_stride, col_stride};
+  AtenTensorHandle handle = nullptr;
+  const std::int32_t code =
+      torch::stable::detail::to<std::int32_t>(torch::stable::detail::from(dtype_of<T>()));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(data, 2, sizes, strides, 0, code,
+                                                                   aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+// out = a b, or out += a b.
+void multiply(const Tensor& out, const Tensor& a, const Tensor& b, bool add) {
+  if (add) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1, 1));
+  } else {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), a.get(), b.get()));
+  }
+}
+
+template <class F>
+void run_rows(std::int64_t rows, std::int64_t grain, F&& f) {
+  affekt::on_torch_threads(
+      static_cast<std::size_t>(rows), static_cast<std::size_t>(grain),
+      [](void* context, std::size_t begin, std::size_t end) noexcept {
+        (*static_cast<std::remove_reference_t<F>*>(context))(static_cast<std::int64_t>(begin),
+                                                             static_cast<std::int64_t>(end));
+      },
+      const_cast<void*>(static_cast<const void*>(&f)));
+}
+
+// Rows of embeddings: their unit vectors, the sums of their logits, and their gradient.
+template <class T>
+struct Side {
+  const affekt::ContrastSteps<T>& steps = affekt::contrast_steps<T>();
+  Tensor from;
+  std::int64_t n, dim;
+  std::vector<double> norm, sum;
+  std::vector<T> most;    // running maximum of the logits, free form only
+  std::vector<T> weight;  // what the second pass multiplies or subtracts
+  Tensor units;           // all unit vectors, or those of two blocks where there is no room for all
+  bool whole;
+  T* grad = nullptr;
+
+  Side(const Tensor& x, bool room_for_all)
+      : from(affekt::dense(x)),
+        n(x.size(0)),
+        dim(x.size(1)),
+        norm(static_cast<std::size_t>(n)),
+        sum(static_cast<std::size_t>(n)),
+        most(static_cast<std::size_t>(n), -std::numeric_limits<T>::infinity()),
+        weight(static_cast<std::size_t>(n)),
+        units(affekt::fresh({room_for_all ? n : 2 * kTileCols, dim}, dtype_of<T>())),
+        whole(room_for_all) {
+    if (whole) fill(0, n, units.template mutable_data_ptr<T>());
+  }
+
+  void fill(std::int64_t first, std::int64_t count, T* to) {
+    run_rows(count, 256, [&](std::int64_t begin, std::int64_t end) {
+      steps.unit(from.template const_data_ptr<T>() + (first + begin) * dim,
+                 static_cast<std::size_t>(end - begin), static_cast<std::size_t>(dim), to + begin * dim,
+                 norm.data() + first + begin);
+    });
+  }
+
+  // Unit vectors of at most kTileCols rows; valid until the next call with this slot, 0 or 1.
+  T* unit(std::int64_t first, std::int64_t count, std::int64_t slot = 0) {
+    T* const all = units.template mutable_data_ptr<T>();
+    if (whole) return all + first * dim;
+    fill(first, count, all + slot * kTileCols * dim);
+    return all + slot * kTileCols * dim;
+  }
+};
+
+template <class T>
+struct Tile {
+  std::int64_t row, rows, col, cols;
+  Side<T>* side;  // the columns'
+  Part part;
+  std::optional<Tensor> kept;
+};
+
+template <class T>
+class Contrast {
+ public:
+  // `budget` is what the scratch memory may take: unit vectors first, then tiles.
+  Contrast(double scale, std::int64_t budget, bool gradients)
+      : scale_(static_cast<T>(scale)),
+        bounded_(scale <= affekt::kBoundedScale),
+        gradients_(gradients),
+        budget_(budget) {}
+
+  // Takes n rows of unit vectors out of the budget; false if they do not fit into half of what is left.
+  bool room(const Tensor& x) {
+    const std::int64_t bytes = x.size(0) * x.size(1) * static_cast<std::int64_t>(sizeof(T));
+    if (bytes > budget_ / 2) return false;
+    budget_ -= bytes;
+    return true;
+  }
+
+  // Tiles of the rows [row, row + rows) against [first, side.n).
+  void add_tiles(std::int64_t row, std::int64_t rows, Side<T>& side, std::int64_t first, std::int64_t last,
+                 Part part) {
+    for (std::int64_t col = first; col < last; col += kTileCols)
+      tiles_.push_back({row, rows, col, std::min(kTileCols, last - col), &side, part, std::nullopt});
+  }
+
+  // First pass: on_cosines(tile, cosines) may read and change the products before they count.
+  template <class F>
+  void sums(Side<T>& rows, F&& on_cosines) {
+    std::int64_t widest = 0, tallest = 0;
+    for (const Tile<T>& tile : tiles_) {
+      widest = std::max(widest, tile.cols);
+      tallest = std::max(tallest, tile.rows);
+    }
+    const std::int64_t jobs = (tallest + kJobRows - 1) / kJobRows;
+    // Two tiles of scratch, the columns' sums of each job, and per row a norm, a sum, a maximum and a weight.
+    budget_ -= static_cast<std::int64_t>(sizeof(T)) * (2 * tallest * widest + 2 * jobs * widest);
+    for (const Side<T>* side : sides_) budget_ -= side->n * static_cast<std::int64_t>(16 + 2 * sizeof(T));
+    scratch_ = affekt::fresh({tallest, widest}, dtype_of<T>());
+    if (gradients_) logits_gradient_ = affekt::fresh({tallest, widest}, dtype_of<T>());
+    col_sum_.resize(static_cast<std::size_t>(jobs * widest));
+    if (!bounded_) col_max_.resize(col_sum_.size());
+    for (Tile<T>& tile : tiles_) {
+      const std::int64_t bytes = tile.rows * tile.cols * static_cast<std::int64_t>(sizeof(T));
+      if (gradients_ && bytes <= budget_) {
+        budget_ -= bytes;
+        tile.kept = affekt::fresh({tile.rows, tile.cols}, dtype_of<T>());
+      }
+      T* const at = cosines(rows, tile);
+      on_cosines(tile, at);
+      add_sums(rows, tile, at);
+    }
+  }
+
+  // log of the sum of exp(logit) of row i.
+  double log_sum(const Side<T>& side, std::size_t i) const {
+    return std::log(side.sum[i]) + static_cast<double>(bounded_ ? scale_ : side.most[i]);
+  }
+
+  // What the second pass needs of row i whose log-sum-exp enters the loss with this weight.
+  void set_weight(Side<T>& side, std::size_t i, double weight) {
+    side.weight[i] = static_cast<T>(bounded_ ? weight / side.sum[i] : log_sum(side, i) - std::log(weight));
+  }
+
+  // Second pass over the tiles that `which` picks: adds to the gradients of both sides, before the factor
+  // scale. on_gradient(tile, g) may change the gradient of the cosines.
+  template <class W, class F>
+  void gradients(Side<T>& rows, W&& which, bool for_rows, bool for_cols, const F& on_gradient) {
+    for (Tile<T>& tile : tiles_) {
+      if (!which(tile)) continue;
+      T* const at = tile.kept ? tile.kept->template mutable_data_ptr<T>() : cosines(rows, tile);
+      if (!tile.kept) exclude(tile, at);
+      T* const g = logits_gradient_.template mutable_data_ptr<T>();
+      const T* const col =
+          tile.part == Part::rows_only || !columns_ ? nullptr : tile.side->weight.data() + tile.col;
+      const auto cols = static_cast<std::size_t>(tile.cols);
+      run_rows(tile.rows, kJobRows, [&](std::int64_t begin, std::int64_t end) {
+        const T* const row = rows.weight.data() + tile.row + begin;
+        const auto n = static_cast<std::size_t>(end - begin);
+        const T* const in = at + begin * tile.cols;
+        T* const out = g + begin * tile.cols;
+        if (bounded_)
+          rows.steps.bounded_gradient(in, n, cols, scale_, tile.kept.has_value(), row, col, out);
+        else
+          rows.steps.free_gradient(in, n, cols, scale_, row, col, out);
+      });
+      on_gradient(tile, g);
+      const std::int64_t dim = rows.dim;
+      const bool onto_cols = for_cols && tile.side->grad != nullptr && tile.part != Part::diagonal;
+      if (for_rows)
+        multiply(view(rows.grad + tile.row * dim, tile.rows, dim, dim, 1),
+                 view(g, tile.rows, tile.cols, tile.cols, 1),
+                 view(tile.side->unit(tile.col, tile.cols, 1), tile.cols, dim, dim, 1), true);
+      if (onto_cols)
+        multiply(view(tile.side->grad + tile.col * dim, tile.cols, dim, dim, 1),
+                 view(g, tile.cols, tile.rows, 1, tile.cols),
+                 view(rows.unit(tile.row, tile.rows), tile.rows, dim, dim, 1), true);
+    }
+  }
+
+  // The gradient of unit vectors becomes that of the embeddings; the sum of unit . gradient before the
+  // factor.
+  double finish(Side<T>& side, double factor) {
+    double total = 0;
+    std::vector<double> dots(static_cast<std::size_t>(side.n));
+    for (std::int64_t first = 0; first < side.n; first += kTileCols) {
+      const std::int64_t count = std::min(kTileCols, side.n - first);
+      const T* const unit = side.unit(first, count);
+      run_rows(count, 256, [&](std::int64_t begin, std::int64_t end) {
+        side.steps.through_unit(side.grad + (first + begin) * side.dim, unit + begin * side.dim,
+                                side.norm.data() + first + begin, static_cast<std::size_t>(end - begin),
+                                static_cast<std::size_t>(side.dim), factor, dots.data() + first + begin);
+      });
+    }
+    for (const double d : dots) total += d;
+    return total;
+  }
+
+  void set(std::vector<Side<T>*> sides, bool columns, bool without_self) {
+    sides_ = std::move(sides);
+    columns_ = columns;
+    without_self_ = without_self;
+  }
+
+ private:
+  T* cosines(Side<T>& rows, Tile<T>& tile) {
+    T* const at = (tile.kept ? *tile.kept : scratch_).template mutable_data_ptr<T>();
+    const std::int64_t dim = rows.dim;
+    T* const a = rows.unit(tile.row, tile.rows);
+    T* const b = tile.part == Part::diagonal ? a : tile.side->unit(tile.col, tile.cols, 1);
+    multiply(view(at, tile.rows, tile.cols, tile.cols, 1), view(a, tile.rows, dim, dim, 1),
+             view(b, dim, tile.cols, 1, dim), false);
+    return at;
+  }
+
+ public:
+  // Entries whose row and column have one index take no part: their exponential is 0.
+  void exclude(const Tile<T>& tile, T* at) const {
+    if (!without_self_ || tile.part == Part::rows_only) return;
+    for (std::int64_t i = std::max(tile.row, tile.col);
+         i < std::min(tile.row + tile.rows, tile.col + tile.cols); ++i)
+      at[(i - tile.row) * tile.cols + i - tile.col] = -std::numeric_limits<T>::infinity();
+  }
+
+ private:
+  void add_sums(Side<T>& rows, const Tile<T>& tile, T* at) {
+    exclude(tile, at);
+    const bool onto_cols = columns_ && tile.part == Part::both;
+    const auto cols = static_cast<std::size_t>(tile.cols);
+    const std::int64_t jobs = (tile.rows + kJobRows - 1) / kJobRows;
+    run_rows(jobs, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t job = begin; job < end; ++job) {
+        const std::int64_t first = job * kJobRows, row = tile.row + first;
+        const auto n = static_cast<std::size_t>(std::min(kJobRows, tile.rows - first));
+        T* const part = at + first * tile.cols;
+        T* const sum = onto_cols ? col_sum_.data() + job * tile.cols : nullptr;
+        if (bounded_)
+          rows.steps.bounded_sums(part, n, cols, scale_, tile.kept.has_value(), rows.sum.data() + row, sum);
+        else
+          rows.steps.free_sums(part, n, cols, scale_, rows.most.data() + row, rows.sum.data() + row,
+                               onto_cols ? col_max_.data() + job * tile.cols : nullptr, sum);
+      }
+    });
+    if (!onto_cols) return;
+    for (std::int64_t job = 0; job < jobs; ++job) {
+      for (std::size_t j = 0; j < cols; ++j) {
+        const std::size_t of = static_cast<std::size_t>(job) * cols + j,
+                          to = static_cast<std::size_t>(tile.col) + j;
+        double& sum = tile.side->sum[to];
+        if (bounded_) {
+          sum += static_cast<double>(col_sum_[of]);
+          continue;
+        }
+        T& most = tile.side->most[to];
+        if (col_max_[of] > most) {
+          sum *= std::exp(static_cast<double>(most - col_max_[of]));
+          most = col_max_[of];
+        }
+        if (col_max_[of] != -std::numeric_limits<T>::infinity())
+          sum += static_cast<double>(col_sum_[of]) * std::exp(static_cast<double>(col_max_[of] - most));
+      }
+    }
+  }
+
+  T scale_;
+  bool bounded_, gradients_, columns_ = false, without_self_ = false;
+  std::int64_t budget_;
+  std::vector<Side<T>*> sides_;
+  std::vector<Tile<T>> tiles_;
+  Tensor scratch_, logits_gradient_;
+  std::vector<T> col_sum_, col_max_;
+};
+
+// Cuts rows [0, n) into blocks.
+template <class F>
+void each_block(std::int64_t n, F&& f) {
+  for (std::int64_t row = 0; row < n; row += kTileRows) f(row, std::min(kTileRows, n - row));
+}
+
+double scale_value(const Tensor& scale, const Tensor& like) {
+  if (scale.numel() != 1 || scale.scalar_type() != like.scalar_type())
+    throw affekt::InvalidArgument("scale: expected one value of the embeddings' dtype, got " +
+                                  affekt::shape_of(scale));
+  const double value = scale.scalar_type() == ScalarType::Float
+                           ? static_cast<double>(*scale.const_data_ptr<float>())
+                           : *scale.const_data_ptr<double>();
+  if (!(value > 0) || !std::isfinite(value))
+    throw affekt::InvalidArgument("temperature: expected a positive number, got a scale 1/temperature of " +
+                                  std::to_string(value));
+  return value;
+}
+
+void require_rows(const char* name, const Tensor& x, std::int64_t dim, const Tensor& like) {
+  if (x.dim() != 2 || x.size(1) != dim || x.scalar_type() != like.scalar_type())
+    throw affekt::InvalidArgument(std::string(name) + ": expected (n, " + std::to_string(dim) +
+                                  ") of the embeddings' dtype, got " + affekt::shape_of(x));
+}
+
+Tensor zeros_or_empty(const Tensor& like, bool wanted) {
+  return wanted ? torch::stable::new_zeros(like, {like.size(0), like.size(1)})
+                : affekt::fresh({0}, like.scalar_type());
+}
+
+template <class T>
+Tensor scalar(double value) {
+  Tensor tensor = affekt::fresh({}, dtype_of<T>());
+  *tensor.template mutable_data_ptr<T>() = static_cast<T>(value);
+  return tensor;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce(Tensor a, Tensor b, std::optional<Tensor> negatives,
+                                                    Tensor scale, std::int64_t shift, bool exclude,
+                                                    bool columns, double weight, std::int64_t budget,
+                                                    bool for_a, bool for_b) {
+  if (a.dim() != 2) throw affekt::InvalidArgument("a: expected (n, dim), got " + affekt::shape_of(a));
+  affekt::require_twins("b", b, "a", a);
+  if (negatives) require_rows("negatives", *negatives, a.size(1), a);
+  if (negatives && columns)
+    throw affekt::InvalidArgument("negatives: expected none where both directions count");
+  const double factor = scale_value(scale, a);
+  const std::int64_t n = a.size(0);
+  if (n < 1 || shift < 0 || shift >= n || (exclude && n < 2 && !negatives))
+    throw affekt::InvalidArgument("a: expected more rows, got " + affekt::shape_of(a));
+  Tensor grad_a = zeros_or_empty(a, for_a), grad_b = zeros_or_empty(b, for_b);
+  return affekt::with_dtype("a", a, [&](auto zero) {
+    using T = decltype(zero);
+    const bool gradients = for_a || for_b;
+    Contrast<T> contrast(factor, budget, gradients);
+    Side<T> rows(a, contrast.room(a)), cols(b, contrast.room(b));
+    std::optional<Side<T>> queue;
+    std::vector<Side<T>*> sides{&rows, &cols};
+    if (negatives && negatives->size(0) > 0) {
+      queue.emplace(*negatives, contrast.room(*negatives));
+      sides.push_back(&*queue);
+    }
+    contrast.set(sides, columns, exclude);
+    each_block(n, [&](std::int64_t row, std::int64_t count) {
+      contrast.add_tiles(row, count, cols, 0, n, Part::both);
+      if (queue) contrast.add_tiles(row, count, *queue, 0, queue->n, Part::rows_only);
+    });
+
+    // The positive of row i is column (i + shift) mod n.
+    const auto each_positive = [&](const Tile<T>& tile, T* at, auto&& f) {
+      if (tile.part == Part::rows_only) return;
+      for (std::int64_t i = 0; i < tile.rows; ++i) {
+        const std::int64_t j = (tile.row + i + shift) % n - tile.col;
+        if (j >= 0 && j < tile.cols) f(at[i * tile.cols + j]);
+      }
+    };
+    double matched = 0;
+    contrast.sums(rows, [&](const Tile<T>& tile, T* at) {
+      each_positive(tile, at, [&](T& cosine) { matched += static_cast<double>(cosine); });
+    });
+    double loss = 0;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i)
+      loss += contrast.log_sum(rows, i) + (columns ? contrast.log_sum(cols, i) : 0);
+    const double per_match = columns ? 2 : 1;
+    loss = weight * (loss - per_match * factor * matched);
+
+    double grad_scale = 0;
+    if (gradients) {
+      for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
+        contrast.set_weight(rows, i, weight);
+        if (columns) contrast.set_weight(cols, i, weight);
+      }
+      if (for_a) rows.grad = grad_a.template mutable_data_ptr<T>();
+      if (for_b) cols.grad = grad_b.template mutable_data_ptr<T>();
+      contrast.gradients(
+          rows, [](const Tile<T>&) { return true; }, for_a, for_b,
+          [&](const Tile<T>& tile, T* g) {
+            each_positive(tile, g, [&](T& at) { at -= static_cast<T>(per_match * weight); });
+          });
+      if (for_b) grad_scale = contrast.finish(cols, factor);
+      if (for_a) grad_scale = contrast.finish(rows, factor);
+    }
+    return std::make_tuple(scalar<T>(loss), grad_a, grad_b, scalar<T>(grad_scale));
+  });
+}
+
+// Classes with at least two members, as a number for each row and -1 for rows that are alone.
+std::vector<std::int64_t> classes_of(const std::int64_t* labels, std::int64_t n,
+                                     std::vector<std::int64_t>& sizes) {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(n)), found(static_cast<std::size_t>(n), -1);
+  for (std::int64_t i = 0; i < n; ++i) order[static_cast<std::size_t>(i)] = i;
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::int64_t i, std::int64_t j) { return labels[i] < labels[j]; });
+  for (std::size_t first = 0; first < order.size();) {
+    std::size_t end = first + 1;
+    while (end < order.size() && labels[order[end]] == labels[order[first]]) ++end;
+    if (end - first > 1) {
+      for (std::size_t k = first; k < end; ++k)
+        found[static_cast<std::size_t>(order[k])] = static_cast<std::int64_t>(sizes.size());
+      sizes.push_back(static_cast<std::int64_t>(end - first));
+    }
+    first = end;
+  }
+  return found;
+}
+
+std::tuple<Tensor, Tensor, Tensor> sup_con(Tensor z, Tensor labels, std::optional<Tensor> negatives,
+                                           Tensor scale, std::int64_t budget, bool for_z) {
+  if (z.dim() != 2) throw affekt::InvalidArgument("z: expected (n, dim), got " + affekt::shape_of(z));
+  const std::int64_t n = z.size(0), dim = z.size(1);
+  if (labels.dim() != 1 || labels.size(0) != n || labels.scalar_type() != ScalarType::Long)
+    throw affekt::InvalidArgument("labels: expected int64 (" + std::to_string(n) + "), got " +
+                                  affekt::shape_of(labels));
+  if (negatives) require_rows("negatives", *negatives, dim, z);
+  const double factor = scale_value(scale, z);
+  Tensor grad = zeros_or_empty(z, for_z);
+  const Tensor dense_labels = affekt::dense(labels);
+  std::vector<std::int64_t> sizes;
+  const std::vector<std::int64_t> classes = classes_of(dense_labels.const_data_ptr<std::int64_t>(), n, sizes);
+  std::int64_t anchors = 0;
+  for (const std::int64_t size : sizes) anchors += size;
+  return affekt::with_dtype("z", z, [&](auto zero) {
+    using T = decltype(zero);
+    if (anchors == 0) return std::make_tuple(scalar<T>(0), grad, scalar<T>(0));
+    const double weight = 1 / static_cast<double>(anchors);
+    Contrast<T> contrast(factor, budget, for_z);
+    Side<T> rows(z, contrast.room(z));
+    std::optional<Side<T>> queue;
+    std::vector<Side<T>*> sides{&rows};
+    if (negatives && negatives->size(0) > 0) {
+      queue.emplace(*negatives, contrast.room(*negatives));
+      sides.push_back(&*queue);
+    }
+    contrast.set(sides, true, true);
+    // The matrix is symmetric: blocks above the diagonal serve their rows and their columns.
+    each_block(n, [&](std::int64_t row, std::int64_t count) {
+      contrast.add_tiles(row, count, rows, row, row + count, Part::diagonal);
+      contrast.add_tiles(row, count, rows, row + count, n, Part::both);
+      if (queue) contrast.add_tiles(row, count, *queue, 0, queue->n, Part::rows_only);
+    });
+    contrast.sums(rows, [](const Tile<T>&, T*) {});
+
+    // The mean cosine with the positives needs no pairs: u . (sum of the class - u) / (size - 1).
+    const auto count = static_cast<std::int64_t>(sizes.size());
+    Tensor class_sums = torch::stable::new_zeros(z, {count, dim});
+    T* const class_sum = class_sums.template mutable_data_ptr<T>();
+    const auto each_anchor = [&](auto&& f) {
+      each_block(n, [&](std::int64_t row, std::int64_t in_block) {
+        const T* const unit = rows.unit(row, in_block);
+        for (std::int64_t i = row; i < row + in_block; ++i) {
+          const std::int64_t c = classes[static_cast<std::size_t>(i)];
+          if (c >= 0)
+            f(i, unit + (i - row) * dim, class_sum + c * dim,
+              1 / static_cast<double>(sizes[static_cast<std::size_t>(c)] - 1));
+        }
+      });
+    };
+    each_anchor([&](std::int64_t, const T* unit, T* sum, double) {
+      for (std::int64_t d = 0; d < dim; ++d) sum[d] += unit[d];
+    });
+    const auto width = static_cast<std::size_t>(dim);
+    double loss = 0;
+    each_anchor([&](std::int64_t i, const T* unit, const T* sum, double share) {
+      const double matched = rows.steps.dot(unit, sum, width) - rows.steps.dot(unit, unit, width);
+      loss += contrast.log_sum(rows, static_cast<std::size_t>(i)) - factor * share * matched;
+    });
+
+    double grad_scale = 0;
+    if (for_z) {
+      T* const g = rows.grad = grad.template mutable_data_ptr<T>();
+      for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i)
+        contrast.set_weight(rows, i, classes[i] >= 0 ? weight : 0);
+      const auto nothing = [](const Tile<T>&, T*) {};
+      contrast.gradients(
+          rows, [](const Tile<T>& tile) { return tile.part != Part::rows_only; }, true, true, nothing);
+      // Every cosine of a positive pair counts twice, once for each of its two anchors.
+      each_anchor([&](std::int64_t i, const T* unit, const T* sum, double share) {
+        const T by = static_cast<T>(2 * weight * share);
+        for (std::int64_t d = 0; d < dim; ++d) g[i * dim + d] -= by * (sum[d] - unit[d]);
+      });
+      double own = 0;  // sum of unit . gradient without the queue, where every cosine counts twice
+      if (queue) {
+        each_block(n, [&](std::int64_t row, std::int64_t in_block) {
+          const T* const unit = rows.unit(row, in_block);
+          for (std::int64_t i = 0; i < in_block; ++i)
+            own += rows.steps.dot(unit + i * dim, g + (row + i) * dim, width);
+        });
+        contrast.gradients(
+            rows, [](const Tile<T>& tile) { return tile.part == Part::rows_only; }, true, false, nothing);
+      }
+      const double all = contrast.finish(rows, factor);
+      grad_scale = queue ? all - own / 2 : all / 2;
+    }
+    return std::make_tuple(scalar<T>(weight * loss), grad, scalar<T>(grad_scale));
+  });
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(affekt, CPU, m) {
+  m.impl("_info_nce", TORCH_BOX(&info_nce));
+  m.impl("_sup_con", TORCH_BOX(&sup_con));
+}

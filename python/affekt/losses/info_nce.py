@@ -1,0 +1,111 @@
+"""InfoNCE: the matching candidate against all others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from affekt.errors import InputError
+from affekt.losses._contrast import BUDGET, bytes_of, info_nce, more_rows, one_of, same_rows, scale_of
+
+__all__ = ["InfoNCELoss", "info_nce_loss"]
+
+
+def info_nce_loss(
+    anchors: Tensor,
+    candidates: Tensor,
+    *,
+    temperature: float | Tensor = 0.07,
+    symmetric: bool = True,
+    negatives: Tensor | None = None,
+    positive_in_denominator: bool = True,
+    reduction: str = "mean",
+    budget: int = BUDGET,
+) -> Tensor:
+    """Cross-entropy of each anchor's own candidate among all candidates, by cosine over temperature.
+
+    With u, v the unit vectors of anchors and candidates and tau the temperature,
+
+        L_i = -log( exp(u_i.v_i / tau) / sum_j exp(u_i.v_j / tau) ),
+
+    j over all candidates and the extra negatives; ``symmetric`` averages L with the same loss for candidates
+    as anchors.
+
+    Parameters
+    ----------
+    anchors, candidates : `(n, dim)`, floating point; row i of one belongs to row i of the other. Only the
+        directions of the vectors count. Half precision is computed and returned in float32.
+    temperature : positive; a number, or a tensor of one value, which gets its gradient (learn its logarithm).
+    symmetric : both directions, as CLIP; False: anchors choose among candidates only.
+    negatives : `(k, dim)`, further candidates for every anchor, without gradient (a queue, see
+        `NegativeQueue`); needs ``symmetric=False``.
+    positive_in_denominator : False leaves j = i out of the sum (decoupled form; needs another candidate).
+    reduction : ``"mean"`` or ``"sum"`` over anchors.
+    budget : bytes of scratch memory on the CPU. The n x n matrix is never whole unless it fits: tiles of
+        exponentials stay between the two passes while there is room and are computed again beyond. The
+        gradients, which are as large as the inputs, and a minimum of about 10 MB come on top.
+
+    NaN or infinity in the embeddings makes the loss NaN. A vector of zeros has cosine 0 with everything.
+    On the CPU value and gradients come from one call; second derivatives go through plain torch.
+
+    Raises
+    ------
+    InputError : shapes do not fit, n = 0, no candidate is left, integers, a temperature that is not positive,
+        or an unknown option.
+
+    References: A. van den Oord et al., "Representation learning with contrastive predictive coding" (2018);
+    A. Radford et al., "Learning transferable visual models from natural language supervision" (2021); for the
+    decoupled form C.-H. Yeh et al., "Decoupled contrastive learning" (2022).
+
+    >>> import torch
+    >>> round(info_nce_loss(torch.eye(4), torch.eye(4), temperature=1.0).item(), 4)
+    0.7437
+    """
+    anchors, candidates = same_rows(anchors=anchors, candidates=candidates)
+    negatives = more_rows(negatives, anchors)
+    one_of("reduction", reduction, ("mean", "sum"))
+    if symmetric and negatives is not None:
+        raise InputError("negatives need symmetric=False: they are candidates, not anchors")
+    if not positive_in_denominator and len(anchors) + (0 if negatives is None else len(negatives)) < 2:
+        raise InputError(
+            "anchors must have at least 2 rows where the positive is not in the denominator, got 1"
+        )
+    return info_nce(
+        anchors,
+        candidates,
+        scale_of(temperature, anchors),
+        weight=(0.5 if symmetric else 1) / (len(anchors) if reduction == "mean" else 1),
+        columns=symmetric,
+        exclude=not positive_in_denominator,
+        negatives=negatives,
+        budget=bytes_of(budget),
+    )
+
+
+class InfoNCELoss(nn.Module):
+    """Module twin of `info_nce_loss`; the options are those of the function."""
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.07,
+        symmetric: bool = True,
+        positive_in_denominator: bool = True,
+        reduction: str = "mean",
+        budget: int = BUDGET,
+    ) -> None:
+        super().__init__()
+        self.options: dict[str, Any] = {
+            "temperature": temperature,
+            "symmetric": symmetric,
+            "positive_in_denominator": positive_in_denominator,
+            "reduction": reduction,
+            "budget": budget,
+        }
+
+    def forward(self, anchors: Tensor, candidates: Tensor, negatives: Tensor | None = None) -> Tensor:
+        return info_nce_loss(anchors, candidates, negatives=negatives, **self.options)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{k}={v!r}" for k, v in self.options.items())

@@ -1,0 +1,73 @@
+"""NT-Xent: two views of each item against the rest of the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from affekt.losses._contrast import BUDGET, bytes_of, more_rows, same_rows, scale_of, sup_con
+
+__all__ = ["NTXentLoss", "nt_xent_loss"]
+
+
+def nt_xent_loss(
+    view_1: Tensor,
+    view_2: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    negatives: Tensor | None = None,
+    budget: int = BUDGET,
+) -> Tensor:
+    """Normalised temperature-scaled cross-entropy: each view must find the other view of its item.
+
+    Over the 2 n unit vectors u of both views, p(i) the other view of row i and tau the temperature,
+
+        L = mean_i -log( exp(u_i.u_p(i) / tau) / sum_{j != i} exp(u_i.u_j / tau) ),
+
+    so a row has 2 (n - 1) negatives in the batch; the extra negatives join every sum.
+
+    Parameters
+    ----------
+    view_1, view_2 : `(n, dim)`, floating point, row i of both is item i. Half precision is computed and
+        returned in float32.
+    temperature : positive; a number, or a tensor of one value, which gets its gradient.
+    negatives : `(k, dim)`, further candidates, without gradient (a queue, see `NegativeQueue`).
+    budget : bytes of scratch memory on the CPU, see `info_nce_loss`.
+
+    The matrix is symmetric and only half of it is computed. NaN or infinity in the embeddings makes the loss
+    NaN.
+
+    Raises
+    ------
+    InputError : shapes do not fit, n = 0, integers, or a temperature that is not positive.
+
+    Reference: T. Chen et al., "A simple framework for contrastive learning of visual representations" (2020).
+
+    >>> round(nt_xent_loss(torch.eye(4), torch.eye(4), temperature=1.0).item(), 4)
+    1.1654
+    """
+    view_1, view_2 = same_rows(view_1=view_1, view_2=view_2)
+    items = torch.arange(len(view_1), device=view_1.device).repeat(2)
+    return sup_con(
+        torch.cat([view_1, view_2]),
+        items,
+        scale_of(temperature, view_1),
+        negatives=more_rows(negatives, view_1),
+        budget=bytes_of(budget),
+    )
+
+
+class NTXentLoss(nn.Module):
+    """Module twin of `nt_xent_loss`; the options are those of the function."""
+
+    def __init__(self, *, temperature: float = 0.1, budget: int = BUDGET) -> None:
+        super().__init__()
+        self.options: dict[str, Any] = {"temperature": temperature, "budget": budget}
+
+    def forward(self, view_1: Tensor, view_2: Tensor, negatives: Tensor | None = None) -> Tensor:
+        return nt_xent_loss(view_1, view_2, negatives=negatives, **self.options)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{k}={v!r}" for k, v in self.options.items())

@@ -1,0 +1,432 @@
+"""The contrastive losses: golden values, agreement with plain torch, any tiling, edges and bad input."""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from affekt import ops
+from affekt.errors import InputError
+from affekt.losses import (
+    InfoNCELoss,
+    NegativeQueue,
+    NTXentLoss,
+    PairwiseInfoNCELoss,
+    SupConLoss,
+    _contrast,
+    info_nce_loss,
+    nt_xent_loss,
+    pairwise_info_nce_loss,
+    sup_con_loss,
+)
+
+pytestmark = pytest.mark.usefixtures("native_or_plain")
+
+
+def waves(modalities, n, dim, views=1):
+    """Return the inputs of the published golden values, (M, views * n, dim) float64."""
+    m, v, i, d = np.ogrid[1 : modalities + 1, 0:views, 1 : n + 1, 1 : dim + 1]
+    return torch.tensor(np.sin(0.7 * m + 0.9 * i * d + 0.3 * v).reshape(modalities, views * n, dim))
+
+
+@pytest.mark.parametrize(
+    ("shape", "temperature", "eq1", "clip", "two_view"),
+    [
+        ((3, 4, 5), 0.07, (-7.774900, -1.943725), (13.386041, 3.346510), 4.330619),
+        ((3, 4, 5), 0.50, (1.048795, 0.262199), (3.932514, 0.983129), 1.497272),
+        ((4, 4, 5), 0.07, (4.088755, 1.022189), (20.815835, 5.203959), 5.686351),
+        ((2, 3, 2), 0.07, (-17.660060, -5.886687), (1.771683, 0.590561), 2.077164),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_golden_values_of_pairs(shape, temperature, eq1, clip, two_view, dtype):
+    z = waves(*shape).to(dtype)
+    rel = 1e-5 if dtype == torch.float32 else 1e-7
+    for mode, expected in (("eq1", eq1), ("clip", clip)):
+        for reduction, value in zip(("sum", "mean"), expected, strict=True):
+            loss = pairwise_info_nce_loss(z, temperature=temperature, mode=mode, reduction=reduction)
+            assert loss.item() == pytest.approx(value, rel=rel, abs=6e-7)
+    views = waves(*shape, views=2).to(dtype)
+    loss = pairwise_info_nce_loss(views, temperature=temperature, mode="two_view")
+    assert loss.item() == pytest.approx(two_view, rel=rel, abs=6e-7)
+
+
+@pytest.mark.parametrize(
+    ("mode", "norm", "first"),
+    [
+        ("eq1", 4.219503, (-0.214848, 0.402284, 0.998415, 0.474325, -0.751253)),
+        ("clip", 2.619070, (-0.020465, 0.150443, 0.208514, 0.100387, -0.085659)),
+    ],
+)
+def test_golden_gradient_of_pairs(mode, norm, first):
+    z = waves(3, 4, 5).requires_grad_()
+    PairwiseInfoNCELoss(mode=mode)(z).backward()
+    assert z.grad.norm().item() == pytest.approx(norm, abs=1e-6)
+    assert z.grad[0, 0].tolist() == pytest.approx(first, abs=1e-6)
+
+
+def test_limits():
+    same = torch.ones(3, 6, 4, dtype=torch.double)
+    for mode, value in (("eq1", math.log(5)), ("clip", math.log(6)), ("two_view", math.log(5))):
+        assert pairwise_info_nce_loss(same, mode=mode).item() == pytest.approx(value)
+    matched = torch.eye(4, dtype=torch.double).repeat(2, 1, 1)
+    assert pairwise_info_nce_loss(matched, mode="eq1").item() == pytest.approx(-13.187102, abs=1e-6)
+    assert pairwise_info_nce_loss(matched, mode="clip").item() == pytest.approx(1.8746e-6, rel=1e-4)
+    # All similarities equal: log(1 + K).
+    x = torch.ones(8, 3)
+    assert nt_xent_loss(x, x).item() == pytest.approx(math.log(1 + 14), rel=1e-6)
+    assert nt_xent_loss(x, x, negatives=torch.ones(48, 3)).item() == pytest.approx(math.log(1 + 62), rel=1e-6)
+    assert info_nce_loss(x, x, symmetric=False, negatives=x).item() == pytest.approx(math.log(16), rel=1e-6)
+    assert sup_con_loss(x, torch.arange(8) // 4).item() == pytest.approx(math.log(7), rel=1e-6)
+    one = torch.ones(1, 3)
+    assert info_nce_loss(one, one).item() == pytest.approx(0, abs=5e-6)
+    assert nt_xent_loss(one, one).item() == pytest.approx(0, abs=5e-6)
+
+
+def test_invariants():
+    gen = torch.Generator().manual_seed(0)
+    z = torch.randn(3, 7, 5, dtype=torch.double, generator=gen).requires_grad_()
+    for mode in ("eq1", "clip"):
+        loss = pairwise_info_nce_loss(z, mode=mode)
+        (grad,) = torch.autograd.grad(loss, z)
+        assert (grad * z).sum(-1).abs().max().item() < 1e-12  # only directions enter
+        order = torch.randperm(7, generator=gen)
+        for other in (z * 7.5, z[[2, 0, 1]], z[:, order]):
+            assert pairwise_info_nce_loss(other, mode=mode).item() == pytest.approx(loss.item(), rel=1e-12)
+        one_permuted = torch.stack([z[0], z[1][order], z[2]])
+        assert pairwise_info_nce_loss(one_permuted, mode=mode).item() != pytest.approx(loss.item(), rel=1e-3)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.one_of(st.integers(2, 70), st.sampled_from([511, 513, 1030])),
+    dim=st.integers(1, 20),
+    extra=st.sampled_from([0, 1, 33, 2100]),
+    temperature=st.sampled_from([0.005, 0.02, 0.07, 0.5, 3.0]),
+    symmetric=st.booleans(),
+    included=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    budget=st.sampled_from([0, 10**6, 2**28]),
+    strided=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_info_nce_equals_plain_torch_in_double(
+    seed, n, dim, extra, temperature, symmetric, included, dtype, budget, strided
+):
+    gen = torch.Generator().manual_seed(seed)
+    a, noise = torch.randn(2, n, dim, generator=gen, dtype=dtype)
+    b = a + noise
+    if strided:
+        a, b = a.T.contiguous().T, b.repeat(1, 2)[:, ::2]
+    negatives = torch.randn(extra, dim, generator=gen, dtype=dtype) if not symmetric else None
+
+    def run(a, b, temperature, negatives, function):
+        inputs = [v.detach().clone().requires_grad_() for v in (a, b, temperature)]
+        loss = function(*inputs, negatives)
+        return loss.detach(), *torch.autograd.grad(loss, inputs)
+
+    options = {"symmetric": symmetric, "positive_in_denominator": included}
+    found = run(
+        *(a, b, torch.tensor(temperature, dtype=dtype), negatives),
+        lambda a, b, t, q: info_nce_loss(a, b, temperature=t, negatives=q, budget=budget, **options),
+    )
+    weight = (0.5 if symmetric else 1) / n
+    expected = run(
+        *(v.double() for v in (a, b)),
+        torch.tensor(temperature, dtype=dtype).double(),
+        negatives if negatives is None else negatives.double(),
+        lambda a, b, t, q: _contrast.reference_info_nce(a, b, q, 1 / t, 0, not included, symmetric, weight),
+    )
+    compare(found, expected, dtype, temperature)
+
+
+def compare(found, expected, dtype, temperature):
+    """Logits carry an error of the type's precision over the temperature; so do the results."""
+    eps = torch.finfo(dtype).eps
+    for k, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        assert ours.dtype == dtype
+        # A gradient in cosines is 1 / temperature times larger; in the temperature, one factor more.
+        size = max(
+            1.0, theirs.abs().max().item(), (k > 0) / temperature, (k == len(found) - 1) / temperature**2
+        )
+        error = (ours.double() - theirs).abs().max().item()
+        assert error < 10 * eps * (1 + 1 / temperature) * size, (k, error, size)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.one_of(st.integers(1, 70), st.sampled_from([512, 1100])),
+    dim=st.integers(1, 20),
+    extra=st.sampled_from([0, 1, 33, 2100]),
+    classes=st.integers(1, 80),
+    temperature=st.sampled_from([0.005, 0.02, 0.1, 1.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    budget=st.sampled_from([0, 10**6, 2**28]),
+)
+@settings(max_examples=40, deadline=None)
+def test_sup_con_equals_plain_torch_in_double(seed, n, dim, extra, classes, temperature, dtype, budget):
+    gen = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, dim, generator=gen, dtype=dtype).requires_grad_()
+    t = torch.tensor(temperature, dtype=dtype, requires_grad=True)
+    labels = torch.randint(-classes, classes, (n,), generator=gen)
+    negatives = torch.randn(extra, dim, generator=gen, dtype=dtype)
+    loss = sup_con_loss(z, labels, temperature=t, negatives=negatives, budget=budget)
+    found = loss.detach(), *torch.autograd.grad(loss, (z, t))
+    exact, s = z.detach().double().requires_grad_(), t.detach().double().requires_grad_()
+    value = _contrast.reference_sup_con(exact, labels, negatives.double(), 1 / s)
+    compare(found, (value.detach(), *torch.autograd.grad(value, (exact, s))), dtype, temperature)
+
+
+def test_references_against_loops():
+    gen = torch.Generator().manual_seed(1)
+    z, q = torch.randn(6, 4, generator=gen).double(), torch.randn(3, 4, generator=gen).double()
+    u, w = (v / v.norm(dim=1, keepdim=True) for v in (z, q))
+    labels, t = [0, 1, 0, 2, 1, 0], 0.3
+
+    def cross_entropy(i, p, candidates):
+        logits = [(u[i] @ c / t).item() for c in candidates]
+        return math.log(sum(map(math.exp, logits))) - (u[i] @ u[p] / t).item()
+
+    losses = []
+    for i in range(6):
+        candidates = [u[j] for j in range(6) if j != i] + list(w)
+        own = [cross_entropy(i, p, candidates) for p in range(6) if p != i and labels[p] == labels[i]]
+        if own:
+            losses.append(sum(own) / len(own))
+    value = sup_con_loss(z, torch.tensor(labels), temperature=t, negatives=q).item()
+    assert value == pytest.approx(sum(losses) / len(losses), rel=1e-12)
+
+    pairs = [cross_entropy(i, (i + 3) % 6, [u[j] for j in range(6) if j != i] + list(w)) for i in range(6)]
+    value = NTXentLoss(temperature=t)(z[:3], z[3:], q).item()
+    assert value == pytest.approx(sum(pairs) / 6, rel=1e-12)
+
+    def info_nce(a, b, included):
+        logits = [[(x @ y / t).item() for y in b] for x in a]
+        return sum(
+            math.log(sum(math.exp(v) for j, v in enumerate(row) if included or j != i)) - row[i]
+            for i, row in enumerate(logits)
+        ) / len(a)
+
+    for included in (True, False):
+        module = InfoNCELoss(temperature=t, positive_in_denominator=included)
+        both = (info_nce(u[:3], u[3:], included) + info_nce(u[3:], u[:3], included)) / 2
+        assert module(z[:3], z[3:]).item() == pytest.approx(both, rel=1e-12)
+    total = info_nce_loss(z[:3], z[3:], temperature=t, symmetric=False, reduction="sum").item()
+    assert total == pytest.approx(3 * info_nce(u[:3], u[3:], True), rel=1e-12)
+
+
+def losses():
+    """Return each loss as a function of two batches, a temperature and extra negatives."""
+    labels = torch.tensor([3, 1, 3, 1, 5])
+    return {
+        "info_nce": lambda a, b, t, q: info_nce_loss(a, b, temperature=t),
+        "one-sided": lambda a, b, t, q: info_nce_loss(a, b, temperature=t, symmetric=False, negatives=q),
+        "decoupled": lambda a, b, t, q: info_nce_loss(a, b, temperature=t, positive_in_denominator=False),
+        "pairwise": lambda a, b, t, q: pairwise_info_nce_loss([a, b, a + b], temperature=t),
+        "two_view": lambda a, b, t, q: pairwise_info_nce_loss(
+            [torch.cat([a, b]), torch.cat([b, a * b])], temperature=t, mode="two_view"
+        ),
+        "nt_xent": lambda a, b, t, q: nt_xent_loss(a, b, temperature=t, negatives=q),
+        "sup_con": lambda a, b, t, q: sup_con_loss(a, labels, temperature=t, negatives=q) + 0 * b.sum(),
+    }
+
+
+@pytest.mark.parametrize("temperature", [0.3, 0.02])
+@pytest.mark.parametrize("name", list(losses()))
+def test_gradcheck(name, temperature):
+    gen = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(5, 3, dtype=torch.double, generator=gen).requires_grad_() for _ in range(2))
+    q = torch.randn(4, 3, dtype=torch.double, generator=gen)
+    t = torch.tensor(temperature, dtype=torch.double, requires_grad=True)
+    function = losses()[name]
+    assert torch.autograd.gradcheck(lambda a, b, t: function(a, b, t, q), (a, b, t), atol=1e-4)
+    if temperature == 0.3:
+        assert torch.autograd.gradgradcheck(lambda a, t: function(a, b, t, q), (a, t), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(losses()))
+def test_half_precision_far_scales_and_wanted_gradients(name):
+    gen = torch.Generator().manual_seed(0)
+    a, b, q = (torch.randn(5, 3, generator=gen) for _ in range(3))
+    function = losses()[name]
+    loss = function(a, b, 0.1, q)
+    assert loss.dtype == torch.float32
+    assert not loss.requires_grad
+    half = function(a.bfloat16(), b.bfloat16(), 0.1, q.bfloat16())
+    assert half.dtype == torch.float32
+    exact = function(a.bfloat16().float(), b.bfloat16().float(), 0.1, q.bfloat16().float())
+    assert half.item() == pytest.approx(exact.item(), rel=2e-2)
+    if name not in ("pairwise", "two_view"):  # those mix a and b
+        for factor in (1e-9, 1e9):
+            assert function(a * factor, b / factor, 0.1, q * factor).item() == pytest.approx(
+                loss.item(), rel=1e-5
+            )
+    b.requires_grad_()
+    (grad,) = torch.autograd.grad(function(a, b, 0.1, q), b)
+    assert grad.shape == b.shape
+    t = torch.tensor(0.1, requires_grad=True)
+    (grad,) = torch.autograd.grad(function(a, b.detach(), t, q), t)
+    assert torch.isfinite(grad)
+
+
+@pytest.mark.parametrize("name", list(losses()))
+def test_nan_shows_and_zeros_do_not_break(name):
+    a, b, q = torch.randn(3, 5, 3, generator=torch.Generator().manual_seed(0)).unbind()
+    function = losses()[name]
+    for temperature in (0.1, 0.01):
+        for bad in (math.nan, math.inf):
+            broken = a.clone()
+            broken[2, 1] = bad
+            assert torch.isnan(function(broken, b, temperature, q))
+        empty = a.clone()
+        empty[2] = 0
+        empty.requires_grad_()
+        loss = function(empty, b, temperature, q)
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert torch.isfinite(empty.grad).all()
+
+
+def test_negatives_get_no_gradient_and_an_empty_queue_changes_nothing():
+    a, b, q = torch.randn(3, 5, 3, generator=torch.Generator().manual_seed(0)).unbind()
+    q.requires_grad_()
+    a.requires_grad_()
+    for loss in (nt_xent_loss(a, b, negatives=q), info_nce_loss(a, b, symmetric=False, negatives=q)):
+        loss.backward()
+    assert q.grad is None
+    assert torch.equal(nt_xent_loss(a, b, negatives=q[:0]), nt_xent_loss(a, b))
+
+
+def test_present_leaves_rows_out():
+    gen = torch.Generator().manual_seed(0)
+    z = torch.randn(3, 6, 4, dtype=torch.double, generator=gen).requires_grad_()
+    present = torch.ones(3, 6, dtype=torch.bool)
+    torch.testing.assert_close(pairwise_info_nce_loss(z, present=present), pairwise_info_nce_loss(z))
+    present[0, 2] = present[2, :5] = False
+    # Modality 2 shares one clip with each other, too few for eq1, so that (0, 1) without clip 2 remains.
+    keep = [0, 1, 3, 4, 5]
+    loss = pairwise_info_nce_loss(z, present=present)
+    torch.testing.assert_close(loss, pairwise_info_nce_loss(z[:2, keep]))
+    (grad,) = torch.autograd.grad(loss, z)
+    assert grad[2].abs().max() == 0
+    assert grad[:, 2].abs().max() == 0
+    nothing = pairwise_info_nce_loss(z, present=torch.zeros_like(present))
+    nothing.backward()
+    assert nothing.item() == 0
+    assert z.grad.abs().max() == 0
+
+
+def test_labels_without_partners_count_for_nothing():
+    z = torch.randn(4, 3, requires_grad=True)
+    loss = sup_con_loss(z, torch.arange(4))
+    loss.backward()
+    assert loss.item() == 0
+    assert z.grad.abs().max() == 0
+    assert SupConLoss()(z, torch.tensor([0, 0, 1, 2], dtype=torch.int8)).item() > 0
+
+
+def test_queue_is_first_in_first_out():
+    queue = NegativeQueue(5, 2)
+    assert queue().shape == (0, 2)
+    rows = torch.arange(26.0).reshape(13, 2)
+    for start, end in ((0, 2), (2, 4), (4, 7), (7, 13)):
+        queue.push(rows[start:end].clone().requires_grad_())
+        kept = queue()
+        assert not kept.requires_grad
+        assert sorted(kept.tolist()) == rows[max(0, end - 5) : end].tolist()
+    other = NegativeQueue(5, 2)
+    other.load_state_dict(queue.state_dict())
+    assert torch.equal(other(), queue())
+    kept = queue()
+    queue.push(rows[:3])
+    assert sorted(kept.tolist()) == rows[8:].tolist()  # a copy
+    with pytest.raises(InputError, match=r"embeddings must be \(n, 2\), got \(2, 3\)"):
+        queue.push(torch.zeros(2, 3))
+    with pytest.raises(InputError, match="size must be at least 1, got 0"):
+        NegativeQueue(0, 2)
+
+
+X = torch.ones(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: info_nce_loss(X, X[:2]), r"one shape.*got \(2, 2\) for candidates"),
+        (lambda: info_nce_loss(X[0], X[0]), r"\(n, dim\)"),
+        (lambda: info_nce_loss(X[:0], X[:0]), "at least 1"),
+        (lambda: info_nce_loss(X[:, :0], X[:, :0]), "at least 1"),
+        (lambda: info_nce_loss(X.long(), X.long()), "anchors must be floating point"),
+        (lambda: info_nce_loss(X, X, temperature=0), "temperature must be positive and finite, got 0"),
+        (lambda: info_nce_loss(X, X, temperature=math.nan), "temperature must be positive"),
+        (lambda: info_nce_loss(X, X, temperature=torch.tensor(-1.0)), "temperature must be positive"),
+        (lambda: info_nce_loss(X, X, temperature=torch.ones(2)), "tensor of one value"),
+        (lambda: info_nce_loss(X, X, negatives=X), "negatives need symmetric=False"),
+        (lambda: info_nce_loss(X, X, symmetric=False, negatives=X[0]), r"negatives must be.*\(k, 2\)"),
+        (lambda: info_nce_loss(X, X, reduction="none"), "reduction must be one of mean, sum, got 'none'"),
+        (lambda: info_nce_loss(X, X, budget=-1), "budget must be"),
+        (lambda: info_nce_loss(X[:1], X[:1], positive_in_denominator=False), "at least 2 rows"),
+        (lambda: pairwise_info_nce_loss([X]), "at least 2 modalities, got 1"),
+        (lambda: pairwise_info_nce_loss([X, X[:2]]), r"embeddings\[1\]"),
+        (lambda: pairwise_info_nce_loss([X, X], mode="simclr"), "mode must be one of eq1, clip, two_view"),
+        (lambda: pairwise_info_nce_loss([X[:1], X[:1]]), "at least 2 for mode 'eq1', got 1"),
+        (lambda: pairwise_info_nce_loss([X, X], mode="two_view"), "even number of rows, at least 2"),
+        (lambda: pairwise_info_nce_loss([X, X], present=torch.ones(2, 3)), "present must be boolean"),
+        (lambda: nt_xent_loss(X, X, temperature=-1.0), "temperature"),
+        (lambda: sup_con_loss(X, torch.zeros(3)), r"labels must be integers \(3,\)"),
+        (lambda: sup_con_loss(X, torch.zeros(2).long()), r"got torch.int64 \(2,\)"),
+    ],
+)
+def test_bad_arguments_are_named(call, words):
+    with pytest.raises(InputError, match=words):
+        call()
+
+
+def test_ops_pass_the_checks_of_torch(native_or_plain):
+    if native_or_plain != "native":
+        pytest.skip("concerns the op")
+    _contrast._native_info_nce(), _contrast._native_sup_con()  # give them their gradients
+    a, b, q = torch.randn(3, 5, 3, dtype=torch.double).unbind()
+    scale = torch.tensor(5.0, dtype=torch.double)
+    for args, flags in (
+        ((None, scale, 0, False, True), (True, True)),
+        ((q, scale, 1, True, False), (True, False)),
+    ):
+        torch.library.opcheck(
+            torch.ops.affekt._info_nce.default,
+            (a.clone().requires_grad_(), b, *args, 0.2, 1000, *flags),
+            test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+        )
+    torch.library.opcheck(
+        torch.ops.affekt._sup_con.default,
+        (a.clone().requires_grad_(), torch.tensor([0, 0, 1, 1, 1]), q, scale, 1000, True),
+        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+    )
+
+
+def test_raw_ops_refuse_what_does_not_fit(native_or_plain):
+    if native_or_plain != "native":
+        pytest.skip("concerns the op")
+    ops.load_library()
+    one = torch.tensor(1.0)
+    info_nce, sup_con = torch.ops.affekt._info_nce, torch.ops.affekt._sup_con
+    rest = (0, False, True, 1.0, 0, True, True)
+    for call, words in (
+        (lambda: info_nce(X, X[:2], None, one, *rest), r"b: expected the shape.*got \(2, 2\)"),
+        (lambda: info_nce(X[0], X[0], None, one, *rest), "a: expected"),
+        (lambda: info_nce(X, X, X, one, *rest), "negatives: expected none"),
+        (lambda: info_nce(X, X, None, -one, *rest), "temperature: expected a positive number"),
+        (lambda: info_nce(X, X, None, one.double(), *rest), "scale: expected one value"),
+        (lambda: info_nce(X, X, None, one, 3, *rest[1:]), "a: expected more rows"),
+        (lambda: sup_con(X, torch.zeros(3), None, one, 0, True), "labels: expected int64"),
+        (lambda: sup_con(X, torch.zeros(3).long(), X[:, :1], one, 0, True), "negatives: expected"),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            call()
