@@ -79,17 +79,18 @@ augmentation did not help, see [experiments.md](experiments.md)."""
 
 EXPERIMENTS = """# Experiments
 
-What was tried, from [results/experiments.csv](results/experiments.csv), written by `scripts/results_page.py`.
-Figures are over **development** speakers, never over test speakers: they chose the recipe and promise
-nothing. Value: mean of the figure over single speakers, with its 95 % t interval. Seconds: training and
-scoring, on a machine that was busy with other work. One seed each, 16 RAVDESS actors (or 12 EmoTale speakers)
-in training (both with "both corpora") and the 8 (or 6) of `protocol.choices` tested. The lines before "affekt train"
-come from a bare loop of the same network in which every clip counts once, at its end, for its speaker; the
-lines after it from `affekt train` and the native core, where embeddings count as they come. Differences below
-0.02 are within what another seed does. What chose the recipe of the shipped model: RAVDESS is recorded in a
-studio, at -48 dBFS over digital silence, so that a network that has heard nothing else is at chance in a room.
-Background noise in a quarter of the training clips costs 5 points of UAR there on clean speech, wins 11 at
-20 dB SNR, and costs nothing on EmoTale; stronger noise and wider changes of level cost more than they win."""
+What was tried, from [results/experiments.csv](results/experiments.csv), written by
+`scripts/results_page.py`. Figures are over **development** speakers, never over test speakers: they chose
+the recipe and promise nothing. Value: mean of the figure over single speakers, with its 95 % t interval.
+Seconds: training and scoring, on a machine that was busy with other work. One seed each, 16 RAVDESS actors
+(or 12 EmoTale speakers) in training (both with "both corpora") and the 8 (or 6) of `protocol.choices`
+tested. The lines before "affekt train" come from a bare loop of the same network in which every clip counts
+once, at its end, for its speaker; the lines after it from `affekt train` and the native core, where
+embeddings count as they come. Differences below 0.02 are within what another seed does. What chose the
+recipe of the shipped model: RAVDESS is recorded in a studio, at -48 dBFS over digital silence, so that a
+network that has heard nothing else is at chance in a room. Background noise in a quarter of the training
+clips costs 5 points of UAR there on clean speech, wins 11 at 20 dB SNR, and costs nothing on EmoTale;
+stronger noise and wider changes of level cost more than they win."""
 
 
 # ---- the page of results

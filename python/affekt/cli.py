@@ -1149,7 +1149,7 @@ def _print_brief(model: Any) -> None:
             "cost",
             f"{price['parameters']} parameters"
             + ", weights in int8" * any(entry["dtype"] == "I8" for entry in card["tensors"].values())
-            + f"; {macs:.2f} million multiply-accumulates per second",
+            + f", {macs:.2f} million multiply-accumulates per second",
         ),
         *_headlines(info, card["outputs"]),
         ("licence", str(info.get("licence", "not stated"))),
