@@ -205,12 +205,19 @@ struct PyFullPass {
   std::mutex running;
 };
 
-/// A TCN of its own with one stream.
+/// A TCN of its own with one or more streams.
 struct PyTcn {
   using Tensor = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
-  PyTcn(const TcnOptions& options, const std::vector<std::map<std::string, Tensor>>& weights)
-      : tcn(options, blocks(weights)), state(tcn.make_state()) {}
+  PyTcn(const TcnOptions& options, const std::vector<std::map<std::string, Tensor>>& weights,
+        std::size_t streams)
+      : tcn(options, blocks(weights)), states(checked(streams), tcn.make_state()) {
+    for (TcnState& state : states) pointers.push_back(&state);
+  }
+  static std::size_t checked(std::size_t streams) {
+    if (streams >= 1 && streams <= 1 << 16) return streams;
+    throw InvalidArgument("streams: expected 1 to 65536, got " + std::to_string(streams));
+  }
 
   static std::vector<TcnBlockWeights> blocks(const std::vector<std::map<std::string, Tensor>>& weights) {
     std::vector<TcnBlockWeights> result;
@@ -236,27 +243,68 @@ struct PyTcn {
     return result;
   }
 
-  py::array_t<float> process(const Signal<float>& rows) {
-    if (rows.ndim() != 2 || rows.shape(1) != tcn.in())
-      throw InvalidArgument("rows: expected (time, " + std::to_string(tcn.in()) + ")");
-    py::array_t<float> out({rows.shape(0), static_cast<py::ssize_t>(tcn.out())});
-    const float* from = rows.data();
-    float* to = out.mutable_data();
-    const auto n = static_cast<std::size_t>(rows.shape(0));
-    {
-      const py::gil_scoped_release release;
-      const std::scoped_lock lock(running);
-      tcn.process(from, n, to, state);
+  py::object process(const py::array& rows, std::size_t stream) {
+    if (stream >= states.size())
+      throw InvalidArgument("stream: expected less than " + std::to_string(states.size()) + ", got " +
+                            std::to_string(stream));
+    return run(rows, -1, [&](const float* from, std::size_t n, float* to) {
+      tcn.process(from, n, to, states[stream]);
+    });
+  }
+  py::object step_many(const py::array& rows) {
+    return run(
+        rows, static_cast<py::ssize_t>(states.size()),
+        [&](const float* from, std::size_t n, float* to) { tcn.step_many(from, n, to, pointers.data()); });
+  }
+
+  /// `expected` rows, or any number for -1. A step takes about as long as a call from Python, so this way
+  /// round a conversion: the dtype is compared by address first, the result made without a shape on the heap,
+  /// and for one row the GIL kept, which takes longer to give away and get back.
+  template <class F>
+  py::object run(const py::array& rows, py::ssize_t expected, const F& compute) {
+    const bool floats = py::detail::array_proxy(rows.ptr())->descr == float32.ptr() ||
+                        py::isinstance<py::array_t<float>>(rows);
+    if (!floats || !(rows.flags() & py::array::c_style) || rows.ndim() != 2 || rows.shape(1) != tcn.in() ||
+        (expected >= 0 && rows.shape(0) != expected))
+      refuse_rows(rows, expected);
+    const Py_intptr_t shape[2] = {rows.shape(0), tcn.out()};
+    const auto& numpy = py::detail::npy_api::get();
+    const auto out = py::reinterpret_steal<py::object>(numpy.PyArray_NewFromDescr_(
+        numpy.PyArray_Type_, float32.inc_ref().ptr(), 2, shape, nullptr, nullptr, 0, nullptr));
+    if (!out) throw py::error_already_set();
+    const auto* from = static_cast<const float*>(rows.data());
+    auto* to = reinterpret_cast<float*>(py::detail::array_proxy(out.ptr())->data);
+    const auto n = static_cast<std::size_t>(shape[0]);
+    if (n == 1) {
+      const std::unique_lock lock(running, std::try_to_lock);
+      if (lock) {
+        compute(from, n, to);
+        return out;
+      }
     }
+    const py::gil_scoped_release release;
+    const std::scoped_lock lock(running);
+    compute(from, n, to);
     return out;
   }
+  [[noreturn]] void refuse_rows(const py::array& rows, py::ssize_t expected) const {
+    const bool ordered = rows.flags() & py::array::c_style;
+    const py::object first = expected < 0 ? py::object(py::str("time")) : py::object(py::int_(expected));
+    throw InvalidArgument(
+        py::str("rows: expected C-contiguous float32 of shape ({}, {}), got {} of shape {}{}")
+            .format(first, tcn.in(), rows.dtype(), rows.attr("shape"), ordered ? "" : ", not contiguous")
+            .cast<std::string>());
+  }
   void reset() {
+    const py::gil_scoped_release release;
     const std::scoped_lock lock(running);
-    state.reset();
+    for (TcnState& state : states) state.reset();
   }
 
   Tcn tcn;
-  TcnState state;
+  std::vector<TcnState> states;
+  std::vector<TcnState*> pointers;
+  const py::dtype float32 = py::dtype::of<float>();
   std::mutex running;
 };
 
@@ -390,7 +438,8 @@ void bind_model(py::module_& m) {
   py::class_<PyTcn>(m, "Tcn")
       .def(py::init([](int in, const std::vector<int>& channels, int kernel_size,
                        const std::vector<int>& dilations, const std::string& activation, float slope,
-                       const std::vector<std::map<std::string, PyTcn::Tensor>>& weights) {
+                       const std::vector<std::map<std::string, PyTcn::Tensor>>& weights,
+                       const std::string& arithmetic, std::size_t streams) {
              TcnOptions options{in, channels, kernel_size, dilations, Rectifier::relu, slope};
              if (activation == "leaky_relu") {
                options.activation = Rectifier::leaky_relu;
@@ -400,11 +449,18 @@ void bind_model(py::module_& m) {
                throw InvalidArgument("activation: expected relu, leaky_relu or prelu, got '" + activation +
                                      "'");
              }
-             return std::make_unique<PyTcn>(options, weights);
+             if (arithmetic == "int8") {
+               options.arithmetic = Arithmetic::int8;
+             } else if (arithmetic != "float32") {
+               throw InvalidArgument("arithmetic: expected float32 or int8, got '" + arithmetic + "'");
+             }
+             return std::make_unique<PyTcn>(options, weights, streams);
            }),
            py::arg("in_features"), py::arg("channels"), py::kw_only(), py::arg("kernel_size"),
-           py::arg("dilations"), py::arg("activation"), py::arg("slope"), py::arg("weights"))
-      .def("process", &PyTcn::process, py::arg("rows").noconvert())
+           py::arg("dilations"), py::arg("activation"), py::arg("slope"), py::arg("weights"),
+           py::arg("arithmetic") = "float32", py::arg("streams") = 1)
+      .def("process", &PyTcn::process, py::arg("rows").noconvert(), py::arg("stream") = 0)
+      .def("step_many", &PyTcn::step_many, py::arg("rows").noconvert())
       .def("reset", &PyTcn::reset)
       .def_property_readonly("receptive_field", [](const PyTcn& self) { return self.tcn.receptive_field(); });
 }

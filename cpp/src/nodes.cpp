@@ -443,22 +443,27 @@ std::unique_ptr<Node> make_tcn(NodeSource& source) {
                    : activation == "leaky_relu" ? Rectifier::leaky_relu
                                                 : Rectifier::prelu;
   if (options.has("slope")) tcn.slope = static_cast<float>(options.number("slope", -1e6, 1e6));
+  const bool int8 = options.has("arithmetic") && options.text("arithmetic", {"float32", "int8"}) == "int8";
+  if (int8) tcn.arithmetic = Arithmetic::int8;
   options.done();
+  const auto reserve = [&](std::size_t out, std::size_t in, std::size_t taps) {
+    source.reserve(out, int8 ? in / 4 + 2 : in, taps);
+  };
   std::vector<TcnBlockWeights> blocks;
   std::size_t in = source.widths[0];
   const auto k = static_cast<std::size_t>(tcn.kernel_size);
   for (std::size_t l = 0; l < tcn.channels.size(); ++l) {
     const auto out = static_cast<std::size_t>(tcn.channels[l]);
     const std::string prefix = std::to_string(l) + ".";
-    source.reserve(out, in, k);
-    source.reserve(out, out, k);
+    reserve(out, in, k);
+    reserve(out, out, k);
     TcnBlockWeights b;
     b.conv1_weight = source.tensor(prefix + "conv1.weight", {out, in, k});
     b.conv1_bias = source.tensor(prefix + "conv1.bias", {out});
     b.conv2_weight = source.tensor(prefix + "conv2.weight", {out, out, k});
     b.conv2_bias = source.tensor(prefix + "conv2.bias", {out});
     if (in != out || source.has(prefix + "residual.weight") || source.has(prefix + "residual.bias")) {
-      source.reserve(out, in, 1);
+      reserve(out, in, 1);
       b.residual_weight = source.tensor(prefix + "residual.weight", {out, in});
       b.residual_bias = source.tensor(prefix + "residual.bias", {out});
     }

@@ -31,6 +31,30 @@ void check_count(std::size_t block, const char* what, std::size_t count, std::si
                           std::to_string(expected) + " values, got " + std::to_string(count));
 }
 
+/// The kernels of this process for integers: those of avx512 want an instruction that its first CPUs lack.
+const DenseKernels& int8_kernels() {
+#if defined(__x86_64__)
+  if (active_isa() == Isa::avx512 && !__builtin_cpu_supports("avx512vnni")) return avx2::dense_kernels;
+#endif
+  return dense_kernels();
+}
+
+/// One scale per output, s = max |w| / 127, and round(w / s).
+std::vector<std::int8_t> to_int8(std::span<const float> weight, std::vector<float>& scale) {
+  const std::size_t columns = weight.size() / scale.size();
+  std::vector<std::int8_t> values(weight.size());
+  for (std::size_t o = 0; o < scale.size(); ++o) {
+    const auto row = weight.subspan(o * columns, columns);
+    float largest = 0;
+    for (const float w : row) largest = std::max(largest, std::abs(w));
+    scale[o] = largest > 1e-30f ? largest / 127.0f : 1.0f;
+    for (std::size_t i = 0; i < columns; ++i)
+      values[o * columns + i] =
+          static_cast<std::int8_t>(std::nearbyint(static_cast<double>(row[i]) / scale[o]));
+  }
+  return values;
+}
+
 }  // namespace
 
 void TcnState::reset() noexcept {
@@ -44,6 +68,7 @@ struct Tcn::Plan {
   };
   struct Conv {
     DenseLayer layer;
+    Int8Layer int8;  // instead
     std::uint64_t dilation = 1;
   };
   struct Block {
@@ -59,18 +84,31 @@ struct Tcn::Plan {
   };
 
   Plan(const TcnOptions& options, std::span<const TcnBlockWeights> blocks);
-  void run_tile(const Frame* frames, std::size_t n) const noexcept;
+  void run_tile(const Frame* frames, std::size_t n) const noexcept {
+    arithmetic == Arithmetic::int8 ? run_int8(frames, n) : run_float(frames, n);
+  }
+  void run_float(const Frame* frames, std::size_t n) const noexcept;
+  void run_int8(const Frame* frames, std::size_t n) const noexcept;
 
-  const DenseKernels& kernels = dense_kernels();
+  /// Where the row `back` rows before that of `frame` lies; before the first row, unsigned wrap-around lands
+  /// on rows that are still zero.
+  static float* row(const Frame& frame, const Ring& ring, std::uint64_t back) noexcept {
+    return frame.memory + ring.offset + ((frame.time - back) & ring.mask) * ring.stride;
+  }
+
+  const Arithmetic arithmetic;
+  const DenseKernels& kernels;
   std::size_t in = 0, out = 0;
   int receptive_field = 1;
   std::vector<Block> blocks;
   AlignedVector<float> weights;
-  // A row of a residual convolution's output lies behind the rings, one per frame of a tile.
-  std::size_t state_floats = 0, shortcut = 0, shortcut_stride = 0;
+  // Behind the rings, rows that live for one tile: scratch + (kind * kTile + frame) * scratch_stride.
+  std::size_t state_floats = 0, scratch = 0, scratch_stride = 0;
 };
 
-Tcn::Plan::Plan(const TcnOptions& options, std::span<const TcnBlockWeights> given) {
+Tcn::Plan::Plan(const TcnOptions& options, std::span<const TcnBlockWeights> given)
+    : arithmetic(options.arithmetic),
+      kernels(arithmetic == Arithmetic::int8 ? int8_kernels() : dense_kernels()) {
   check_range("in", options.in, 1, kMaxChannels);
   check_range("number of blocks", static_cast<long long>(options.channels.size()), 1, kMaxBlocks);
   check_range("kernel_size", options.kernel_size, 1, kMaxTaps);
@@ -98,10 +136,23 @@ Tcn::Plan::Plan(const TcnOptions& options, std::span<const TcnBlockWeights> give
   };
   const auto convolution = [&](Conv& conv, std::span<const float> weight, std::span<const float> bias,
                                std::size_t width, std::size_t outputs, std::size_t taps, int dilation) {
+    conv.dilation = static_cast<std::uint64_t>(dilation);
+    if (arithmetic == Arithmetic::int8) {
+      conv.int8.in = width;
+      conv.int8.out = outputs;
+      conv.int8.taps = taps;
+      std::vector<float> scale(outputs);
+      const std::vector<std::int8_t> values = to_int8(weight, scale);
+      const std::size_t bytes = dense::packed_int8_size(outputs, width, taps);
+      dense::pack_int8(values.data(), outputs, width, taps, kernels.int8_zero,
+                       reinterpret_cast<unsigned char*>(place(conv.int8.weight, bytes / sizeof(float))));
+      copy(conv.int8.scale, scale);
+      copy(conv.int8.bias, bias);
+      return;
+    }
     conv.layer.in = width;
     conv.layer.out = outputs;
     conv.layer.taps = taps;
-    conv.dilation = static_cast<std::uint64_t>(dilation);
     dense::pack(weight.data(), outputs, width, taps,
                 place(conv.layer.weight, dense::packed_size(outputs, width, taps)));
     copy(conv.layer.bias, bias);
@@ -116,7 +167,10 @@ Tcn::Plan::Plan(const TcnOptions& options, std::span<const TcnBlockWeights> give
   const auto ring = [&](std::size_t width, int dilation) {
     const std::size_t rows = std::bit_ceil(
         static_cast<std::size_t>(options.kernel_size - 1) * static_cast<std::size_t>(dilation) + kTile);
-    Ring r{state_floats, rows - 1, dense::padded(width)};
+    const std::size_t stride = arithmetic == Arithmetic::int8
+                                   ? dense::padded((dense::header + dense::padded(width)) / sizeof(float))
+                                   : dense::padded(width);
+    Ring r{state_floats, rows - 1, stride};
     // rows < 2^35 and stride < 2^17, so neither the product nor the sum wraps before the check
     state_floats += rows * r.stride;
     if (state_floats > kMaxStateFloats)
@@ -127,6 +181,7 @@ Tcn::Plan::Plan(const TcnOptions& options, std::span<const TcnBlockWeights> give
 
   in = static_cast<std::size_t>(options.in);
   std::size_t width = in;
+  scratch_stride = dense::padded(width);
   long long receptive = 1;
   blocks.resize(given.size());
   for (std::size_t l = 0; l < given.size(); ++l) {
@@ -139,12 +194,12 @@ Tcn::Plan::Plan(const TcnOptions& options, std::span<const TcnBlockWeights> give
     check_count(l, "conv1.bias", b.conv1_bias.size(), o);
     check_count(l, "conv2.weight", b.conv2_weight.size(), o * o * k);
     check_count(l, "conv2.bias", b.conv2_bias.size(), o);
+    scratch_stride = std::max(scratch_stride, dense::padded(o));
     Block& block = blocks[l];
     block.has_residual = !b.residual_weight.empty() || !b.residual_bias.empty();
     if (block.has_residual) {
       check_count(l, "residual.weight", b.residual_weight.size(), o * width);
       check_count(l, "residual.bias", b.residual_bias.size(), o);
-      shortcut_stride = std::max(shortcut_stride, dense::padded(o));
     } else if (width != o) {
       throw InvalidArgument("tcn: block " + std::to_string(l) + " changes the width from " +
                             std::to_string(width) + " to " + std::to_string(o) +
@@ -159,52 +214,85 @@ Tcn::Plan::Plan(const TcnOptions& options, std::span<const TcnBlockWeights> give
     block.ring2 = ring(o, dilation);
     // In the order of use, so that the hardware's prefetch runs on from layer to layer.
     convolution(block.conv1, b.conv1_weight, b.conv1_bias, width, o, k, dilation);
-    slopes(block.conv1.layer.slope, b.slope1, o);
+    const bool integers = arithmetic == Arithmetic::int8;
+    slopes(integers ? block.conv1.int8.slope : block.conv1.layer.slope, b.slope1, o);
     if (block.has_residual) convolution(block.residual, b.residual_weight, b.residual_bias, width, o, 1, 1);
     convolution(block.conv2, b.conv2_weight, b.conv2_bias, o, o, k, dilation);
-    slopes(block.conv2.layer.slope, b.slope2, o);
-    slopes(block.conv2.layer.slope_out, b.slope3, o);
+    slopes(integers ? block.conv2.int8.slope : block.conv2.layer.slope, b.slope2, o);
+    slopes(integers ? block.conv2.int8.slope_out : block.conv2.layer.slope_out, b.slope3, o);
     receptive += 2LL * (options.kernel_size - 1) * dilation;
     width = o;
   }
   for (const auto& [pointer, at] : pointers) *pointer = weights.data() + at;
   receptive_field = static_cast<int>(receptive);  // bounded by the rings
   out = width;
-  shortcut = state_floats;
-  state_floats += kTile * shortcut_stride;
+  scratch = state_floats;
+  state_floats += 3 * kTile * scratch_stride;
 }
 
-void Tcn::Plan::run_tile(const Frame* frames, std::size_t n) const noexcept {
-  // Unsigned wrap-around before the first row lands on rows that are still zero.
-  const auto row = [&](std::size_t f, const Ring& ring, std::uint64_t back) {
-    return frames[f].memory + ring.offset + ((frames[f].time - back) & ring.mask) * ring.stride;
-  };
+void Tcn::Plan::run_float(const Frame* frames, std::size_t n) const noexcept {
   const float* rows[kMaxTaps * kTile];
   const auto gather = [&](const Conv& conv, const Ring& ring) {
     for (std::size_t j = 0; j < conv.layer.taps; ++j)
       for (std::size_t f = 0; f < n; ++f)
-        rows[j * kTile + f] = row(f, ring, (conv.layer.taps - 1 - j) * conv.dilation);
+        rows[j * kTile + f] = row(frames[f], ring, (conv.layer.taps - 1 - j) * conv.dilation);
   };
   float* target[kTile];
   const float* identity[kTile];
   for (std::size_t f = 0; f < n; ++f)
-    std::memcpy(row(f, blocks.front().ring1, 0), frames[f].in, in * sizeof(float));
+    std::memcpy(row(frames[f], blocks.front().ring1, 0), frames[f].in, in * sizeof(float));
   for (std::size_t l = 0; l < blocks.size(); ++l) {
     const Block& b = blocks[l];
     gather(b.conv1, b.ring1);
-    for (std::size_t f = 0; f < n; ++f) target[f] = row(f, b.ring2, 0);
+    for (std::size_t f = 0; f < n; ++f) target[f] = row(frames[f], b.ring2, 0);
     kernels.layer(b.conv1.layer, rows, kTile, n, nullptr, target);
 
-    for (std::size_t f = 0; f < n; ++f) identity[f] = row(f, b.ring1, 0);
+    for (std::size_t f = 0; f < n; ++f) identity[f] = row(frames[f], b.ring1, 0);
     if (b.has_residual) {
-      for (std::size_t f = 0; f < n; ++f) target[f] = frames[f].memory + shortcut + f * shortcut_stride;
+      for (std::size_t f = 0; f < n; ++f) target[f] = frames[f].memory + scratch + f * scratch_stride;
       kernels.layer(b.residual.layer, identity, kTile, n, nullptr, target);
       for (std::size_t f = 0; f < n; ++f) identity[f] = target[f];
     }
     gather(b.conv2, b.ring2);
     for (std::size_t f = 0; f < n; ++f)
-      target[f] = l + 1 < blocks.size() ? row(f, blocks[l + 1].ring1, 0) : frames[f].out;
+      target[f] = l + 1 < blocks.size() ? row(frames[f], blocks[l + 1].ring1, 0) : frames[f].out;
     kernels.layer(b.conv2.layer, rows, kTile, n, identity, target);
+  }
+}
+
+void Tcn::Plan::run_int8(const Frame* frames, std::size_t n) const noexcept {
+  const unsigned char* rows[kMaxTaps * kTile];
+  const auto gather = [&](const Conv& conv, const Ring& ring) {
+    for (std::size_t j = 0; j < conv.int8.taps; ++j)
+      for (std::size_t f = 0; f < n; ++f)
+        rows[j * kTile + f] = reinterpret_cast<const unsigned char*>(
+            row(frames[f], ring, (conv.int8.taps - 1 - j) * conv.dilation));
+  };
+  const auto push = [&](float* const* from, std::size_t width, const Ring& ring) {
+    for (std::size_t f = 0; f < n; ++f)
+      kernels.int8_row(from[f], width, reinterpret_cast<unsigned char*>(row(frames[f], ring, 0)));
+  };
+  float *x[kTile], *hidden[kTile], *shortcut[kTile];
+  for (std::size_t f = 0; f < n; ++f) {
+    x[f] = frames[f].memory + scratch + f * scratch_stride;
+    hidden[f] = x[f] + kTile * scratch_stride;
+    shortcut[f] = hidden[f] + kTile * scratch_stride;
+    std::memcpy(x[f], frames[f].in, in * sizeof(float));
+  }
+  for (std::size_t l = 0; l < blocks.size(); ++l) {
+    const Block& b = blocks[l];
+    push(x, b.conv1.int8.in, b.ring1);
+    gather(b.conv1, b.ring1);
+    kernels.int8_layer(b.conv1.int8, rows, kTile, n, nullptr, hidden);
+    push(hidden, b.conv1.int8.out, b.ring2);
+    // The last tap is the row itself.
+    if (b.has_residual)
+      kernels.int8_layer(b.residual.int8, rows + (b.conv1.int8.taps - 1) * kTile, kTile, n, nullptr,
+                         shortcut);
+    gather(b.conv2, b.ring2);
+    float* target[kTile];  // may be where the identity lies: each value is read before it is overwritten
+    for (std::size_t f = 0; f < n; ++f) target[f] = l + 1 < blocks.size() ? x[f] : frames[f].out;
+    kernels.int8_layer(b.conv2.int8, rows, kTile, n, b.has_residual ? shortcut : x, target);
   }
 }
 

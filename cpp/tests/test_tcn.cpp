@@ -122,6 +122,16 @@ std::vector<Case> cases() {
           make(1, {16, 33}, 3, Rectifier::relu, {1, 5})};
 }
 
+/// The same again in integers.
+std::vector<Case> both() {
+  std::vector<Case> all = cases();
+  for (Case c : cases()) {
+    c.options.arithmetic = affekt::Arithmetic::int8;
+    all.push_back(c);
+  }
+  return all;
+}
+
 void agrees_with_definition() {
   for (const Case& c : cases()) {
     const Tcn tcn(c.options, c.views());
@@ -140,7 +150,7 @@ void agrees_with_definition() {
 }
 
 void any_chunking_gives_the_same_bits() {
-  for (const Case& c : cases()) {
+  for (const Case& c : both()) {
     const Tcn tcn(c.options, c.views());
     const std::size_t n = 300, in = c.options.in, out = tcn.out();
     const std::vector<float> x = noise(n * in, 1.0f);
@@ -169,7 +179,7 @@ void any_chunking_gives_the_same_bits() {
 
 /// Streams that step together, each at another time of its own, do as they do alone.
 void many_streams_give_the_bits_of_one() {
-  for (const Case& c : cases()) {
+  for (const Case& c : both()) {
     const Tcn tcn(c.options, c.views());
     const std::size_t n = 40, in = c.options.in, out = tcn.out();
     for (std::size_t streams : {1, 2, 7, 8, 9, 20}) {
@@ -195,7 +205,7 @@ void many_streams_give_the_bits_of_one() {
 }
 
 void only_the_receptive_field_matters() {
-  for (const Case& c : cases()) {
+  for (const Case& c : both()) {
     const Tcn tcn(c.options, c.views());
     const std::size_t r = tcn.receptive_field(), in = c.options.in, out = tcn.out();
     const std::size_t n = r + 20;
@@ -219,8 +229,9 @@ void only_the_receptive_field_matters() {
            121);
 }
 
-void steps_allocate_nothing() {
-  const Case c = make(80, {64, 64, 64}, 3, Rectifier::leaky_relu);
+void steps_allocate_nothing(affekt::Arithmetic arithmetic) {
+  Case c = make(80, {64, 64, 64}, 3, Rectifier::leaky_relu);
+  c.options.arithmetic = arithmetic;
   const Tcn tcn(c.options, c.views());
   const std::vector<float> x = noise(200 * 80, 1.0f);
   std::vector<float> y(200 * 64);
@@ -269,7 +280,8 @@ int main() {
   any_chunking_gives_the_same_bits();
   many_streams_give_the_bits_of_one();
   only_the_receptive_field_matters();
-  steps_allocate_nothing();
+  steps_allocate_nothing(affekt::Arithmetic::float32);
+  steps_allocate_nothing(affekt::Arithmetic::int8);
   wrong_arguments_are_named();
   return affekt::test::result();
 }

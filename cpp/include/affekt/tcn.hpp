@@ -19,6 +19,15 @@ enum class Rectifier {
   prelu,       ///< learned slopes, one or one per channel, for each of the three sites of a block
 };
 
+/// What the convolutions multiply.
+enum class Arithmetic {
+  float32,
+  /// int8 by int8, summed exactly in int32. A weight is round(w / s) with s = max |w| / 127 of its output
+  /// channel; a row that enters a convolution is round(x / s) with s = max |x| / 127 of that row (both half
+  /// to even). Bias, rectifier, residual sum and the rows that go in and out stay float32.
+  int8,
+};
+
 struct TcnOptions {
   int in = 1;                  ///< features per input row
   std::vector<int> channels;   ///< output channels of each block, first block first
@@ -26,6 +35,7 @@ struct TcnOptions {
   std::vector<int> dilations;  ///< rows between taps, one per block; empty: 1, 2, 4, ...
   Rectifier activation = Rectifier::leaky_relu;
   float slope = 0.01f;  ///< of leaky_relu
+  Arithmetic arithmetic = Arithmetic::float32;
 };
 
 /// Weights of one block, in torch's layout. Convolutions are (out, in, kernel_size), the residual is (out,

@@ -1,6 +1,6 @@
 #include "kernels/dense.hpp"
 
-#include "simd.hpp"
+#include "simd_int8.hpp"
 
 namespace affekt::AFFEKT_ISA {
 namespace {
@@ -18,21 +18,25 @@ constexpr int kStepVectors = 8, kFrames = 8, kFrameVectors = 2;
 constexpr int kStepVectors = 8, kFrames = 4, kFrameVectors = 2;
 #endif
 
+template <class Layer, class Row>
 struct Call {
-  const DenseLayer& layer;
-  const float* const* rows;
+  const Layer& layer;
+  const Row* const* rows;
   std::size_t row_step;
   const float* const* identity;
   float* const* y;
 };
+using FloatCall = Call<DenseLayer, float>;
+using Int8Call = Call<Int8Layer, unsigned char>;
 
 /// y = x > 0 ? x : slope * x; keeps a NaN
 AFFEKT_INLINE V rectified(const V& x, const float* slope) noexcept {
   return select(x > V{}, x, load<V>(slope) * x);
 }
 
+template <class Call>
 AFFEKT_INLINE void finish(const Call& call, std::size_t f, std::size_t lane, V value) noexcept {
-  const DenseLayer& layer = call.layer;
+  const auto& layer = call.layer;
   if (layer.slope) value = rectified(value, layer.slope + lane);
   if (call.identity) value = rectified(value + load<V>(call.identity[f] + lane), layer.slope_out + lane);
   float* const y = call.y[f] + lane;
@@ -43,7 +47,7 @@ AFFEKT_INLINE void finish(const Call& call, std::size_t f, std::size_t lane, V v
 /// F frames from `f` on and N vectors of outputs from `lane` on, whose weights begin at `weight`, in a panel
 /// that is `width` outputs wide.
 template <int F, int N>
-AFFEKT_INLINE void tile(const Call& call, std::size_t f, std::size_t lane, const float* weight,
+AFFEKT_INLINE void tile(const FloatCall& call, std::size_t f, std::size_t lane, const float* weight,
                         std::size_t width) noexcept {
   const DenseLayer& layer = call.layer;
   V sum[F][N];
@@ -69,8 +73,49 @@ AFFEKT_INLINE void tile(const Call& call, std::size_t f, std::size_t lane, const
     for (int v = 0; v < N; ++v) finish(call, f + i, lane + v * L, sum[i][v]);
 }
 
-/// All outputs of one panel, in tiles of N vectors and then of fewer.
+/// The same in integers; `weight` counts in units of four bytes.
 template <int F, int N>
+AFFEKT_INLINE void tile(const Int8Call& call, std::size_t f, std::size_t lane, const float* weight,
+                        std::size_t width) noexcept {
+  const Int8Layer& layer = call.layer;
+  V sum[F][N] = {};
+  const std::size_t groups = (layer.in + 3) / 4;
+  for (std::size_t j = 0; j < layer.taps; ++j) {
+    const unsigned char* x[F];
+    float scale[F];
+    Dots dots[F][N];
+    for (int i = 0; i < F; ++i) {
+      x[i] = call.rows[j * call.row_step + f + i];
+      __builtin_memcpy(&scale[i], x[i], sizeof(float));
+      x[i] += dense::header;
+      for (int v = 0; v < N; ++v) dots[i][v].start(reinterpret_cast<const std::int32_t*>(weight) + v * L);
+    }
+    weight += width;
+#pragma GCC unroll 4
+    for (std::size_t g = 0; g < groups; ++g, weight += width) {
+      Vec<std::int8_t> w[N];
+      for (int v = 0; v < N; ++v)
+        w[v] = load<Vec<std::int8_t>>(reinterpret_cast<const std::int8_t*>(weight + v * L));
+      for (int i = 0; i < F; ++i) {
+        std::uint32_t four;
+        __builtin_memcpy(&four, x[i] + 4 * g, sizeof(four));
+        for (int v = 0; v < N; ++v) dots[i][v].add(w[v], four);
+      }
+    }
+    for (int i = 0; i < F; ++i)
+      for (int v = 0; v < N; ++v) sum[i][v] = fma(dots[i][v].total(), splat<V>(scale[i]), sum[i][v]);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < F; ++i)
+#pragma GCC unroll 8
+    for (int v = 0; v < N; ++v) {
+      const std::size_t at = lane + v * L;
+      finish(call, f + i, at, fma(sum[i][v], load<V>(layer.scale + at), load<V>(layer.bias + at)));
+    }
+}
+
+/// All outputs of one panel, in tiles of N vectors and then of fewer.
+template <int F, int N, class Call>
 AFFEKT_INLINE void across(const Call& call, std::size_t f, std::size_t first, std::size_t done,
                           const float* weight, std::size_t width) noexcept {
   for (; done + N * L <= width; done += N * L) tile<F, N>(call, f, first + done, weight + done, width);
@@ -78,7 +123,7 @@ AFFEKT_INLINE void across(const Call& call, std::size_t f, std::size_t first, st
     if (done < width) across<F, N / 2>(call, f, first, done, weight, width);
 }
 
-template <int F>
+template <int F, class Call>
 AFFEKT_INLINE void frames(const Call& call, std::size_t f, std::size_t n, std::size_t first,
                           const float* weight, std::size_t width) noexcept {
   constexpr int N = F == 1 ? kStepVectors : kFrameVectors;
@@ -87,20 +132,68 @@ AFFEKT_INLINE void frames(const Call& call, std::size_t f, std::size_t n, std::s
     if (f < n) frames<F / 2>(call, f, n, first, weight, width);
 }
 
-void layer(const DenseLayer& layer, const float* const* rows, std::size_t row_step, std::size_t n,
-           const float* const* identity, float* const* y) noexcept {
-  const Call call{layer, rows, row_step, identity, y};
-  const std::size_t padded = (layer.out + dense::block - 1) / dense::block * dense::block;
-  const float* weight = layer.weight;
+/// All panels, of which each output takes `column` times four bytes.
+template <class Call>
+AFFEKT_INLINE void panels(const Call& call, std::size_t n, std::size_t column) noexcept {
+  const std::size_t padded = (call.layer.out + dense::block - 1) / dense::block * dense::block;
+  const float* weight = call.layer.weight;
   for (std::size_t first = 0; first < padded; first += dense::panel) {
     const std::size_t width = padded - first < dense::panel ? padded - first : dense::panel;
     frames<kFrames>(call, 0, n, first, weight, width);
-    weight += layer.taps * layer.in * width;
+    weight += column * width;
+  }
+}
+
+void layer(const DenseLayer& layer, const float* const* rows, std::size_t row_step, std::size_t n,
+           const float* const* identity, float* const* y) noexcept {
+  panels(FloatCall{layer, rows, row_step, identity, y}, n, layer.taps * layer.in);
+}
+
+void int8_layer(const Int8Layer& layer, const unsigned char* const* rows, std::size_t row_step, std::size_t n,
+                const float* const* identity, float* const* y) noexcept {
+  panels(Int8Call{layer, rows, row_step, identity, y}, n, layer.taps * ((layer.in + 3) / 4 + 1));
+}
+
+void int8_row(const float* x, std::size_t in, unsigned char* row) noexcept {
+  const V most = splat<V>(3.40282347e38f);
+  V largest{};
+  auto bad = largest > most;
+  const auto scan = [&](const V& v) {
+    const V size = select(v < V{}, -v, v);
+    largest = select(size > largest, size, largest);
+    bad |= ~(size <= most);
+  };
+  std::size_t i = 0;
+  for (; i + L <= in; i += L) scan(load<V>(x + i));
+  if (i < in) {
+    V rest{};
+    for (int k = 0; i + k < in; ++k) rest[k] = x[i + k];
+    scan(rest);
+  }
+  float top = 0;
+  int infinite = 0;
+  for (int k = 0; k < L; ++k) {
+    top = largest[k] > top ? largest[k] : top;
+    infinite |= bad[k] != 0;
+  }
+  float scale = top / 127.0f, inverse = 127.0f / top;
+  if (infinite || !(top >= 1e-30f)) {
+    scale = infinite ? __builtin_nanf("") : 0.0f;
+    inverse = 0;
+  }
+  __builtin_memcpy(row, &scale, sizeof(scale));
+  row += dense::header;
+  // Adding 1.5 * 2^23 rounds half to even and leaves the integer in the lowest byte.
+  for (std::size_t k = 0; k < in; ++k) {
+    const float shifted = (infinite ? 0.0f : x[k]) * inverse + 12582912.0f;
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, &shifted, sizeof(bits));
+    row[k] = static_cast<unsigned char>(bits + kInt8Zero);
   }
 }
 
 }  // namespace
 
-const DenseKernels dense_kernels{layer};
+const DenseKernels dense_kernels{layer, int8_layer, int8_row, kInt8Zero};
 
 }  // namespace affekt::AFFEKT_ISA
