@@ -1,9 +1,25 @@
-"""The causal TCN, one step at a time and over a recording, against the torch module it was exported from.
+"""The causal TCN of residual blocks: one step, blocks of rows, many streams, int8, a whole recording.
 
-A torch stream without state has to run its whole receptive field again for each new step; that is the peer.
+Every contender runs the same weights and is checked against the torch module before it is timed. A step of
+affekt is a call of the native object from Python with one row, (1, in) to (1, out), state inside. Peers of
+the step:
+
+- ONNX Runtime: a graph of Conv, LeakyRelu and Add with the past rows of each convolution as inputs and
+  outputs (Concat, Slice), bound to fixed buffers in two sets that take turns, so that Python copies no state;
+- pytorch-tcn: its streaming mode, `forward(x, inference=True)` with its own buffers;
+- RTNeural: its Conv1D layers (Eigen) with the residual sum between them written by us, as it has none; built
+  for this CPU when `AFFEKT_RTNEURAL` names a checkout, and timed in C++, a thousand steps per call;
+- torch without state: the module over its receptive field.
 """
 
 from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import subprocess
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +28,32 @@ from affekt import _core
 
 # (inputs, channels, blocks, taps)
 SHAPES = [(16, 32, 4, 3), (80, 64, 6, 3), (128, 128, 8, 3)]
+SLOPE = 0.01
+STREAMS = 8
+
+# Ratios to reach, by channels: floor, aim.
+STEP = {32: ({"ONNX Runtime": 9}, 20), 64: ({"ONNX Runtime": 9}, 12), 128: ({"ONNX Runtime": 4}, 5)}
+
+each_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 
 
-def twins(torch, shape):
-    """Return the torch module and the native TCN with the same weights."""
+def macs(shape) -> int:
+    """Return the multiply-adds of one row."""
+    inputs, channels, blocks, taps = shape
+    widths = [inputs] + [channels] * (blocks - 1)
+    return sum(taps * channels * (w + channels) + (w * channels if w != channels else 0) for w in widths)
+
+
+def label(what, shape) -> str:
+    """Return the group's name."""
+    return f"TCN {what} (in {shape[0]}, {shape[1]} channels, {shape[2]} blocks, {shape[3]} taps)"
+
+
+@functools.cache
+def module_of(shape):
+    """Return the torch module of a shape, its weights per block, test rows and what they become."""
+    import torch
+
     from affekt.nn import TCN
 
     torch.manual_seed(0)
@@ -26,53 +64,377 @@ def twins(torch, shape):
         {name.split(".", 2)[2]: value for name, value in tensors.items() if name.startswith(f"tcn.{block}.")}
         for block in range(blocks)
     ]
-    native = _core.Tcn(
+    rows = torch.randn(1000, inputs)
+    with torch.inference_mode():
+        expected = module(rows[None])[0].numpy()
+    return module, weights, rows.numpy(), expected
+
+
+@functools.cache
+def native(shape, arithmetic="float32", streams=1):
+    """Return ours; checked."""
+    inputs, channels, blocks, taps = shape
+    _, weights, rows, expected = module_of(shape)
+    tcn = _core.Tcn(
         inputs,
         [channels] * blocks,
         kernel_size=taps,
         dilations=[2**block for block in range(blocks)],
         activation="leaky_relu",
-        slope=0.01,
+        slope=SLOPE,
         weights=weights,
+        arithmetic=arithmetic,
+        streams=streams,
     )
-    rows = torch.randn(1000, inputs)
-    with torch.no_grad():
-        assert np.allclose(native.process(rows.numpy()), module(rows[None])[0].numpy(), atol=1e-4)
-    native.reset()
-    return module, native, rows
+    error = np.abs(tcn.process(rows) - expected).max() / np.abs(expected).max()
+    assert error < (1e-5 if arithmetic == "float32" else 0.1), error
+    return tcn
 
 
-def label(shape) -> str:
-    """Return a shape as the table names it."""
-    return f"TCN {{}} (in {shape[0]}, {shape[1]} channels, {shape[2]} blocks, {shape[3]} taps)"
+def check(step, shape) -> None:
+    """Assert that `step`, fresh, turns the first rows into what the module gives."""
+    _, _, rows, expected = module_of(shape)
+    for row, y in zip(rows[:200], expected, strict=False):
+        np.testing.assert_allclose(np.asarray(step(row)).reshape(-1), y, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def facts(shape, rows=1, arithmetic="float32"):
+    """Return the work of one call over `rows` rows that share a pass over the weights."""
+    weights = macs(shape) * (4 if arithmetic == "float32" else 1)
+    if arithmetic != "float32":
+        return {"bytes_moved": weights, "working_set": weights}
+    return {"operations": 2 * macs(shape) * rows, "bytes_moved": weights, "working_set": weights}
+
+
+# One step -------------------------------------------------------------------------------------------------
+
+
+@each_shape
 def bench_affekt_step(contender, peer, shape):
-    _, native, rows = twins(peer("torch"), shape)
-    row = rows[:1].numpy().copy()
-    contender(label(shape).format("step"), "affekt", lambda: native.process(row))
+    peer("torch")
+    tcn, row = native(shape), module_of(shape)[2][:1].copy()
+    floor, aim = STEP[shape[1]]
+    contender(
+        label("step", shape),
+        "affekt",
+        lambda: tcn.process(row),
+        floor=floor | {"pytorch-tcn, streaming": 100, "RTNeural in C++": 1},
+        aim={"ONNX Runtime": aim},
+        **facts(shape),
+    )
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@functools.cache
+def onnx_step(shape):
+    """Return a function that takes one step with ONNX Runtime over bound buffers, and its buffers."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    inputs, channels, blocks, taps = shape
+    weights = module_of(shape)[1]
+    nodes, initial, states = [], [], []
+
+    def constant(name, value):
+        initial.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def node(kind, sources, target, **attributes):
+        nodes.append(helper.make_node(kind, sources, [target], **attributes))
+        return target
+
+    def convolution(x, width, block, name, dilation):
+        past, key = (taps - 1) * dilation, f"{block}.{name}"
+        states.append((f"{key}.past", width, past))
+        both = node("Concat", [f"{key}.past", x], f"{key}.both", axis=2)
+        bounds = [
+            constant(f"{key}.{k}", np.array([v], np.int64))
+            for k, v in (("from", 1), ("to", past + 1), ("axis", 2))
+        ]
+        node("Slice", [both, *bounds], f"{key}.next")
+        tensors = [constant(f"{key}.{k}", weights[block][f"{name}.{k}"]) for k in ("weight", "bias")]
+        y = node("Conv", [both, *tensors], f"{key}.y", dilations=[dilation], kernel_shape=[taps])
+        return node("LeakyRelu", [y], f"{key}.rectified", alpha=SLOPE)
+
+    x, width = "x", inputs
+    for block in range(blocks):
+        h = convolution(x, width, block, "conv1", 2**block)
+        h = convolution(h, channels, block, "conv2", 2**block)
+        if width != channels:
+            tensors = [
+                constant(f"{block}.residual.weight", weights[block]["residual.weight"][:, :, None]),
+                constant(f"{block}.residual.bias", weights[block]["residual.bias"]),
+            ]
+            x = node("Conv", [x, *tensors], f"{block}.shortcut", kernel_shape=[1])
+        total = node("Add", [h, x], f"{block}.sum")
+        x = node("LeakyRelu", [total], "y" if block == blocks - 1 else f"{block}.out", alpha=SLOPE)
+        width = channels
+
+    def value(name, *dims):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
+
+    graph = helper.make_graph(
+        nodes,
+        "tcn",
+        [value("x", 1, inputs, 1)] + [value(name, 1, w, past) for name, w, past in states],
+        [value("y", 1, channels, 1)]
+        + [value(name.replace("past", "next"), 1, w, past) for name, w, past in states],
+        initial,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = min(model.ir_version, 10)
+    onnx.checker.check_model(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+    def buffer(*dims):
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(dims, np.float32))
+
+    x, y = buffer(1, inputs, 1), buffer(1, channels, 1)
+    sets = [[buffer(1, w, past) for _, w, past in states] for _ in range(2)]
+    bindings = []
+    for now, then in (sets, sets[::-1]):
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("x", x)
+        binding.bind_ortvalue_output("y", y)
+        for (name, _, _), old, new in zip(states, now, then, strict=True):
+            binding.bind_ortvalue_input(name, old)
+            binding.bind_ortvalue_output(name.replace("past", "next"), new)
+        bindings.append(binding)
+    turn = 0
+
+    def step():
+        nonlocal turn
+        session.run_with_iobinding(bindings[turn])
+        turn = 1 - turn
+
+    def fed(row):
+        x.update_inplace(np.ascontiguousarray(row.reshape(1, -1, 1)))
+        step()
+        return y.numpy()
+
+    check(fed, shape)
+    return step
+
+
+@each_shape
+def bench_onnx_step(contender, peer, shape):
+    for name in ("torch", "onnx", "onnxruntime"):
+        peer(name)
+    contender(label("step", shape), "ONNX Runtime", onnx_step(shape))
+
+
+@functools.cache
+def pytorch_tcn(shape):
+    """Return the streaming module of pytorch-tcn with our weights; checked."""
+    import pytorch_tcn
+    import torch
+
+    inputs, channels, blocks, taps = shape
+    theirs = pytorch_tcn.TCN(
+        inputs,
+        [channels] * blocks,
+        kernel_size=taps,
+        dilations=[2**block for block in range(blocks)],
+        dropout=0.0,
+        causal=True,
+        use_norm=None,
+        activation="leaky_relu",
+        input_shape="NLC",
+    ).eval()
+    state = theirs.state_dict()
+    for block, tensors in enumerate(module_of(shape)[1]):
+        for name, value in tensors.items():
+            key = f"network.{block}.{name.replace('residual', 'downsample')}"
+            state[key] = torch.from_numpy(np.array(value)).reshape(state[key].shape)
+    theirs.load_state_dict(state)
+    theirs.reset_buffers()
+    with torch.inference_mode():
+        check(lambda row: theirs(torch.from_numpy(row)[None, None], inference=True), shape)
+    return theirs
+
+
+@each_shape
+def bench_pytorch_tcn_step(contender, peer, shape):
+    torch = peer("torch")
+    peer("pytorch_tcn")
+    theirs, row = pytorch_tcn(shape), torch.randn(1, 1, shape[0])
+    with torch.inference_mode():
+        contender(label("step", shape), "pytorch-tcn, streaming", lambda: theirs(row, inference=True))
+
+
+@functools.cache
+def rtneural(shape):
+    """Return a function that takes steps with RTNeural: f(rows, count, out)."""
+    home = Path(os.environ["AFFEKT_RTNEURAL"])
+    inputs, channels, blocks, taps = shape
+    folder = Path(tempfile.mkdtemp())
+    library = folder / "rtneural.so"
+    subprocess.run(
+        [
+            *[
+                os.environ.get("CXX", "c++"),
+                "-std=c++17",
+                "-O3",
+                "-march=native",
+                "-DNDEBUG",
+                "-shared",
+                "-fPIC",
+                "-w",
+            ],
+            *["-DRTNEURAL_USE_EIGEN=1", "-DRTNEURAL_DEFAULT_ALIGNMENT=32", "-DRTNEURAL_NAMESPACE=RTNeural"],
+            *[f"-I{home}", f"-I{home / 'modules' / 'Eigen'}", f"-I{home / 'modules' / 'json'}"],
+            *[str(Path(__file__).with_name("rtneural.cpp")), "-o", str(library)],
+        ],
+        check=True,
+        capture_output=True,
+    )
+    code = ctypes.CDLL(str(library))
+    floats = ctypes.POINTER(ctypes.c_float)
+    code.tcn_create.restype = ctypes.c_void_p
+    code.tcn_create.argtypes = [ctypes.c_int] * 4 + [floats, ctypes.c_float]
+    code.tcn_steps.argtypes = [ctypes.c_void_p, floats, ctypes.c_int, floats]
+    order = ["conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias", "residual.weight", "residual.bias"]
+    flat = [np.ravel(block[name]) for block in module_of(shape)[1] for name in order if name in block]
+    weights = np.concatenate(flat).astype(np.float32)
+    net = code.tcn_create(inputs, channels, blocks, taps, weights.ctypes.data_as(floats), SLOPE)
+
+    def steps(rows):
+        out = np.empty((len(rows), channels), np.float32)
+        code.tcn_steps(net, rows.ctypes.data_as(floats), len(rows), out.ctypes.data_as(floats))
+        return out
+
+    check(lambda row: steps(row[None]), shape)
+    return steps
+
+
+@each_shape
+def bench_rtneural_step(contender, peer, shape):
+    peer("torch")
+    if "AFFEKT_RTNEURAL" not in os.environ:
+        pytest.skip("AFFEKT_RTNEURAL names no checkout of RTNeural")
+    steps, rows = rtneural(shape), module_of(shape)[2]
+    contender(label("step", shape), "RTNeural in C++", lambda: steps(rows), units=len(rows))
+
+
+@each_shape
 def bench_torch_step(contender, peer, shape):
     torch = peer("torch")
-    module, _, rows = twins(torch, shape)
-    window = rows[None, : module.receptive_field]
+    module, _, rows, _ = module_of(shape)
+    window = torch.from_numpy(rows)[None, : module.receptive_field]
     with torch.inference_mode():
-        contender(label(shape).format("step"), "torch over the receptive field", lambda: module(window))
+        contender(label("step", shape), "torch over the receptive field", lambda: module(window))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+# Rows and streams that share the weights ------------------------------------------------------------------
+
+
+@each_shape
+def bench_affekt_block(contender, peer, shape):
+    peer("torch")
+    tcn, rows = native(shape), module_of(shape)[2][:8].copy()
+    contender(
+        label("blocks of 8 rows, per row", shape),
+        "affekt",
+        lambda: tcn.process(rows),
+        units=8,
+        floor={"affekt, step by step": 2},
+        aim={"affekt, step by step": 3},
+        **facts(shape, 8),
+    )
+
+
+@each_shape
+def bench_affekt_block_by_step(contender, peer, shape):
+    peer("torch")
+    tcn, row = native(shape), module_of(shape)[2][:1].copy()
+    contender(label("blocks of 8 rows, per row", shape), "affekt, step by step", lambda: tcn.process(row))
+
+
+@each_shape
+def bench_affekt_streams(contender, peer, shape):
+    peer("torch")
+    tcn, rows = native(shape, streams=STREAMS), module_of(shape)[2][:STREAMS].copy()
+    contender(
+        label(f"{STREAMS} streams at once, per stream", shape),
+        "affekt",
+        lambda: tcn.step_many(rows),
+        units=STREAMS,
+        floor={"affekt, one by one": 2},
+        aim={"affekt, one by one": 3},
+        **facts(shape, STREAMS),
+    )
+
+
+@each_shape
+def bench_affekt_streams_one_by_one(contender, peer, shape):
+    peer("torch")
+    tcn, row = native(shape, streams=STREAMS), module_of(shape)[2][:1].copy()
+
+    def steps():
+        for stream in range(STREAMS):
+            tcn.process(row, stream)
+
+    contender(
+        label(f"{STREAMS} streams at once, per stream", shape), "affekt, one by one", steps, units=STREAMS
+    )
+
+
+# int8 -----------------------------------------------------------------------------------------------------
+
+
+@each_shape
+def bench_affekt_int8(contender, peer, shape):
+    peer("torch")
+    tcn, row = native(shape, "int8"), module_of(shape)[2][:1].copy()
+    wide = shape[1] == 128
+    contender(
+        label("step in int8", shape),
+        "affekt",
+        lambda: tcn.process(row),
+        floor={"affekt, float32": 2.5} if wide else None,
+        aim={"affekt, float32": 4} if wide else None,
+        **facts(shape, arithmetic="int8"),
+    )
+
+
+@each_shape
+def bench_affekt_float32(contender, peer, shape):
+    peer("torch")
+    tcn, row = native(shape), module_of(shape)[2][:1].copy()
+    contender(label("step in int8", shape), "affekt, float32", lambda: tcn.process(row))
+
+
+# Recordings -----------------------------------------------------------------------------------------------
+
+
+@each_shape
 def bench_affekt_recording(contender, peer, shape):
-    _, native, rows = twins(peer("torch"), shape)
-    block = rows.numpy()
-    contender(label(shape).format("1000 steps"), "affekt", lambda: native.process(block))
+    peer("torch")
+    tcn, rows = native(shape), module_of(shape)[2]
+    contender(
+        label("1000 rows", shape),
+        "affekt",
+        lambda: tcn.process(rows),
+        floor={"torch": 1},
+        **facts(shape, 1000),
+    )
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@each_shape
+def bench_affekt_int8_recording(contender, peer, shape):
+    peer("torch")
+    tcn, rows = native(shape, "int8"), module_of(shape)[2]
+    contender(label("1000 rows", shape), "affekt, int8", lambda: tcn.process(rows))
+
+
+@each_shape
 def bench_torch_recording(contender, peer, shape):
     torch = peer("torch")
-    module, _, rows = twins(torch, shape)
+    module, _, rows, _ = module_of(shape)
+    batch = torch.from_numpy(rows)[None]
     with torch.inference_mode():
-        contender(label(shape).format("1000 steps"), "torch", lambda: module(rows[None]))
+        contender(label("1000 rows", shape), "torch", lambda: module(batch))
