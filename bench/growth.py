@@ -98,20 +98,21 @@ def log_mel_time() -> dict[str, Make]:
 def tcn_contenders(
     shape: Callable[[int], tuple[int, int, int]], steps: Callable[[int], int]
 ) -> dict[str, Make]:
-    from .bench_tcn import twins
+    from .bench_tcn import module_of, native
 
-    def build(size: int) -> tuple[Any, Any, np.ndarray]:
+    def build(size: int) -> tuple[tuple[int, int, int, int], np.ndarray]:
         inputs, channels, blocks = shape(size)
-        module, native, _ = twins(importlib.import_module("torch"), (inputs, channels, blocks, 3))
         rows = np.random.default_rng(0).standard_normal((steps(size), inputs)).astype(np.float32)
-        return module, native, rows
+        return (inputs, channels, blocks, 3), rows
 
     def ours(size: int):
-        _, native, rows = build(size)
-        return lambda: native.process(rows)
+        net, rows = build(size)
+        tcn = native(net)
+        return lambda: tcn.process(rows)
 
     def torch(size: int):
-        module, _, rows = build(size)
+        net, rows = build(size)
+        module = module_of(net)[0]
         t = importlib.import_module("torch")
         x = t.from_numpy(rows)[None]
 
