@@ -19,9 +19,12 @@ enum class Kind { f32, f64, i16 };
 
 /// Throws InvalidArgument for every other dtype.
 inline Kind kind_of(const pybind11::array& x) {
-  if (pybind11::isinstance<pybind11::array_t<float>>(x)) return Kind::f32;
-  if (pybind11::isinstance<pybind11::array_t<double>>(x)) return Kind::f64;
-  if (pybind11::isinstance<pybind11::array_t<std::int16_t>>(x)) return Kind::i16;
+  const pybind11::dtype dtype = x.dtype();
+  if (dtype.byteorder() == '=') {
+    if (dtype.num() == pybind11::detail::npy_api::NPY_FLOAT_) return Kind::f32;
+    if (dtype.num() == pybind11::detail::npy_api::NPY_DOUBLE_) return Kind::f64;
+    if (dtype.num() == pybind11::detail::npy_api::NPY_SHORT_) return Kind::i16;
+  }
   throw InvalidArgument("samples: expected dtype float32, float64 or int16, got " +
                         pybind11::str(x.dtype()).cast<std::string>());
 }

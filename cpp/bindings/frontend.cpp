@@ -1,18 +1,24 @@
 #include "affekt/frontend.hpp"
 
+#include <pybind11/complex.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <cmath>
+#include <complex>
+#include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "affekt/spectrogram.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
 
@@ -21,49 +27,150 @@ namespace py = pybind11;
 namespace affekt::bindings {
 namespace {
 
-template <class S>
-void check_usable(const FrontEnd& plan, const S* x, std::size_t n, const Rows& rows, std::size_t r) {
-  const std::size_t bad = plan.first_unusable(x, n);
-  if (bad == n) return;
-  std::ostringstream what;
-  what << "samples: expected finite values" << (std::isfinite(x[bad]) ? " whose power does not overflow" : "")
-       << ", got " << x[bad] << " at index " << rows.index(r, bad);
-  throw InvalidArgument(what.str());
+template <class Plan, class S>
+void check_usable(const Plan& plan, const S* x, std::size_t n, const std::string& where, const Rows& rows,
+                  std::size_t r) {
+  if constexpr (!std::is_same_v<S, std::int16_t>) {
+    const std::size_t bad = plan.first_unusable(x, n);
+    if (bad == n) return;
+    std::ostringstream what;
+    what << where << ": expected finite values"
+         << (std::isfinite(x[bad]) ? " whose power does not overflow" : "") << ", got " << x[bad]
+         << " at index " << rows.index(r, bad);
+    throw InvalidArgument(what.str());
+  }
 }
-void check_usable(const FrontEnd&, const std::int16_t*, std::size_t, const Rows&, std::size_t) {}
 
-template <class S, class O>
-py::array compute(const FrontEnd& plan, const Rows& rows) {
-  const std::size_t frames = plan.frames(rows.length()), width = plan.features();
-  std::vector<py::ssize_t> shape(rows.shape().begin(), rows.shape().end() - 1);
-  shape.push_back(static_cast<py::ssize_t>(frames));
-  shape.push_back(static_cast<py::ssize_t>(width));
-  py::array_t<O> out(shape);
-  O* to = out.mutable_data();
-  {
-    py::gil_scoped_release release;
-    std::vector<S> copy;
+/// Pointers to every row of the arrays, as the core takes them.
+template <class S>
+struct Pointers {
+  std::vector<const S*> x;
+  std::vector<std::size_t> n;
+  std::vector<std::pair<const Rows*, std::size_t>> row;
+  std::list<std::vector<S>> copies;
+
+  void add(const Rows& rows) {
     for (std::size_t r = 0; r < rows.count(); ++r) {
-      const S* x = rows.row<S>(r, copy);
-      check_usable(plan, x, rows.length(), rows, r);
-      plan.compute(x, rows.length(), to + r * frames * width);
+      std::vector<S> copy;
+      x.push_back(rows.row<S>(r, copy));
+      if (!copy.empty()) copies.push_back(std::move(copy));
+      n.push_back(rows.length());
+      row.emplace_back(&rows, r);
     }
   }
-  return out;
+};
+
+/// run(x, n, out, count) with `where(i)` as the name of signal i in what it throws; without the interpreter's
+/// lock.
+template <class Plan, class S, class O, class Run, class Where>
+void run_all(const Plan& plan, const Pointers<S>& in, const std::vector<O*>& out, Run&& run, Where&& where) {
+  const py::gil_scoped_release release;
+  try {
+    run(in.x.data(), in.n.data(), out.data(), in.x.size());
+  } catch (const InvalidArgument&) {
+    for (std::size_t i = 0; i < in.x.size(); ++i)
+      check_usable(plan, in.x[i], in.n[i], where(i), *in.row[i].first, in.row[i].second);
+    throw;
+  }
 }
 
-py::array compute(const FrontEnd& plan, const py::array& samples) {
-  const Kind kind = kind_of(samples);
-  const Rows rows(samples);
+/// The array that the caller gave for a result, or a new one.
+template <class E>
+py::array result_array(const py::object& out, const std::vector<py::ssize_t>& shape) {
+  if (out.is_none()) return py::array_t<E>(shape);
+  const auto refuse = [&](const std::string& got) {
+    throw InvalidArgument("out: expected a writeable, C-contiguous array of shape " +
+                          py::str(py::tuple(py::cast(shape))).cast<std::string>() + " and dtype " +
+                          py::str(py::dtype::of<E>()).cast<std::string>() + ", got " + got);
+  };
+  if (!py::isinstance<py::array>(out))
+    refuse(py::str(py::type::of(out).attr("__name__")).cast<std::string>());
+  auto array = py::reinterpret_borrow<py::array>(out);
+  const bool fits = static_cast<std::size_t>(array.ndim()) == shape.size() &&
+                    std::equal(shape.begin(), shape.end(), array.shape());
+  if (!fits || !py::isinstance<py::array_t<E, py::array::c_style>>(array) || !array.writeable()) {
+    refuse("shape " + py::str(array.attr("shape")).cast<std::string>() + ", dtype " +
+           py::str(array.dtype()).cast<std::string>() +
+           (array.flags() & py::array::c_style ? "" : ", not contiguous") +
+           (array.writeable() ? "" : ", read-only"));
+  }
+  return array;
+}
+
+/// f(S{}, O{}) with the types of samples and of results that belong to a kind.
+template <class F>
+auto with_types(Kind kind, F&& f) {
   switch (kind) {
     case Kind::f32:
-      return compute<float, float>(plan, rows);
+      return f(float{}, float{});
     case Kind::f64:
-      return compute<double, double>(plan, rows);
+      return f(double{}, double{});
     case Kind::i16:
       break;
   }
-  return compute<std::int16_t, float>(plan, rows);
+  return f(std::int16_t{}, float{});
+}
+
+/// Samples (..., time) -> (..., frames, width) of E<O>, where `parts` values of O make an E.
+template <template <class> class E, class Plan, class Run>
+py::array compute(const Plan& plan, const py::array& samples, const py::object& out, std::size_t width,
+                  std::size_t parts, Run&& run) {
+  const Kind kind = kind_of(samples);
+  const Rows rows(samples);
+  const std::size_t frames = plan.frames(rows.length());
+  std::vector<py::ssize_t> shape(rows.shape().begin(), rows.shape().end() - 1);
+  shape.push_back(static_cast<py::ssize_t>(frames));
+  shape.push_back(static_cast<py::ssize_t>(width));
+  return with_types(kind, [&](auto s, auto o) -> py::array {
+    using S = decltype(s);
+    using O = decltype(o);
+    py::array result = result_array<E<O>>(out, shape);
+    Pointers<S> in;
+    in.add(rows);
+    std::vector<O*> to;
+    for (std::size_t r = 0; r < rows.count(); ++r)
+      to.push_back(static_cast<O*>(result.mutable_data()) + r * frames * width * parts);
+    run_all(plan, in, to, run, [](std::size_t) { return std::string("samples"); });
+    return result;
+  });
+}
+
+template <class T>
+using Plain = T;
+
+/// Signals (time,) of one dtype and any lengths -> their rows.
+py::list compute_batch(const FrontEnd& plan, const std::vector<py::array>& signals) {
+  py::list results;
+  if (signals.empty()) return results;
+  const auto name = [](std::size_t i) { return "signals[" + std::to_string(i) + "]"; };
+  std::vector<Rows> rows;
+  const Kind kind = kind_of(signals[0]);
+  for (std::size_t i = 0; i < signals.size(); ++i) {
+    rows.emplace_back(signals[i]);
+    if (kind_of(signals[i]) != kind) {
+      throw InvalidArgument(name(i) + ": expected dtype " + py::str(signals[0].dtype()).cast<std::string>() +
+                            " as the others, got " + py::str(signals[i].dtype()).cast<std::string>());
+    }
+    if (signals[i].ndim() != 1) {
+      throw InvalidArgument(name(i) + ": expected shape (time,), got " + std::to_string(signals[i].ndim()) +
+                            " dimensions");
+    }
+  }
+  with_types(kind, [&](auto s, auto o) {
+    using S = decltype(s);
+    using O = decltype(o);
+    Pointers<S> in;
+    std::vector<O*> to;
+    for (const Rows& r : rows) {
+      in.add(r);
+      py::array_t<O> one({plan.frames(r.length()), plan.features()});
+      to.push_back(one.mutable_data());
+      results.append(std::move(one));
+    }
+    run_all(
+        plan, in, to, [&](auto... a) { plan.compute(a...); }, name);
+  });
+  return results;
 }
 
 /// A stream with a lock, because the interpreter's lock is released while it works.
@@ -108,26 +215,32 @@ class Stream {
  private:
   template <class S>
   py::array take(const Rows& input) {
-    std::vector<float> rows;
-    const std::size_t n = input.length(), width = stream_.plan().features();
-    {
-      py::gil_scoped_release release;
-      const std::lock_guard lock(mutex_);
-      std::vector<S> copy;
-      const S* x = input.row<S>(0, copy);
-      check_usable(stream_.plan(), x, n, input, 0);
-      rows.resize((stream_.plan().frames(stream_.samples() + n) - stream_.rows()) * width);
-      if constexpr (std::is_same_v<S, double>) {
-        const std::vector<float> rounded(x, x + n);
-        check_usable(stream_.plan(), rounded.data(), n, input,
-                     0);  // a finite double may lie beyond the range of float
-        drain(rounded.data(), n, rows.data());
-      } else {
-        drain(x, n, rows.data());
-      }
+    // Short pushes keep the interpreter's lock, which costs more to pass on than they take. Whoever waits for
+    // this stream does so without it, and whoever holds this stream may take it back.
+    constexpr std::size_t few = 1600;
+    std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) {
+      const py::gil_scoped_release release;
+      lock.lock();
     }
-    py::array_t<float> out({rows.size() / width, width});
-    std::copy(rows.begin(), rows.end(), out.mutable_data());
+    std::vector<S> copy;
+    const std::size_t n = input.length(), width = stream_.plan().features();
+    const S* x = input.row<S>(0, copy);
+    check_usable(stream_.plan(), x, n, "samples", input, 0);
+    std::vector<float> rounded;
+    if constexpr (std::is_same_v<S, double>) {
+      rounded.assign(x, x + n);  // a finite double may lie beyond the range of float
+      check_usable(stream_.plan(), rounded.data(), n, "samples", input, 0);
+    }
+    py::array_t<float> out({stream_.plan().frames(stream_.samples() + n) - stream_.rows(), width});
+    float* to = out.mutable_data();
+    std::optional<py::gil_scoped_release> release;
+    if (n > few) release.emplace();
+    if constexpr (std::is_same_v<S, double>) {
+      drain(rounded.data(), n, to);
+    } else {
+      drain(x, n, to);
+    }
     return out;
   }
 
@@ -170,9 +283,35 @@ void bind_frontend(py::module_& m) {
           "Why the front end cannot stream; empty if it can.")
       .def("frames", &FrontEnd::frames, py::arg("n_samples"), "Rows that a signal of n_samples gives.")
       .def(
-          "compute", [](const FrontEnd& f, const py::array& samples) { return compute(f, samples); },
-          py::arg("samples"),
-          "Samples (..., time) of float32, float64 or int16 -> rows (..., frames, features).");
+          "compute",
+          [](const FrontEnd& f, const py::array& samples, const py::object& out) {
+            return compute<Plain>(f, samples, out, f.features(), 1, [&](auto... a) { f.compute(a...); });
+          },
+          py::arg("samples"), py::arg("out") = py::none(),
+          "Samples (..., time) of float32, float64 or int16 -> rows (..., frames, features).")
+      .def("compute_batch", &compute_batch, py::arg("signals"),
+           "Signals (time,) of one dtype -> their rows (frames, features).");
+
+  py::class_<Spectrogram>(m, "Spectrogram", "Immutable plan of a transform; see affekt.features.")
+      .def(py::init([](const std::string& options) {
+             return std::make_unique<Spectrogram>(FrontEndOptions::from_json(options));
+           }),
+           py::arg("options"), "Build the plan from a JSON object of options.")
+      .def_property_readonly("bins", &Spectrogram::bins, "Columns of a row.")
+      .def("frames", &Spectrogram::frames, py::arg("n_samples"), "Rows that a signal of n_samples gives.")
+      .def(
+          "powers",
+          [](const Spectrogram& f, const py::array& samples, const py::object& out) {
+            return compute<Plain>(f, samples, out, f.bins(), 1, [&](auto... a) { f.powers(a...); });
+          },
+          py::arg("samples"), py::arg("out") = py::none(), "Samples (..., time) -> (..., frames, bins).")
+      .def(
+          "spectra",
+          [](const Spectrogram& f, const py::array& samples, const py::object& out) {
+            return compute<std::complex>(f, samples, out, f.bins(), 2, [&](auto... a) { f.spectra(a...); });
+          },
+          py::arg("samples"), py::arg("out") = py::none(),
+          "Samples (..., time) -> complex (..., frames, bins).");
 
   py::class_<Stream>(m, "FrontEndStream", "Live front end; see affekt.features.")
       .def(py::init([](std::shared_ptr<FrontEnd> plan, std::size_t capacity) {

@@ -6,10 +6,14 @@
 
 namespace affekt {
 
-void refuse(const char* name, const std::string& expected, double value) {
+std::string text(double v) {
   char buffer[32];
-  std::snprintf(buffer, sizeof buffer, "%g", value);
-  throw InvalidArgument(std::string(name) + ": expected " + expected + ", got " + buffer);
+  std::snprintf(buffer, sizeof buffer, "%g", v);
+  return buffer;
+}
+
+void refuse(const char* name, const std::string& expected, double value) {
+  throw InvalidArgument(std::string(name) + ": expected " + expected + ", got " + text(value));
 }
 
 void check_range(const char* name, double v, double lo, double hi, const std::string& expected) {
@@ -62,6 +66,10 @@ std::size_t padded_index(PadMode mode, std::int64_t i, std::int64_t n) {
     }
   }
   return kNoSample;
+}
+
+Framing framing_of(const FrontEndOptions& o) {
+  return {o.n_fft, o.win_length, o.hop_length, o.center, o.span, o.pad_mode, o.drop_last};
 }
 
 void Framing::check() const {

@@ -10,6 +10,8 @@
 
 namespace affekt {
 
+/// A number as messages show it.
+std::string text(double v);
 [[noreturn]] void refuse(const char* name, const std::string& expected, double value);
 void check_range(const char* name, double v, double lo, double hi, const std::string& expected);
 
@@ -44,5 +46,7 @@ struct Framing {
     return at >= 0 && static_cast<std::size_t>(at) + static_cast<std::size_t>(win_length) <= n;
   }
 };
+
+Framing framing_of(const FrontEndOptions& o);
 
 }  // namespace affekt

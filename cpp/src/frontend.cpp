@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <numbers>
@@ -129,16 +128,6 @@ std::vector<double> make_dct(const FrontEndOptions& o) {
 
 // ---------------------------------------------------------------------------------------------------------------
 // Checks.
-
-std::string text(double v) {
-  char buffer[32];
-  std::snprintf(buffer, sizeof buffer, "%g", v);
-  return buffer;
-}
-
-Framing framing_of(const FrontEndOptions& o) {
-  return {o.n_fft, o.win_length, o.hop_length, o.center, o.span, o.pad_mode, o.drop_last};
-}
 
 FrontEndOptions resolve(FrontEndOptions o) {
   constexpr double huge = 1e12;
@@ -362,39 +351,21 @@ void FrontEnd::Impl::run(const Signals<S, O>& signals) const {
     tops.resize(tiles.size());
   }
   const double cost = 60.0 + 0.4 * o.n_fft * (sizeof(T) / sizeof(float));
-  const auto make = [&k] { return Tile<T>(k); };
-  std::atomic<bool> usable{true};
-  const auto hop = static_cast<std::size_t>(o.hop_length);
-  const double most = limit(signals.x[0]);
-  tiles.each<Tile<T>>(
-      cost, make,
-      [&](Tile<T>& tile, std::size_t t, std::size_t i, std::size_t row, std::size_t count) noexcept {
-        const S* x = signals.x[i];
-        if (!tile_usable(x, signals.n[i], row, count, tiles.frames(i), hop, most)) {
-          usable.store(false, std::memory_order_relaxed);
-          return;
-        }
-        std::size_t used = tile.load(x, signals.n[i], row, count);
-        k.mel(tile, tile.template windowed<S>(), used);
-        T* mel = tile.scratch().mel;
-        if (!whole_clip) {
-          k.rows(mel, tile.energies(), count, used, signals.out[i] + row * pitch, pitch);
-          return;
-        }
-        std::copy(mel, mel + n_mels * used, mels.data() + t * n_mels * lanes);
-        std::copy(tile.energies(), tile.energies() + used, energies.data() + t * lanes);
-        T top = -std::numeric_limits<T>::infinity();
-        for (std::size_t m = 0; m < n_mels * used; ++m) top = std::max(top, mel[m]);
-        tops[t] = top;
-      });
-  for (std::size_t i = 0; i < signals.count; ++i) {
-    if (usable && tiles.frames(i) > 0) continue;
-    const std::size_t bad = first_beyond(signals.x[i], signals.n[i], most);
-    if (bad == signals.n[i]) continue;
-    throw InvalidArgument("samples: expected finite values of magnitude up to " + text(most) + ", got " +
-                          text(sample(signals.x[i][bad])) + " at index " + std::to_string(bad) +
-                          (signals.count > 1 ? " of signal " + std::to_string(i) : ""));
-  }
+  each_usable_tile(k, signals, cost, limit(signals.x[0]), false,
+                   [&](Tile<T>& tile, std::size_t t, std::size_t i, std::size_t row, std::size_t count,
+                       std::size_t used) noexcept {
+                     k.mel(tile, tile.template windowed<S>(), used);
+                     T* mel = tile.scratch().mel;
+                     if (!whole_clip) {
+                       k.rows(mel, tile.energies(), count, used, signals.out[i] + row * pitch, pitch);
+                       return;
+                     }
+                     std::copy(mel, mel + n_mels * used, mels.data() + t * n_mels * lanes);
+                     std::copy(tile.energies(), tile.energies() + used, energies.data() + t * lanes);
+                     T top = -std::numeric_limits<T>::infinity();
+                     for (std::size_t m = 0; m < n_mels * used; ++m) top = std::max(top, mel[m]);
+                     tops[t] = top;
+                   });
   if (whole_clip) {
     const double unit =
         o.log == LogMode::db ? 1.0 : o.power / 20.0 * (o.log == LogMode::ln ? std::numbers::ln10 : 1.0);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -284,14 +285,36 @@ class Tiles {
   std::vector<std::size_t> first_, frames_;
 };
 
-/// Which samples of a signal a tile looks through for unusable values, so that each is looked at once, while
-/// it is near.
-template <class S>
-bool tile_usable(const S* x, std::size_t n, std::size_t row, std::size_t count, std::size_t frames,
-                 std::size_t hop, double limit) noexcept {
-  const std::size_t begin = std::min(n, row * hop);
-  const std::size_t end = row + count >= frames ? n : std::min(n, (row + count) * hop);
-  return first_beyond(x + begin, end - begin, limit) == end - begin;
+/// f(tile with its rows loaded, number, signal, first row, rows, lanes in use) noexcept for every tile of the
+/// signals, as Tiles::each. Every sample is looked at once, while it is near; throws InvalidArgument where
+/// one is beyond `limit`.
+template <class T, class S, class O, class F>
+void each_usable_tile(const TilePlan<T>& plan, const Signals<S, O>& signals, double cost, double limit,
+                      bool complex, F&& f) {
+  const Tiles tiles(plan.framing, signals.n, signals.count, plan.kernels.lanes);
+  const auto hop = static_cast<std::size_t>(plan.framing.hop_length);
+  std::atomic<bool> usable{true};
+  tiles.each<Tile<T>>(
+      cost, [&] { return Tile<T>(plan, complex); },
+      [&](Tile<T>& tile, std::size_t t, std::size_t i, std::size_t row, std::size_t count) noexcept {
+        const S* x = signals.x[i];
+        const std::size_t n = signals.n[i];
+        const std::size_t begin = std::min(n, row * hop);
+        const std::size_t end = row + count >= tiles.frames(i) ? n : std::min(n, (row + count) * hop);
+        if (first_beyond(x + begin, end - begin, limit) != end - begin) {
+          usable.store(false, std::memory_order_relaxed);
+          return;
+        }
+        f(tile, t, i, row, count, tile.load(x, n, row, count));
+      });
+  for (std::size_t i = 0; i < signals.count; ++i) {
+    if (usable && tiles.frames(i) > 0) continue;
+    const std::size_t bad = first_beyond(signals.x[i], signals.n[i], limit);
+    if (bad == signals.n[i]) continue;
+    throw InvalidArgument("samples: expected finite values of magnitude up to " + text(limit) + ", got " +
+                          text(sample(signals.x[i][bad])) + " at index " + std::to_string(bad) +
+                          (signals.count > 1 ? " of signal " + std::to_string(i) : ""));
+  }
 }
 
 }  // namespace affekt

@@ -5,7 +5,16 @@ Everything here runs in the C++ core and needs NumPy only.
 
 from __future__ import annotations
 
-from affekt.features._acoustic import FeatureStream, LogMel, Mfcc
+from affekt.features._acoustic import FeatureStream, LogMel, Mfcc, PowerSpectrogram, Stft
 from affekt.features._filter import Filter, FilterStream, average_reference
 
-__all__ = ["FeatureStream", "Filter", "FilterStream", "LogMel", "Mfcc", "average_reference"]
+__all__ = [
+    "FeatureStream",
+    "Filter",
+    "FilterStream",
+    "LogMel",
+    "Mfcc",
+    "PowerSpectrogram",
+    "Stft",
+    "average_reference",
+]

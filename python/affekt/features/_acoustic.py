@@ -1,4 +1,4 @@
-"""Log-mel and MFCC: thin faces of `affekt::FrontEnd` and `affekt::FrontEndStream`."""
+"""Log-mel, MFCC and spectrograms: thin faces of `affekt::FrontEnd` and `affekt::Spectrogram`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numbers
 import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,9 +16,10 @@ from affekt import _core
 from affekt.errors import InputError, NotStreamableError
 from affekt.features._signals import as_numpy, like
 
-__all__ = ["FeatureStream", "LogMel", "Mfcc"]
+__all__ = ["FeatureStream", "LogMel", "Mfcc", "PowerSpectrogram", "Stft"]
 
 _Self = TypeVar("_Self", bound="_Acoustic")
+_SelfSpectral = TypeVar("_SelfSpectral", bound="_Spectral")
 _INTEGERS = {"n_fft", "win_length", "hop_length", "n_mels", "n_mfcc", "deltas", "delta_width"}
 _SWITCHES = {"periodic", "remove_dc", "center", "drop_last"}
 
@@ -43,8 +44,78 @@ def _plain(name: str, value: Any) -> Any:
     return float(value)
 
 
-class _Acoustic:
-    """What LogMel and Mfcc share: the plan, the call, the stream, the options."""
+class _Frames:
+    """What everything that cuts a signal into frames shares: the options and the times."""
+
+    _plan: Any
+    _options: dict[str, Any]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option with its default filled in, as plain values that JSON can hold (a copy)."""
+        return dict(self._options)
+
+    @property
+    def sample_rate(self) -> float:
+        """Sample rate of the signals, in Hz."""
+        return float(self._options["sample_rate"])
+
+    @property
+    def hop(self) -> float:
+        """Time between rows, in seconds."""
+        return float(self._options["hop_length"]) / self.sample_rate
+
+    def frames(self, n_samples: int) -> int:
+        """Rows that a signal of `n_samples` samples gives; none for an empty signal."""
+        n = operator.index(n_samples)
+        if n < 0:
+            raise InputError(f"n_samples: expected 0 or more, got {n}")
+        return int(self._plan.frames(n))
+
+    @property
+    def latency(self) -> float:
+        """Length of a frame in seconds: the wait for the first row."""
+        return self._span / self.sample_rate
+
+    @property
+    def _span(self) -> int:
+        return int(self._options[self._options["span"]])
+
+    def times(self, frames: int) -> np.ndarray:
+        """Time stamps of rows 0 ... frames - 1 in seconds: the last sample that each row used.
+
+        The first sample of the signal is at time 0. A centred row reaches past its centre, and its stamp
+        says so. The frame's last sample counts, also where a shorter window leaves it out or it lies in the
+        padding.
+        """
+        o = self._options
+        if not o["center"]:
+            origin = 0
+        elif o["span"] == "n_fft":
+            origin = -(o["n_fft"] // 2)
+        else:
+            origin = o["hop_length"] // 2 - o["win_length"] // 2
+        last = np.arange(frames, dtype=np.int64) * o["hop_length"] + (origin + self._span - 1)
+        return last / self.sample_rate
+
+    def __repr__(self) -> str:
+        shown = {
+            k: v for k, v in self._options.items() if k == "sample_rate" or v != _DEFAULTS.get(k, object())
+        }
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._options == other._options
+
+    def __hash__(self) -> int:
+        return hash((type(self), json.dumps(self._options, sort_keys=True)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self._options)
+
+
+class _Acoustic(_Frames):
+    """What LogMel and Mfcc share: the plan, the call, the stream."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         text = json.dumps({name: _plain(name, value) for name, value in options.items()})
@@ -76,60 +147,16 @@ class _Acoustic:
         return self
 
     @property
-    def options(self) -> dict[str, Any]:
-        """Every option with its default filled in, as plain values that JSON can hold (a copy)."""
-        return dict(self._options)
-
-    @property
-    def sample_rate(self) -> float:
-        """Sample rate of the signals, in Hz."""
-        return float(self._options["sample_rate"])
-
-    @property
     def num_features(self) -> int:
         """Columns of a row."""
         return int(self._plan.features)
-
-    @property
-    def hop(self) -> float:
-        """Time between rows, in seconds."""
-        return float(self._options["hop_length"]) / self.sample_rate
-
-    @property
-    def latency(self) -> float:
-        """Length of a frame in seconds: the wait for the first live row."""
-        return float(self._plan.latency_samples) / self.sample_rate
 
     @property
     def streamable(self) -> bool:
         """Whether `.stream()` works, that is, whether every step is causal."""
         return not self._plan.not_streamable
 
-    def frames(self, n_samples: int) -> int:
-        """Rows that a signal of `n_samples` samples gives; none for an empty signal."""
-        n = operator.index(n_samples)
-        if n < 0:
-            raise InputError(f"n_samples: expected 0 or more, got {n}")
-        return int(self._plan.frames(n))
-
-    def times(self, frames: int) -> np.ndarray:
-        """Time stamps of rows 0 ... frames - 1 in seconds: the last sample that each row used.
-
-        The first sample of the signal is at time 0. A centred row reaches past its centre, and its stamp
-        says so. The frame's last sample counts, also where a shorter window leaves it out or it lies in the
-        padding.
-        """
-        o = self._options
-        if not o["center"]:
-            origin = 0
-        elif o["span"] == "n_fft":
-            origin = -(o["n_fft"] // 2)
-        else:
-            origin = o["hop_length"] // 2 - o["win_length"] // 2
-        last = np.arange(frames, dtype=np.int64) * o["hop_length"] + (origin + self._plan.latency_samples - 1)
-        return last / self.sample_rate
-
-    def __call__(self, samples: Any) -> Any:
+    def __call__(self, samples: Any, *, out: np.ndarray | None = None) -> Any:
         """Whole signals -> features.
 
         Parameters
@@ -138,10 +165,11 @@ class _Acoustic:
             Audio at full scale 1; int16 is taken as ``x / 32768``. Any strides are accepted, and nothing is
             copied while neighbouring samples lie together. Each signal is independent of the others in the
             batch.
+        out : where the result goes, an array as `Returns` says, C-contiguous; None: a new one
 
         Returns
         -------
-        array (..., frames, features), of the library that `samples` came from
+        array (..., frames, features), of the library that `samples` came from; `out` if it was given
             float64 for float64 input, computed in float64; float32 otherwise. A signal shorter than one
             frame gives 0 rows if frames are not centred; an empty one always does.
 
@@ -149,9 +177,39 @@ class _Acoustic:
         ------
         InputError : another dtype, a 0-dimensional input, a sample that is NaN or infinite (with its
             index), values so large that their power overflows, fewer rows than ``delta_width`` with
-            ``delta_mode="interp"``.
+            ``delta_mode="interp"``; an `out` that does not fit.
         """
+        if out is not None:
+            return self._plan.compute(as_numpy(samples), out)
         return like(samples, self._plan.compute(as_numpy(samples)))
+
+    def batch(self, signals: Sequence[Any]) -> list[Any]:
+        """Signals of any lengths -> the features of each, with the bits that each gives alone.
+
+        The work is shared between up to `affekt.set_num_threads` threads, also within a signal; what takes
+        less than about 2 ms stays on the caller.
+
+        Parameters
+        ----------
+        signals : sequence of signals (time,), each as for a call, all of one dtype
+
+        Returns
+        -------
+        list of arrays (frames, features), each of the library that its signal came from
+            An empty sequence gives an empty list.
+
+        Raises
+        ------
+        InputError : as for a call; the message names the signal, as in ``signals[3]``.
+        """
+        if isinstance(signals, (str, bytes)) or not isinstance(signals, Sequence):
+            if getattr(signals, "ndim", 0) < 2:
+                raise InputError(
+                    f"signals: expected a sequence of signals (time,), got {type(signals).__name__}"
+                )
+            signals = list(signals)
+        rows = self._plan.compute_batch([as_numpy(signal) for signal in signals])
+        return [like(signal, result) for signal, result in zip(signals, rows, strict=True)]
 
     def stream(self, capacity: int | None = None) -> FeatureStream:
         """Live form of the same features: push samples, take rows, bit-equal to the offline call.
@@ -168,23 +226,8 @@ class _Acoustic:
         """
         return FeatureStream(self, capacity)
 
-    def __repr__(self) -> str:
-        shown = {
-            k: v for k, v in self._options.items() if k == "sample_rate" or v != _DEFAULTS.get(k, object())
-        }
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._options == other._options
-
-    def __hash__(self) -> int:
-        return hash((type(self), json.dumps(self._options, sort_keys=True)))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self._options)
-
-
-def _restore(cls: type[_Acoustic], options: dict[str, Any]) -> _Acoustic:
+def _restore(cls: Any, options: dict[str, Any]) -> Any:
     with warnings.catch_warnings():  # said once already, where the object was made
         warnings.simplefilter("ignore", UserWarning)
         return cls.from_options(options)
@@ -465,6 +508,178 @@ class Mfcc(_Acoustic):
         return cls(**{**_kaldi(sample_rate), **own, **changes})
 
 
+class _Spectral(_Frames):
+    """What Stft and PowerSpectrogram share."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        plain = {name: _plain(name, value) for name, value in options.items()}
+        rate = plain["sample_rate"]
+        if not isinstance(rate, float) or not 0 < rate <= 1e12:
+            raise InputError(f"sample_rate: expected a positive number of Hz, got {rate!r}")
+        self._plan = _core.Spectrogram(json.dumps(plain))
+        self._options = {**plain, "span": "n_fft"}
+
+    @classmethod
+    def from_options(cls: type[_SelfSpectral], options: Mapping[str, Any]) -> _SelfSpectral:
+        """Build from the dictionary that `options` gave.
+
+        Raises
+        ------
+        InputError : an option is unknown or out of its range.
+        """
+        known = {k: v for k, v in options.items() if k != "span"}
+        try:
+            return cls(**known)
+        except TypeError as error:
+            raise InputError(f"options: {error}") from None
+
+    @property
+    def num_bins(self) -> int:
+        """Columns of a row: ``n_fft // 2 + 1``."""
+        return int(self._plan.bins)
+
+    @property
+    def frequencies(self) -> np.ndarray:
+        """Frequency of each bin in Hz."""
+        return np.arange(self.num_bins) * (self.sample_rate / self._options["n_fft"])
+
+
+class Stft(_Spectral):
+    r"""Short-time Fourier transform, complex, one-sided, for any transform length.
+
+    .. math::
+        X_r[k] = \sum_{i=0}^{N-1} h_i\, x_{rH+i-o}\, e^{-2\pi\mathrm{i}\,ik/N}, \qquad k = 0 \ldots N/2
+
+    with transform length :math:`N` = `n_fft`, hop :math:`H`, the window :math:`h` of `win_length` samples in
+    the middle of the frame, zeros around it, and :math:`o = N/2` (rounded down) if frames are centred, else
+    0: ``librosa.stft`` and ``torch.stft``, with time before frequency.
+
+    Parameters
+    ----------
+    sample_rate : Hz; for the times and frequencies alone.
+    n_fft : transform length in samples, 1 to 1048576; primes are fine.
+    win_length : samples under the window, at most `n_fft`; None: `n_fft`.
+    hop_length : samples between rows; None: ``win_length // 4``.
+    window, periodic, center, pad_mode : as in `LogMel`.
+
+    Raises
+    ------
+    InputError : an option is out of its range; the message names it, the expectation and the value.
+
+    Notes
+    -----
+    float32 and int16 samples are transformed in float32, where `n_fft` (half of it, if even) has no prime
+    factor above 31; else in float64, as float64 samples always are. Errors of float32 lie near 1e-7 of the
+    largest bin.
+
+    References
+    ----------
+    Allen, Rabiner (1977), "A unified approach to short-time Fourier analysis and synthesis".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from affekt.features import Stft
+    >>> stft = Stft(sample_rate=16000, n_fft=512, hop_length=160)
+    >>> X = stft(np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000))
+    >>> X.shape, X.dtype, float(stft.frequencies[np.abs(X[0]).argmax()])
+    ((97, 257), dtype('complex128'), 1000.0)
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: float,
+        n_fft: int = 512,
+        win_length: int | None = None,
+        hop_length: int | None = None,
+        window: str = "hann",
+        periodic: bool | None = None,
+        center: bool = False,
+        pad_mode: str = "constant",
+    ) -> None:
+        super().__init__(_options(dict(locals())))
+
+    def __call__(self, samples: Any, *, out: np.ndarray | None = None) -> Any:
+        """Whole signals -> spectra.
+
+        Parameters
+        ----------
+        samples : array (..., time), as in `LogMel`
+        out : where the result goes, an array as `Returns` says, C-contiguous; None: a new one
+
+        Returns
+        -------
+        array (..., frames, bins), of the library that `samples` came from; `out` if it was given
+            complex128 for float64 input, complex64 otherwise.
+
+        Raises
+        ------
+        InputError : another dtype, a 0-dimensional input, a sample that is NaN, infinite or so large that a
+            power overflows (with its index), an `out` that does not fit.
+        """
+        if out is not None:
+            return self._plan.spectra(as_numpy(samples), out)
+        return like(samples, self._plan.spectra(as_numpy(samples)))
+
+
+class PowerSpectrogram(_Spectral):
+    r"""Power of a short-time Fourier transform, :math:`|X_r[k]|^p` of `Stft`.
+
+    Parameters
+    ----------
+    power : exponent p of the magnitude, 0.001 to 4; 2: power, 1: magnitude.
+    others : as in `Stft`.
+
+    Raises
+    ------
+    InputError : an option is out of its range; the message names it, the expectation and the value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from affekt.features import PowerSpectrogram
+    >>> PowerSpectrogram(sample_rate=16000, n_fft=101)(np.zeros((2, 1000), np.float32)).shape
+    (2, 36, 51)
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: float,
+        n_fft: int = 512,
+        win_length: int | None = None,
+        hop_length: int | None = None,
+        window: str = "hann",
+        periodic: bool | None = None,
+        center: bool = False,
+        pad_mode: str = "constant",
+        power: float = 2.0,
+    ) -> None:
+        super().__init__(_options(dict(locals())))
+
+    def __call__(self, samples: Any, *, out: np.ndarray | None = None) -> Any:
+        """Whole signals -> powers.
+
+        Parameters
+        ----------
+        samples : array (..., time), as in `LogMel`
+        out : where the result goes, an array as `Returns` says, C-contiguous; None: a new one
+
+        Returns
+        -------
+        array (..., frames, bins), of the library that `samples` came from; `out` if it was given
+            float64 for float64 input, float32 otherwise.
+
+        Raises
+        ------
+        InputError : as in `Stft`.
+        """
+        if out is not None:
+            return self._plan.powers(as_numpy(samples), out)
+        return like(samples, self._plan.powers(as_numpy(samples)))
+
+
 class FeatureStream:
     """Live features: push any number of samples, take the rows that they finish.
 
@@ -578,13 +793,13 @@ def _kaldi(sample_rate: float) -> dict[str, Any]:
 def _options(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a constructor -> options of the core."""
     options = {k: v for k, v in arguments.items() if k not in ("self", "__class__")}
+    for name in ("sample_rate", "n_fft", "n_mels"):
+        if options.get(name, 0) is None:
+            raise InputError(f"{name}: expected a number, got None")
     if options["win_length"] is None:
         options["win_length"] = options["n_fft"]
     if options["hop_length"] is None:
         options["hop_length"] = max(1, _plain("win_length", options["win_length"]) // 4)
     if options["periodic"] is None:
         options["periodic"] = options["window"] != "povey"
-    for name in ("sample_rate", "n_fft", "n_mels"):
-        if options[name] is None:
-            raise InputError(f"{name}: expected a number, got None")
     return options
