@@ -13,6 +13,15 @@
 #include "check.hpp"
 #include "parallel.hpp"
 
+// ThreadSanitizer does not follow a fork of several threads.
+#if defined(__SANITIZE_THREAD__)
+#define AFFEKT_TEST_NO_FORK
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define AFFEKT_TEST_NO_FORK
+#endif
+#endif
+
 namespace {
 
 // How often each index of [0, n) was visited, and the shortest range but the last.
@@ -52,7 +61,7 @@ void callers_at_once_and_calls_within_calls() {
   CHECK_EQ(inner.load(), 64);
 }
 
-#if !defined(__SANITIZE_THREAD__)  // which does not follow a fork of several threads
+#if !defined(AFFEKT_TEST_NO_FORK)
 void works_in_the_child_of_a_fork() {
   affekt::set_num_threads(3);
   CHECK_EQ(visits(100, 1), std::vector<int>(100, 1));
@@ -84,7 +93,7 @@ int main() {
   names_the_instruction_set();
   covers_every_index_once();
   callers_at_once_and_calls_within_calls();
-#if !defined(__SANITIZE_THREAD__)
+#if !defined(AFFEKT_TEST_NO_FORK)
   works_in_the_child_of_a_fork();
 #endif
   refuses_bad_numbers();
