@@ -5,6 +5,7 @@
 
 namespace affekt::bindings {
 
+void bind_bandpower(pybind11::module_& m);
 void bind_filter(pybind11::module_& m);
 void bind_frontend(pybind11::module_& m);
 void bind_model(pybind11::module_& m);

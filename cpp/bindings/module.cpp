@@ -45,6 +45,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("isa", &affekt::isa);
   m.def("num_threads", &affekt::num_threads);
   m.def("set_num_threads", &affekt::set_num_threads, py::arg("n"));
+  affekt::bindings::bind_bandpower(m);
   affekt::bindings::bind_filter(m);
   affekt::bindings::bind_frontend(m);
   affekt::bindings::bind_model(m);

@@ -6,9 +6,14 @@ Everything here runs in the C++ core and needs NumPy only.
 from __future__ import annotations
 
 from affekt.features._acoustic import FeatureStream, LogMel, Mfcc, PowerSpectrogram, Stft
+from affekt.features._bandpower import BANDS, BandPower, BandPowerStream, BandRows, welch
 from affekt.features._filter import Filter, FilterStream, average_reference
 
 __all__ = [
+    "BANDS",
+    "BandPower",
+    "BandPowerStream",
+    "BandRows",
     "FeatureStream",
     "Filter",
     "FilterStream",
@@ -17,4 +22,5 @@ __all__ = [
     "PowerSpectrogram",
     "Stft",
     "average_reference",
+    "welch",
 ]

@@ -1,0 +1,320 @@
+#include "kernels/welch.hpp"
+
+#include "fft_passes.hpp"
+#include "logarithm.hpp"
+
+namespace affekt::AFFEKT_ISA {
+namespace {
+
+// Lanes hold independent segments: of one channel, of many, in any mixture.
+constexpr std::size_t kRun = 16;  // samples between two steps of the long sums
+
+/// A sum that does not lose what is small beside it (Kahan), because a segment may be a million samples long.
+template <class V>
+struct LongSum {
+  V total{}, lost{};
+  AFFEKT_INLINE void add(const V& x) noexcept {
+    const V y = x - lost;
+    const V t = total + y;
+    lost = (t - total) - y;
+    total = t;
+  }
+};
+
+/// Samples i ... i + kRun - 1 of each segment, one vector per sample.
+template <class V, class T>
+AFFEKT_INLINE void load_run(const T* const* x, std::size_t i, V* rows) noexcept {
+  using C = Element<V>;
+  if constexpr (std::is_same_v<T, C>) {
+    constexpr int block = kBlock<C>;
+    for (std::size_t part = 0; part < kRun; part += block) {
+      for (int r = 0; r < block; ++r)
+        rows[part + static_cast<std::size_t>(r)] =
+            load_blocks<V>([&](int g) noexcept { return x[g * block + r] + i + part; });
+      transpose_blocks(rows + part);
+    }
+  } else {
+    for (std::size_t s = 0; s < kRun; ++s) {
+      for (std::size_t l = 0; l < sizeof(V) / sizeof(C); ++l) rows[s][l] = static_cast<C>(x[l][i + s]);
+    }
+  }
+}
+
+template <class V, class T>
+AFFEKT_INLINE V load_one(const T* const* x, std::size_t i) noexcept {
+  V v{};
+  for (std::size_t l = 0; l < sizeof(V) / sizeof(Element<V>); ++l) v[l] = static_cast<Element<V>>(x[l][i]);
+  return v;
+}
+
+/// z = the segments, detrended and windowed. What is detrended is taken relative to its first sample, so that
+/// a large offset costs no precision and a constant segment gives exact zeros.
+template <class V, class T, class C>
+void load_segments(const SegmentView<C>& plan, const T* const* x, V* z) noexcept {
+  const std::size_t n = plan.samples, whole = n / kRun * kRun;
+  const C* w = plan.window;
+  V rows[kRun];
+  if (plan.detrend == 0) {
+    for (std::size_t i = 0; i < whole; i += kRun) {
+      load_run(x, i, rows);
+      for (std::size_t s = 0; s < kRun; ++s) z[i + s] = rows[s] * w[i + s];
+    }
+    for (std::size_t i = whole; i < n; ++i) z[i] = load_one<V>(x, i) * w[i];
+  } else {
+    const V origin = load_one<V>(x, 0);
+    const C middle = static_cast<C>(n - 1) * C(0.5);
+    LongSum<V> sum, moment;  // of x and of x (i - middle)
+    for (std::size_t i = 0; i < whole; i += kRun) {
+      load_run(x, i, rows);
+      V s0{}, s1{}, m{};
+      for (std::size_t s = 0; s < kRun; ++s) {
+        const V v = rows[s] - origin;
+        z[i + s] = v;
+        (s % 2 == 0 ? s0 : s1) += v;
+      }
+      sum.add(s0 + s1);
+      if (plan.detrend == 2) {
+        for (std::size_t s = 0; s < kRun; ++s)
+          m = fma<V>(z[i + s], splat<V>(static_cast<C>(i + s) - middle), m);
+        moment.add(m);
+      }
+    }
+    for (std::size_t i = whole; i < n; ++i) {
+      const V v = load_one<V>(x, i) - origin;
+      z[i] = v;
+      sum.add(v);
+      moment.add(v * (static_cast<C>(i) - middle));
+    }
+    const V mean = sum.total / static_cast<C>(n);
+    if (plan.detrend == 1 || n == 1) {
+      for (std::size_t i = 0; i < n; ++i) z[i] = (z[i] - mean) * w[i];
+    } else {
+      // The sum of (i - middle)^2 is n (n^2 - 1) / 12.
+      const C size = static_cast<C>(n);
+      const V slope = moment.total * (C(12) / (size * (size * size - C(1))));
+      for (std::size_t i = 0; i < n; ++i) {
+        const V line = fma<V>(slope, splat<V>(static_cast<C>(i) - middle), mean);
+        z[i] = (z[i] - line) * w[i];
+      }
+    }
+  }
+  for (std::size_t i = n; i < plan.fft.n; ++i) z[i] = V{};
+}
+
+/// Vectors of C for a transform: half as wide where two arrays of the widest would not fit the first cache.
+template <class C>
+bool narrow(const SegmentView<C>& plan) noexcept {
+  return plan.fft.values * kVectorBytes > 24 * 1024;
+}
+template <class C>
+using Narrow = Vec<C, (kLanes<C> > kBlock<C> ? kLanes<C> / 2 : kLanes<C>)>;
+
+template <class V>
+struct Work {
+  using C = Element<V>;
+  static constexpr std::size_t lanes = sizeof(V) / sizeof(C);
+  V *z, *fft, *power, *bands;
+  Work(const SegmentView<C>& plan, C* at) noexcept
+      : z(reinterpret_cast<V*>(at)),
+        fft(z + plan.fft.values),
+        power(fft + plan.fft.work),
+        bands(power + padded_bins(plan.fft.bins)) {}
+};
+
+template <class C>
+std::size_t work_size(const SegmentView<C>& plan, std::size_t n_bands) noexcept {
+  return (plan.fft.values + plan.fft.work + padded_bins(plan.fft.bins) + n_bands) *
+         static_cast<std::size_t>(kLanes<C>);
+}
+
+template <class C>
+std::size_t lanes(const SegmentView<C>& plan) noexcept {
+  return narrow(plan) ? Work<Narrow<C>>::lanes : Work<Vec<C>>::lanes;
+}
+
+/// work.power = the power of the segments at x, lane by lane; the last of `n` segments fills the lanes left.
+template <class V, class T, class C>
+AFFEKT_INLINE void power(const SegmentView<C>& plan, const T* const* x, std::size_t n,
+                         const Work<V>& work) noexcept {
+  const T* from[Work<V>::lanes];
+  for (std::size_t l = 0; l < Work<V>::lanes; ++l) from[l] = x[l < n ? l : n - 1];
+  load_segments<V>(plan, from, work.z);
+  V* out = work.power;
+  real_fft<V>(plan.fft, work.z, work.fft,
+              [out](std::size_t k, const V& re, const V& im) { out[k] = fma<V>(re, re, im * im); });
+}
+
+/// f(work, i, n) for every n <= lanes segments from i on, when their power is there.
+template <class V, class T, class C, class F>
+AFFEKT_INLINE void each_power(const SegmentView<C>& plan, const T* const* x, std::size_t n, C* at,
+                              F&& f) noexcept {
+  const Work<V> work(plan, at);
+  for (std::size_t i = 0; i < n; i += Work<V>::lanes) {
+    const std::size_t here = n - i < Work<V>::lanes ? n - i : Work<V>::lanes;
+    power(plan, x + i, here, work);
+    f(work, i, here);
+  }
+}
+template <class T, class C, class F>
+AFFEKT_INLINE void each_power(const SegmentView<C>& plan, const T* const* x, std::size_t n, C* at,
+                              F&& f) noexcept {
+  if (narrow(plan)) {
+    each_power<Narrow<C>>(plan, x, n, at, f);
+  } else {
+    each_power<Vec<C>>(plan, x, n, at, f);
+  }
+}
+
+template <class T, class C>
+void spectra(const SegmentView<C>& plan, const T* const* x, std::size_t n, T* const* out, C* at) noexcept {
+  const std::size_t bins = plan.fft.bins;
+  each_power(plan, x, n, at, [&](const auto& work, std::size_t i, std::size_t here) noexcept {
+    constexpr std::size_t lanes = std::remove_cvref_t<decltype(work)>::lanes;
+    const C* from = reinterpret_cast<const C*>(work.power);
+    for (std::size_t l = 0; l < here; ++l) {
+      T* to = out[i + l];
+      for (std::size_t k = 0; k < bins; ++k) to[k] += static_cast<T>(from[k * lanes + l]);
+    }
+  });
+}
+
+template <class T, class C>
+void sums(const SegmentView<C>& plan, const T* const* x, std::size_t n, C* sum, C* at) noexcept {
+  const std::size_t bins = plan.fft.bins;
+  each_power(plan, x, n, at, [&](const auto& work, std::size_t, std::size_t here) noexcept {
+    using V = std::remove_cvref_t<decltype(*work.power)>;
+    constexpr std::size_t lanes = std::remove_cvref_t<decltype(work)>::lanes;
+    if (here < lanes) {
+      for (std::size_t k = 0; k < bins; ++k) {
+        for (std::size_t l = here; l < lanes; ++l) reinterpret_cast<C*>(work.power + k)[l] = C(0);
+      }
+    }
+    for (std::size_t k = 0; k < bins; ++k)
+      store<V>(sum + k * lanes, load<V>(sum + k * lanes) + work.power[k]);
+  });
+}
+
+/// The weighted sum of a band's bins; V is a scalar or holds many spectra side by side.
+template <class V, class C>
+AFFEKT_INLINE V integral(const BandView<C>& band, const V* spectrum) noexcept {
+  const V* x = spectrum + band.first;
+  const C* w = band.weights;
+  V s[4] = {};
+  std::size_t k = 0;
+  for (; k + 4 <= band.count; k += 4) {
+    for (std::size_t j = 0; j < 4; ++j) s[j] = fma<V>(x[k + j], splat<V>(w[k + j]), s[j]);
+  }
+  for (; k < band.count; ++k) s[k % 4] = fma<V>(x[k], splat<V>(w[k]), s[k % 4]);
+  return (s[0] + s[1]) + (s[2] + s[3]);
+}
+
+template <class T, class C>
+void bands(const SegmentView<C>& plan, const BandView<C>* band, std::size_t n_bands, const T* const* x,
+           std::size_t n, T* const* out, C* at) noexcept {
+  each_power(plan, x, n, at, [&](const auto& work, std::size_t i, std::size_t here) noexcept {
+    constexpr std::size_t lanes = std::remove_cvref_t<decltype(work)>::lanes;
+    for (std::size_t b = 0; b < n_bands; ++b) work.bands[b] = integral(band[b], work.power);
+    const C* from = reinterpret_cast<const C*>(work.bands);
+    for (std::size_t l = 0; l < here; ++l) {
+      for (std::size_t b = 0; b < n_bands; ++b) out[i + l][b] = static_cast<T>(from[b * lanes + l]);
+    }
+  });
+}
+
+template <class T>
+constexpr std::size_t kWide = static_cast<std::size_t>(kLanes<T>);
+
+template <class T>
+void sum(const T* const* rows, std::size_t n_rows, std::size_t n, T* out) noexcept {
+  using V = Vec<T>;
+  std::size_t k = 0;
+  for (; k + kWide<T> <= n; k += kWide<T>) {
+    V s = load<V>(rows[0] + k);
+    for (std::size_t j = 1; j < n_rows; ++j) s = s + load<V>(rows[j] + k);
+    store<V>(out + k, s);
+  }
+  for (; k < n; ++k) {
+    T s = rows[0][k];
+    for (std::size_t j = 1; j < n_rows; ++j) s = s + rows[j][k];
+    out[k] = s;
+  }
+}
+
+/// Sorts n vectors lane by lane: Batcher's network of any size (Knuth, volume 3, 5.2.2, algorithm M).
+template <class V>
+void sort(V* x, std::size_t n) noexcept {
+  std::size_t top = 1;
+  while (top < n) top *= 2;
+  for (std::size_t p = top / 2; p > 0; p /= 2) {
+    std::size_t q = top / 2, r = 0, d = p;
+    for (;;) {
+      for (std::size_t i = 0; i + d < n; ++i) {
+        if ((i & p) != r) continue;
+        const V a = x[i], b = x[i + d];
+        x[i] = select<V>(b < a, b, a);
+        x[i + d] = select<V>(b < a, a, b);
+      }
+      if (q == p) break;
+      d = q - p;
+      q /= 2;
+      r = p;
+    }
+  }
+}
+
+template <class T>
+void median(const T* const* rows, std::size_t n_rows, std::size_t n, T scale, T* out, T* work) noexcept {
+  using V = Vec<T>;
+  V* x = reinterpret_cast<V*>(work);
+  for (std::size_t k = 0; k < n; k += kWide<T>) {
+    for (std::size_t j = 0; j < n_rows; ++j) x[j] = load<V>(rows[j] + k);
+    sort(x, n_rows);
+    const V middle = (x[(n_rows - 1) / 2] + x[n_rows / 2]) * T(0.5);
+    store<V>(out + k, middle * scale);
+  }
+}
+
+template <class T>
+void integrate(const BandView<T>* band, std::size_t n_bands, const T* spectrum, T* out) noexcept {
+  for (std::size_t b = 0; b < n_bands; ++b) out[b] = integral(band[b], spectrum);
+}
+
+template <class T>
+void divide(const T* x, T by, std::size_t n, T* out) noexcept {
+  using V = Vec<T, kBlock<T>>;
+  constexpr std::size_t block = kBlock<T>;
+  std::size_t k = 0;
+  for (; k + block <= n; k += block) store<V>(out + k, load<V>(x + k) / by);
+  for (; k < n; ++k) out[k] = x[k] / by;
+}
+
+template <class T>
+void logarithm(T* x, std::size_t n, T floor, const LogScale<T>& scale) noexcept {
+  using V = Vec<T>;
+  const auto log = [&](auto& v) noexcept {
+    using U = std::remove_reference_t<decltype(v)>;
+    const U least = splat<U>(floor);
+    v = log_normal<U>(select<U>(v < least, least, v), scale);
+  };
+  std::size_t k = 0;
+  for (; k + kWide<T> <= n; k += kWide<T>) {
+    V v = load<V>(x + k);
+    log(v);
+    store<V>(x + k, v);
+  }
+  for (; k < n; ++k) log(x[k]);
+}
+
+template <class T, class C>
+constexpr SegmentKernels<T, C> segment_kernels_of{spectra<T, C>, sums<T, C>, bands<T, C>, work_size<C>,
+                                                  lanes<C>};
+template <class T>
+constexpr RowKernels<T> row_kernels_of{sum<T>, median<T>, integrate<T>, divide<T>, logarithm<T>};
+
+}  // namespace
+
+const WelchKernels welch_kernels{segment_kernels_of<float, float>, segment_kernels_of<float, double>,
+                                 segment_kernels_of<double, double>, row_kernels_of<float>,
+                                 row_kernels_of<double>};
+
+}  // namespace affekt::AFFEKT_ISA
