@@ -135,6 +135,19 @@ def tcn_channels() -> dict[str, Make]:
     return tcn_contenders(lambda channels: (80, channels, 6), lambda _: 1000)
 
 
+@case(
+    "info-nce",
+    "InfoNCE symmetric, forward + backward, 256 features",
+    "pairs",
+    (256, 1024, 4096, 8192, 16384),
+    **{"eager torch": 8192},
+)
+def info_nce() -> dict[str, Make]:
+    from .bench_losses import growth
+
+    return {name: growth(name) for name in ("affekt", "eager torch")}
+
+
 # ---- one point, in a process of its own --------------------------------------------------------------------
 def memory(field: str) -> int | None:
     """Return a field of /proc/self/status in bytes: VmRSS or VmHWM; None where there is none."""

@@ -16,12 +16,16 @@ from affekt import ops
 from affekt.errors import InputError
 from affekt.losses import (
     InfoNCELoss,
+    MCLLoss,
     NegativeQueue,
     NTXentLoss,
     PairwiseInfoNCELoss,
     SupConLoss,
     _contrast,
+    icl_loss,
     info_nce_loss,
+    mcl,
+    mcl_loss,
     nt_xent_loss,
     pairwise_info_nce_loss,
     sup_con_loss,
@@ -294,6 +298,19 @@ def test_nan_shows_and_zeros_do_not_break(name):
         assert torch.isfinite(empty.grad).all()
 
 
+def test_temperature_is_learned_as_a_logarithm():
+    a, b = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(0)).unbind()
+    module = InfoNCELoss(temperature=0.2, learn_temperature=True)
+    loss = module(a, b)
+    assert loss.item() == pytest.approx(info_nce_loss(a, b, temperature=0.2).item(), rel=1e-6)
+    loss.backward()
+    step = 1e-2
+    up, down = (info_nce_loss(a, b, temperature=0.2 * math.exp(s)).item() for s in (step, -step))
+    assert module.log_temperature.grad.item() == pytest.approx((up - down) / (2 * step), rel=1e-2)
+    assert not list(InfoNCELoss().parameters())
+    assert "temperature=0.2" in repr(module)
+
+
 def test_negatives_get_no_gradient_and_an_empty_queue_changes_nothing():
     a, b, q = torch.randn(3, 5, 3, generator=torch.Generator().manual_seed(0)).unbind()
     q.requires_grad_()
@@ -353,6 +370,56 @@ def test_queue_is_first_in_first_out():
         NegativeQueue(0, 2)
 
 
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(1, 40),
+    dim=st.integers(1, 12),
+    extra=st.sampled_from([None, 0, 1, 50]),
+    temperature=st.sampled_from([0.01, 0.1, 1.0]),
+    softening=st.sampled_from([0.5, 1.0, 3.0]),
+    budget=st.sampled_from([0, 2**28]),
+)
+@settings(max_examples=25, deadline=None)
+def test_icl_equals_plain_torch(seed, n, dim, extra, temperature, softening, budget):
+    gen = torch.Generator().manual_seed(seed)
+    z = torch.randn(4, n, dim, generator=gen, dtype=torch.double).requires_grad_()
+    t = torch.tensor(temperature, dtype=torch.double, requires_grad=True)
+    queues = (None, None) if extra is None else torch.randn(2, extra, dim, generator=gen).double().unbind()
+    options = {"negatives": queues, "temperature": t, "softening": softening}
+    loss = icl_loss(z[:2], z[2:], budget=budget, **options)
+    unit = torch.nn.functional.normalize(z, dim=2)
+    expected = mcl._reference(*unit, *queues, 1 / t, softening)
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-12)
+    for ours, theirs in zip(*(torch.autograd.grad(v, (z, t)) for v in (loss, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_mcl_is_the_sum_of_its_terms():
+    gen = torch.Generator().manual_seed(0)
+    q, k, n = (torch.randn(2, 5, 3, dtype=torch.double, generator=gen) for _ in range(3))
+    within = sum(info_nce_loss(q[i], k[i], temperature=0.2, symmetric=False, negatives=n[i]) for i in (0, 1))
+    across = icl_loss(q, k, negatives=n, temperature=0.2, softening=2.0)
+    assert across.item() > 0.01
+    module = MCLLoss(temperature=0.2, softening=2.0, icl_weight=0.7)
+    torch.testing.assert_close(module(q, k, n), within + 0.7 * across)
+    torch.testing.assert_close(mcl_loss(q, k, negatives=n, temperature=0.2, icl_weight=0), within)
+    # By hand: item 0 of both directions.
+    u, v, w = (x / x.norm(dim=2, keepdim=True) for x in (q, k, n))
+    total = 0.0
+    for i in range(5):
+        p12, p21 = (np.exp((torch.cat([v[1 - m], w[1 - m]]) @ u[m, i]).numpy() / (0.2 * 2)) for m in (0, 1))
+        p12, p21 = p12 / p12.sum(), p21 / p21.sum()
+        total += 4 / 5 * ((p21 - p12) * (np.log(p21) - np.log(p12))).sum()
+    assert across.item() == pytest.approx(total, rel=1e-10)
+    same = icl_loss((q[0], q[0]), (k[0], k[0]), temperature=0.2)
+    assert same.item() == pytest.approx(0, abs=1e-15)
+    q.requires_grad_()
+    (grad,) = torch.autograd.grad(icl_loss(q, k), q, create_graph=True)
+    assert grad.requires_grad
+    torch.testing.assert_close(grad, torch.autograd.grad(icl_loss(q, k), q)[0])
+    assert torch.isnan(icl_loss(q * math.nan, k))
+
+
 X = torch.ones(3, 2)
 
 
@@ -380,6 +447,14 @@ X = torch.ones(3, 2)
         (lambda: pairwise_info_nce_loss([X, X], mode="two_view"), "even number of rows, at least 2"),
         (lambda: pairwise_info_nce_loss([X, X], present=torch.ones(2, 3)), "present must be boolean"),
         (lambda: nt_xent_loss(X, X, temperature=-1.0), "temperature"),
+        (lambda: icl_loss([X], [X, X]), "queries must be those of 2 networks, got 1"),
+        (lambda: icl_loss([X, X], [X, X[:2]]), r"got \(2, 2\) for keys\[1\]"),
+        (
+            lambda: icl_loss([X, X], [X, X], negatives=(X, None)),
+            "as many rows for both networks, got 3 and 0",
+        ),
+        (lambda: mcl_loss([X, X], [X, X], softening=0), "softening must be positive and finite, got 0"),
+        (lambda: mcl_loss([X, X], [X, X], temperature=0.0), "temperature must be positive"),
         (lambda: sup_con_loss(X, torch.zeros(3)), r"labels must be integers \(3,\)"),
         (lambda: sup_con_loss(X, torch.zeros(2).long()), r"got torch.int64 \(2,\)"),
     ],

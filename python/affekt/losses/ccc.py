@@ -7,10 +7,11 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from affekt import ops
 from affekt.errors import InputError
+from affekt.losses._module import LossModule
 
 __all__ = ["CCCLoss", "ccc_loss"]
 
@@ -157,17 +158,13 @@ def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Any, ...]:
     return (*grads, None, None, None, None, None)
 
 
-class CCCLoss(nn.Module):
+class CCCLoss(LossModule):
     """Module twin of `ccc_loss`; the options are those of the function."""
 
     def __init__(
         self, *, over: str = "time", reduction: str = "mean", eps: float = 1e-8, bias: str = "population"
     ) -> None:
-        super().__init__()
-        self.options: dict[str, Any] = {"over": over, "reduction": reduction, "eps": eps, "bias": bias}
+        super().__init__(over=over, reduction=reduction, eps=eps, bias=bias)
 
     def forward(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         return ccc_loss(pred, target, mask, **self.options)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{k}={v!r}" for k, v in self.options.items())

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
+import torch
 from torch import Tensor, nn
 
 from affekt.errors import InputError
-from affekt.losses._contrast import BUDGET, bytes_of, info_nce, more_rows, one_of, same_rows, scale_of
+from affekt.losses._contrast import (
+    BUDGET,
+    bytes_of,
+    info_nce,
+    more_rows,
+    one_of,
+    positive,
+    same_rows,
+    scale_of,
+)
+from affekt.losses._module import LossModule
 
 __all__ = ["InfoNCELoss", "info_nce_loss"]
 
@@ -83,8 +94,11 @@ def info_nce_loss(
     )
 
 
-class InfoNCELoss(nn.Module):
-    """Module twin of `info_nce_loss`; the options are those of the function."""
+class InfoNCELoss(LossModule):
+    """Module twin of `info_nce_loss`; the options are those of the function.
+
+    With ``learn_temperature`` its logarithm is a parameter that starts at `temperature`.
+    """
 
     def __init__(
         self,
@@ -94,18 +108,22 @@ class InfoNCELoss(nn.Module):
         positive_in_denominator: bool = True,
         reduction: str = "mean",
         budget: int = BUDGET,
+        learn_temperature: bool = False,
     ) -> None:
-        super().__init__()
-        self.options: dict[str, Any] = {
-            "temperature": temperature,
-            "symmetric": symmetric,
-            "positive_in_denominator": positive_in_denominator,
-            "reduction": reduction,
-            "budget": budget,
-        }
+        super().__init__(
+            temperature=temperature,
+            symmetric=symmetric,
+            positive_in_denominator=positive_in_denominator,
+            reduction=reduction,
+            budget=budget,
+        )
+        positive(temperature)
+        self.log_temperature = (
+            nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
+        )
 
     def forward(self, anchors: Tensor, candidates: Tensor, negatives: Tensor | None = None) -> Tensor:
-        return info_nce_loss(anchors, candidates, negatives=negatives, **self.options)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{k}={v!r}" for k, v in self.options.items())
+        options = self.options
+        if self.log_temperature is not None:
+            options = {**options, "temperature": self.log_temperature.exp()}
+        return info_nce_loss(anchors, candidates, negatives=negatives, **options)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from affekt.losses._contrast import BUDGET, bytes_of, more_rows, same_rows, scale_of, sup_con
+from affekt.losses._module import LossModule
 
 __all__ = ["NTXentLoss", "nt_xent_loss"]
 
@@ -59,15 +58,11 @@ def nt_xent_loss(
     )
 
 
-class NTXentLoss(nn.Module):
+class NTXentLoss(LossModule):
     """Module twin of `nt_xent_loss`; the options are those of the function."""
 
     def __init__(self, *, temperature: float = 0.1, budget: int = BUDGET) -> None:
-        super().__init__()
-        self.options: dict[str, Any] = {"temperature": temperature, "budget": budget}
+        super().__init__(temperature=temperature, budget=budget)
 
     def forward(self, view_1: Tensor, view_2: Tensor, negatives: Tensor | None = None) -> Tensor:
         return nt_xent_loss(view_1, view_2, negatives=negatives, **self.options)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{k}={v!r}" for k, v in self.options.items())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from affekt.errors import InputError
 from affekt.losses._contrast import BUDGET, bytes_of, info_nce, one_of, same_rows, scale_of
+from affekt.losses._module import LossModule
 
 __all__ = ["PairwiseInfoNCELoss", "pairwise_info_nce_loss"]
 
@@ -111,7 +111,7 @@ def pairwise_info_nce_loss(
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
-class PairwiseInfoNCELoss(nn.Module):
+class PairwiseInfoNCELoss(LossModule):
     """Module twin of `pairwise_info_nce_loss`; the options are those of the function."""
 
     def __init__(
@@ -122,16 +122,12 @@ class PairwiseInfoNCELoss(nn.Module):
         reduction: str = "mean",
         budget: int = BUDGET,
     ) -> None:
-        super().__init__()
-        self.options: dict[str, Any] = {
-            "temperature": temperature,
-            "mode": mode,
-            "reduction": reduction,
-            "budget": budget,
-        }
+        super().__init__(
+            temperature=temperature,
+            mode=mode,
+            reduction=reduction,
+            budget=budget,
+        )
 
     def forward(self, embeddings: Sequence[Tensor] | Tensor, present: Tensor | None = None) -> Tensor:
         return pairwise_info_nce_loss(embeddings, present=present, **self.options)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{k}={v!r}" for k, v in self.options.items())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from affekt.errors import InputError
 from affekt.losses._contrast import BUDGET, bytes_of, more_rows, same_rows, scale_of, sup_con
+from affekt.losses._module import LossModule
 
 __all__ = ["SupConLoss", "sup_con_loss"]
 
@@ -65,15 +64,11 @@ def sup_con_loss(
     )
 
 
-class SupConLoss(nn.Module):
+class SupConLoss(LossModule):
     """Module twin of `sup_con_loss`; the options are those of the function."""
 
     def __init__(self, *, temperature: float = 0.1, budget: int = BUDGET) -> None:
-        super().__init__()
-        self.options: dict[str, Any] = {"temperature": temperature, "budget": budget}
+        super().__init__(temperature=temperature, budget=budget)
 
     def forward(self, embeddings: Tensor, labels: Tensor, negatives: Tensor | None = None) -> Tensor:
         return sup_con_loss(embeddings, labels, negatives=negatives, **self.options)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{k}={v!r}" for k, v in self.options.items())
