@@ -174,7 +174,10 @@ def test_info_prints_a_models_card(model, capsys):
 def test_info_of_a_model_is_short(model, tmp_path, capsys):
     loaded = affekt.load(model)
     card = {key: value for key, value in loaded.card.items() if key not in ("schema", "tensors")}
-    figures = {"raw": {"ccc_arousal": 0.25, "ccc_valence": 0.5, "uar": 0.75}, "whole": {"uar": 0.9}}
+    figures = {
+        "raw": {"ccc_arousal": 0.25, "ccc_valence": 0.5, "ccc": 0.375, "uar": 0.75},
+        "whole": {"uar": 0.9},
+    }
     card["info"] |= {"metrics": {"test": figures}, "protocol": "group_kfold, fold 1", "intended_use": "tests"}
     write_model(tmp_path / "own.safetensors", card, loaded.tensors())
     assert main(["info", str(tmp_path / "own.safetensors")]) == 0

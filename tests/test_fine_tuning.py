@@ -357,6 +357,8 @@ def test_the_shipped_model_is_a_start_on_a_real_corpus(data_dir, tmp_path, capsy
     assert captured.err.count("for non-commercial research only") == 1
     assert "seed 0: 8 recordings to train" in captured.err
     assert "Split(" not in captured.out + captured.err
+    path = tmp_path / "run/fold_1/seed_0/model.safetensors"
+    assert f"  model: {path}" in captured.out.splitlines()
     summary = pandas.read_csv(tmp_path / "run/summary.csv").set_index(["metric", "over", "condition"])
     assert summary.loc[("uar", "pooled", "raw"), "mean"] > 0.7
     info = affekt.load(tmp_path / "run/fold_1/seed_0/model.safetensors").card["info"]

@@ -335,7 +335,7 @@ def test_a_class_that_the_training_speakers_lack_gets_the_lowest_probability():
         (["floor.c=[]"], "floor.c must list numbers above 0"),
         (["floor.alpha=[0]"], r"floor.alpha must list numbers above 0, got \[0.0\]"),
         (["floor.inner_folds=1"], "floor.inner_folds must be at least 2"),
-        (["floor.feature=egemaps"], "did you mean 'features'"),
+        (["floor.feature=egemaps"], "did you mean 'floor.features'"),
     ],
 )
 def test_options_that_cannot_be(voices, tmp_path, overrides, words):

@@ -339,6 +339,10 @@ def test_evaluate_says_when_the_model_was_trained_on_that_corpus(tmp_path):
     table = pd.DataFrame({"file": [str(tmp_path / "a.wav")], "corpus": "mine", "valence": [0.5]})
     assert "names mine as its training data" in str(affekt.evaluate(own, table))
     assert "training data" not in str(affekt.evaluate(own, table.assign(corpus="foreign")))
+    nameless = affekt.load(small_model(tmp_path / "nameless.safetensors", data=["user's manifest"]))
+    note = "card does not name the corpus of its training data: if these speakers were in it"
+    for corpus in ("foreign", None):
+        assert note in str(affekt.evaluate(nameless, table.assign(corpus=corpus)))
 
 
 def test_evaluate_counts_what_it_skips(model, tmp_path):

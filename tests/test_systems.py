@@ -63,9 +63,9 @@ def test_registry():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"tnc": {}}, "unknown key 'speech.tnc': did you mean 'tcn'"),
-        ({"tcn": {"chanels": [3]}}, "'speech.tcn.chanels': did you mean 'channels'"),
-        ({"front_end": {"nmels": 3}}, "'front_end.nmels': did you mean 'n_mels'"),
+        ({"tnc": {}}, "unknown key 'speech.tnc': did you mean 'speech.tcn'"),
+        ({"tcn": {"chanels": [3]}}, "'speech.tcn.chanels': did you mean 'speech.tcn.channels'"),
+        ({"front_end": {"nmels": 3}}, "'front_end.nmels': did you mean 'front_end.n_mels'"),
         ({"front_end": {"kind": "plp"}}, "log_mel, mfcc"),
         ({"tcn": {"dropout": "much"}}, "must be a number"),
         ({"tcn": {"channels": [3, 2.5]}}, r"channels\[1\] must be an integer"),

@@ -99,6 +99,7 @@ def test_the_figures_of_the_seeds_together_are_those_of_their_ensemble_file(fini
     table = pandas.read_csv(folder / "ensemble_summary.csv")
     pandas.testing.assert_frame_equal(table, result.ensemble, check_dtype=False)
     assert "as one ensemble" in str(result)
+    assert f"  model: {result.folder}/fold_*/seed_*/model.safetensors" in str(result).splitlines()
     # The mean of calibrated members is not calibrated: figures of its confidence would mislead.
     assert not table["metric"].str.startswith(("ece", "nll", "brier", "coverage")).any()
     predictions = pandas.read_csv(folder / "predictions.csv")

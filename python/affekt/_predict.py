@@ -760,9 +760,18 @@ def open_model(model: str | PathLike[str] | Model | None) -> Model:
 
 
 def seen_note(model: Model, manifest: Manifest, truth: pandas.DataFrame) -> list[str]:
-    """A note where the recordings of `truth` are of a corpus that the model's card names as training data."""
-    trained = model.card.get("info", {}).get("data", [])
-    seen = corpora_of(manifest, truth) & ({trained} if isinstance(trained, str) else {*trained})
+    """A note where the recordings of `truth` are of a corpus that the model's card names as training data, or
+    may be, because the card says no more than that the data were a user's."""
+    from affekt.data.store import UNNAMED
+
+    given = model.card.get("info", {}).get("data", [])
+    trained = {given} if isinstance(given, str) else {*given}
+    seen = corpora_of(manifest, truth) & trained
+    if not seen and UNNAMED in trained:
+        return [
+            "the model's card does not name the corpus of its training data: if these speakers were in it, "
+            "the figures are too good"
+        ]
     if not seen:
         return []
     return [

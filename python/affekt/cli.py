@@ -1202,9 +1202,9 @@ def _headlines(info: dict[str, Any], outputs: list[dict[str, Any]]) -> Iterator[
     for condition, each in figures.items():
         words = []
         for kind in ("uar", "ccc"):
-            found = {
-                m: v["mean"] if isinstance(v, dict) else v for m, v in each.items() if m.startswith(kind)
-            }
+            # Without a label "ccc" is a mean over labels, which no other table has.
+            own = [m for m in each if m.startswith(f"{kind}_") or m == kind == "uar"]
+            found = {m: each[m]["mean"] if isinstance(each[m], dict) else each[m] for m in own}
             cells = [f"{m[4:]} {found[m]:.3f}".strip() for m in sorted(found, key=_affect_first)]
             words += [f"{kind.upper()} {', '.join(cells)}"] if cells else []
         meaning = f"  ({meanings[condition]})" if condition in meanings else ""

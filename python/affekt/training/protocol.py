@@ -118,6 +118,11 @@ class ProtocolResult:
                 f"  mode full, last valid estimate of each recording; {', '.join(figures)} over all test "
                 "recordings concatenated" + (f", mean of {seeds} seeds" if seeds > 1 else "")
             )
+        if len(self.summary) and self.summary["condition"].nunique() > 1:
+            lines.append(
+                "  known of the speaker: nothing (raw), what was heard so far (running), a few recordings "
+                "beforehand (enrolled), all of them (whole, an upper bound)"
+            )
         lines += _figures(self.summary)
         lines.append("  " + ("audit: no leak found" if self.audit.ok else f"AUDIT: {self.audit}"))
         lines += [f"  not checked: {m}" for m in dict.fromkeys(f.message for f in self.audit.notices)]
@@ -125,6 +130,9 @@ class ProtocolResult:
             lines.append(f"  the {seeds} seeds of each fold as one ensemble (affekt ensemble):")
             lines += _figures(self.ensemble)
         lines += [str(self.floor)] if self.floor else []
+        if self.runs:
+            several = self.folder / "fold_*" / "seed_*" / "model.safetensors"
+            lines.append(f"  model: {self.runs[0].model if len(self.runs) == 1 else several}")
         return "\n".join(lines)
 
 
