@@ -80,8 +80,8 @@ class Dots {
 #endif
   }
   AFFEKT_INLINE Vec<float> total() const noexcept {
-    const Vec<std::int32_t> sum{low_[0] + low_[1], low_[2] + low_[3], high_[0] + high_[1],
-                                high_[2] + high_[3]};
+    const Vec<std::int32_t> sum =
+        __builtin_shufflevector(low_, high_, 0, 2, 4, 6) + __builtin_shufflevector(low_, high_, 1, 3, 5, 7);
     return __builtin_convertvector(sum, Vec<float>);
   }
 

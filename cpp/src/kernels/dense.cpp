@@ -126,7 +126,8 @@ AFFEKT_INLINE void across(const Call& call, std::size_t f, std::size_t first, st
 template <int F, class Call>
 AFFEKT_INLINE void frames(const Call& call, std::size_t f, std::size_t n, std::size_t first,
                           const float* weight, std::size_t width) noexcept {
-  constexpr int N = F == 1 ? kStepVectors : kFrameVectors;
+  constexpr int registers = std::is_same_v<Call, Int8Call> ? sizeof(Dots) / sizeof(V) : 1;  // of a sum
+  constexpr int N = (F == 1 ? kStepVectors : kFrameVectors) / registers;
   for (; f + F <= n; f += F) across<F, N>(call, f, first, 0, weight, width);
   if constexpr (F > 1)
     if (f < n) frames<F / 2>(call, f, n, first, weight, width);
@@ -155,40 +156,27 @@ void int8_layer(const Int8Layer& layer, const unsigned char* const* rows, std::s
 }
 
 void int8_row(const float* x, std::size_t in, unsigned char* row) noexcept {
-  const V most = splat<V>(3.40282347e38f);
-  V largest{};
-  auto bad = largest > most;
-  const auto scan = [&](const V& v) {
-    const V size = select(v < V{}, -v, v);
-    largest = select(size > largest, size, largest);
-    bad |= ~(size <= most);
-  };
-  std::size_t i = 0;
-  for (; i + L <= in; i += L) scan(load<V>(x + i));
-  if (i < in) {
-    V rest{};
-    for (int k = 0; i + k < in; ++k) rest[k] = x[i + k];
-    scan(rest);
+  // Without their signs, floats are in the order of their bits, infinities and then NaN at the end.
+  std::int32_t top_bits = 0;
+  for (std::size_t c = 0; c < in; ++c) {
+    std::int32_t bits;
+    __builtin_memcpy(&bits, x + c, sizeof(bits));
+    bits &= 0x7fffffff;
+    top_bits = bits > top_bits ? bits : top_bits;
   }
-  float top = 0;
-  int infinite = 0;
-  for (int k = 0; k < L; ++k) {
-    top = largest[k] > top ? largest[k] : top;
-    infinite |= bad[k] != 0;
-  }
-  float scale = top / 127.0f, inverse = 127.0f / top;
-  if (infinite || !(top >= 1e-30f)) {
-    scale = infinite ? __builtin_nanf("") : 0.0f;
-    inverse = 0;
-  }
+  float top;
+  __builtin_memcpy(&top, &top_bits, sizeof(top));
+  const bool finite = top_bits < 0x7f800000, silent = top < 1e-30f;
+  const float scale = !finite ? __builtin_nanf("") : silent ? 0.0f : top / 127.0f;
+  const float inverse = !finite || silent ? 0.0f : 127.0f / top;
   __builtin_memcpy(row, &scale, sizeof(scale));
   row += dense::header;
   // Adding 1.5 * 2^23 rounds half to even and leaves the integer in the lowest byte.
-  for (std::size_t k = 0; k < in; ++k) {
-    const float shifted = (infinite ? 0.0f : x[k]) * inverse + 12582912.0f;
+  for (std::size_t c = 0; c < in; ++c) {
+    const float shifted = x[c] * inverse + 12582912.0f;
     std::uint32_t bits;
     __builtin_memcpy(&bits, &shifted, sizeof(bits));
-    row[k] = static_cast<unsigned char>(bits + kInt8Zero);
+    row[c] = static_cast<unsigned char>(bits + kInt8Zero);
   }
 }
 
