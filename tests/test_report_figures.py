@@ -95,7 +95,7 @@ def test_what_is_not_valid_is_grey_and_nothing_else(sound):
         covered |= (end > left + 1e-9) & (end <= right + 1e-9)
     np.testing.assert_array_equal(covered, given["valid"])
     texts = [text.get_text() for text in affect.get_legend().get_texts()]
-    assert texts == ["no speech heard", "valence", "arousal", "dominance"]
+    assert texts == ["too little speech heard", "valence", "arousal", "dominance"]
     assert len(panel(trace_figure(given.assign(valid=True)), "Affect").get_legend().get_texts()) == 3
 
 

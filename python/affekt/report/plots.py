@@ -437,7 +437,7 @@ def _draw_unheard(axis: Axes, edges: np.ndarray, valid: np.ndarray, *, named: bo
         color=_UNHEARD,
         linewidth=0,
         zorder=0.1,
-        label="no speech heard" if named else None,
+        label="too little speech heard" if named else None,
     )
 
 
