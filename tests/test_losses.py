@@ -318,3 +318,13 @@ def test_without_the_library_one_warning_and_the_same_numbers(monkeypatch):
     assert losses[0].item() == pytest.approx(
         np.mean([reference(p, y) for p, y in zip(pred, target, strict=True)])
     )
+
+
+def test_function_transforms():
+    pred, target = torch.randn(2, 4, 30, dtype=torch.double).unbind()
+    (expected,) = torch.autograd.grad(ccc_loss(pred.requires_grad_(), target, reduction="sum"), pred)
+    pred = pred.detach()
+    grad = torch.func.grad(lambda p: ccc_loss(p, target, reduction="sum"))(pred)
+    torch.testing.assert_close(grad, expected)
+    each = torch.func.vmap(lambda p, y: ccc_loss(p[None], y[None]))(pred, target)
+    torch.testing.assert_close(each, ccc_loss(pred, target, reduction="none"))

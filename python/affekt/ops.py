@@ -16,7 +16,7 @@ from affekt import _core
 from affekt._lazy import require
 from affekt.errors import AffektError
 
-__all__ = ["available", "differentiable", "gradient_of", "library_path", "load_library"]
+__all__ = ["available", "differentiable", "gradient_of", "library_path", "load_library", "native"]
 
 
 def library_path() -> Path | None:
@@ -106,27 +106,43 @@ def available() -> bool:
     return True
 
 
+def native(tensor: Any) -> bool:
+    """Tell whether the ops can take this tensor: on the CPU, outside the transforms of `torch.func`."""
+    return bool(tensor.is_cpu and available() and not _transform_probe()())
+
+
+@cache
+def _transform_probe() -> Callable[[], bool]:
+    probe: Callable[[], bool] = require("torch", purpose="the torch ops")._C._are_functorch_transforms_active
+    return probe
+
+
 def differentiable(
     name: str, setup: Callable[[Any, Any, Any], None], backward: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Give the op `name` its gradient, and return a faster way to call it.
+    """Give the op `name` its gradient, and return a faster way to its first output.
 
     `setup(ctx, inputs, output)` and `backward(ctx, *grads)` are those of `torch.library.register_autograd`.
-    What is returned is the op as an autograd function, which in eager mode costs about half of the detour
-    through the dispatcher.
+    What is returned is the op as an autograd function, which in eager mode costs half of the detour through
+    the dispatcher; a loss of a few values is all overhead.
     """
     torch = require("torch", purpose="the torch ops")
     namespace, _, op = name.partition("::")
     overload = getattr(getattr(torch.ops, namespace), op).default
     torch.library.register_autograd(name, backward, setup_context=setup)
+    # Autograd is handled here: the op's own, above, would only cost a second round through Python.
+    below_autograd = torch._C._AutoDispatchBelowAutograd
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        with below_autograd():
+            output = overload(*inputs)
+        setup(ctx, inputs, output)
+        return output[0]
+
     function = type(
         op,
         (torch.autograd.Function,),
-        {
-            "forward": staticmethod(lambda *inputs: overload(*inputs)),
-            "setup_context": staticmethod(setup),
-            "backward": staticmethod(backward),
-        },
+        {"forward": staticmethod(forward), "backward": staticmethod(backward)},
     )
     apply: Callable[..., Any] = function.apply  # type: ignore[attr-defined]
     return apply

@@ -95,11 +95,11 @@ def info_nce(
     budget: int = BUDGET,
 ) -> Tensor:
     """Return weight * sum of -log softmax at the positives: natively where that is possible."""
-    if a.device.type == "cpu" and ops.available():
+    if ops.native(a):
         for_b = b.requires_grad and torch.is_grad_enabled()
         for_a = (a.requires_grad or scale.requires_grad) and torch.is_grad_enabled()
         args = a, b, negatives, scale, shift, exclude, columns, weight, budget, for_a, for_b
-        loss: Tensor = _native_info_nce()(*args)[0]
+        loss: Tensor = _native_info_nce()(*args)
         return loss
     return reference_info_nce(a, b, negatives, scale, shift, exclude, columns, weight)
 
@@ -171,9 +171,9 @@ def sup_con(
     z: Tensor, labels: Tensor, scale: Tensor, *, negatives: Tensor | None = None, budget: int = BUDGET
 ) -> Tensor:
     """Return the supervised contrastive loss: natively where that is possible."""
-    if z.device.type == "cpu" and ops.available():
+    if ops.native(z):
         wanted = (z.requires_grad or scale.requires_grad) and torch.is_grad_enabled()
-        loss: Tensor = _native_sup_con()(z, labels, negatives, scale, budget, wanted)[0]
+        loss: Tensor = _native_sup_con()(z, labels, negatives, scale, budget, wanted)
         return loss
     return reference_sup_con(z, labels, negatives, scale)
 

@@ -15,7 +15,10 @@ from affekt.losses._module import LossModule
 
 __all__ = ["CCCLoss", "ccc_loss"]
 
+_OVER = ("time", "batch")
 _REDUCTIONS = ("mean", "sum", "none")
+_BIASES = ("population", "mixed")
+_DTYPES = (torch.float32, torch.float64)
 
 
 def ccc_loss(
@@ -68,8 +71,6 @@ def ccc_loss(
             "pred and target must both be (batch, time) or (batch, time, dims), "
             f"got {tuple(pred.shape)} and {tuple(target.shape)}"
         )
-    if not (pred.is_floating_point() and target.is_floating_point()):
-        raise InputError(f"pred and target must be floating point, got {pred.dtype} and {target.dtype}")
     if mask is not None:
         if mask.dtype != torch.bool or mask.shape not in (pred.shape, pred.shape[:2]):
             raise InputError(
@@ -77,20 +78,24 @@ def ccc_loss(
                 f"got {mask.dtype} {tuple(mask.shape)}"
             )
         mask = mask if mask.dim() == pred.dim() else mask[..., None].expand_as(pred)
-    for name, value, known in (
-        ("over", over, ("time", "batch")),
-        ("reduction", reduction, _REDUCTIONS),
-        ("bias", bias, ("population", "mixed")),
-    ):
-        if value not in known:
-            raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    if not (over in _OVER and reduction in _REDUCTIONS and bias in _BIASES):
+        for name, value, known in (
+            ("over", over, _OVER),
+            ("reduction", reduction, _REDUCTIONS),
+            ("bias", bias, _BIASES),
+        ):
+            if value not in known:
+                raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
-    if pred.dtype != target.dtype or pred.dtype not in (torch.float32, torch.float64):
+    dtype = pred.dtype
+    if dtype is not target.dtype or dtype not in _DTYPES:
+        if not (pred.is_floating_point() and target.is_floating_point()):
+            raise InputError(f"pred and target must be floating point, got {pred.dtype} and {target.dtype}")
         dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
         pred, target = pred.to(dtype), target.to(dtype)
     args = pred, target, mask, over == "batch", _REDUCTIONS.index(reduction), eps, bias == "mixed"
-    if pred.device.type == "cpu" and ops.available():
-        loss: Tensor = _native()(*args)[0]
+    if ops.native(pred):
+        loss: Tensor = _native()(*args)
         return loss
     return _reference(*args)
 
@@ -134,6 +139,12 @@ def _native() -> Callable[..., Any]:
     return ops.differentiable("affekt::_ccc_fwd", _setup, _backward)
 
 
+@cache
+def _backward_op() -> Callable[..., Any]:
+    op: Callable[..., Any] = torch.ops.affekt._ccc_bwd.default
+    return op
+
+
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
     pred, target, mask, *ctx.options = inputs
     columns = output[1]
@@ -142,7 +153,7 @@ def _setup(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.save_for_backward(pred, target, mask, columns)
 
 
-def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
     pred, target, mask, columns = ctx.saved_tensors
     wanted = ctx.needs_input_grad[:2]
     grads: Any
@@ -153,7 +164,7 @@ def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Any, ...]:
             lambda p, y: _reference(p, y, mask, *ctx.options), (pred, target), wanted, grad
         )
     else:
-        found = torch.ops.affekt._ccc_bwd(grad, pred, target, mask, columns, ctx.options[0], *wanted)
+        found = _backward_op()(grad, pred, target, mask, columns, ctx.options[0], *wanted)
         grads = [g if want else None for g, want in zip(found, wanted, strict=True)]
     return (*grads, None, None, None, None, None)
 
