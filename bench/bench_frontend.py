@@ -1,22 +1,60 @@
-"""Log-mel against librosa, torch and kaldi-native-fbank: whole recordings and a 10 ms hop at a time.
+"""The acoustic front end: log-mel, MFCC, spectra; whole recordings, ragged batches, a 10 ms hop at a time.
 
-Each contender computes the same numbers, which is checked before it is timed.
+16 kHz voice-like signals, float32. Each contender computes the same numbers, which is checked before it is
+timed; where a definition differs, the note of the row says how.
+
+The bound of log-mel counts per frame: the window, a real split-radix transform (2 n log2 n - 4 n + 6
+additions and multiplications), |X|^2, the weights of the filters that are not zero, and 22 operations for a
+logarithm of a filter.
 """
 
 from __future__ import annotations
 
+import functools
+import math
+
 import numpy as np
 import pytest
 
-from affekt.features import LogMel
+import affekt
+from affekt.features import LogMel, Mfcc, PowerSpectrogram, Stft
 
 from .conftest import voice
 
 RATE = 16000
 SECONDS = [1, 10, 60]
 GROUP = "log-mel {} s (n_fft 512, window 400, hop 160, 80 mels, dB)"
+GROUP_HTK = "log-mel {} s (n_fft 512, window 512, hop 160, 80 mels of HTK's scale, dB)"
 GROUP_KALDI = "log-mel {} s in Kaldi's convention (80 mels, ln)"
-GROUP_HOP = "log-mel, one hop of 10 ms (80 mels, ln)"
+GROUP_N = "log-mel 60 s, n_fft {} (window {}, hop 160, 80 mels, dB)"
+GROUP_WHISPER = "log-mel 30 s in Whisper's convention (n_fft 400, 80 mels)"
+GROUP_MFCC = "MFCC 60 s, {} columns (n_fft 512, window 400, hop 160, 40 mels)"
+GROUP_KALDI_MFCC = "MFCC 60 s in Kaldi's convention (13 of 23 mels)"
+GROUP_STFT = "STFT 60 s, n_fft {}, hop n_fft / 4, complex"
+GROUP_POWER = "power spectrogram 60 s, n_fft {}, hop n_fft / 4"
+GROUP_BATCH = "log-mel of 64 ragged utterances, 1 to 10 s each, two threads"
+GROUP_HOP = "log-mel, one hop of 10 ms in Kaldi's convention (80 mels, ln)"
+GROUP_HOP_DB = "log-mel, one hop of 10 ms (n_fft 512, 80 mels, dB)"
+TRANSFORMS = [256, 509, 512, 1024, 2048, 4099]
+
+
+def split_radix(n: int) -> float:
+    """Return the additions and multiplications of a real transform of n values."""
+    return 2 * n * math.log2(n) - 4 * n + 6
+
+
+@functools.cache
+def log_mel_operations(seconds: float, n_fft: int = 512, width: int = 400, n_mels: int = 80) -> float:
+    """Return the operations of the best way to log-mel rows that this suite knows; see above."""
+    librosa = pytest.importorskip("librosa")
+    weights = np.count_nonzero(librosa.filters.mel(sr=RATE, n_fft=n_fft, n_mels=n_mels))
+    frame = width + split_radix(n_fft) + 3 * (n_fft // 2 + 1) + 2 * weights + 22 * n_mels
+    return frame * (1 + (seconds * RATE - n_fft) // 160)
+
+
+def log_mel_bytes(seconds: float, n_mels: int = 80) -> float:
+    """Return the bytes read and written at least."""
+    return 4 * seconds * RATE + 4 * n_mels * seconds * 100
 
 
 def affekt_rows(x: np.ndarray) -> np.ndarray:
@@ -28,20 +66,30 @@ def affekt_rows(x: np.ndarray) -> np.ndarray:
 def bench_affekt(contender, seconds):
     x = voice(seconds)
     mel = LogMel(sample_rate=RATE)
-    contender(GROUP.format(seconds), "affekt", lambda: mel(x))
+    contender(
+        GROUP.format(seconds),
+        "affekt",
+        lambda: mel(x),
+        floor={"librosa": 6, "torch.stft + matmul + log10": 8},
+        aim={"librosa": 10, "torch.stft + matmul + log10": 15},
+        operations=log_mel_operations(seconds),
+        bytes_moved=log_mel_bytes(seconds),
+        within=1.3,
+    )
+
+
+def librosa_log_mel(librosa, x, n_fft, width):
+    power = librosa.feature.melspectrogram(
+        y=x, sr=RATE, n_fft=n_fft, win_length=width, hop_length=160, n_mels=80, center=False
+    )
+    return librosa.power_to_db(power, top_db=None).T
 
 
 @pytest.mark.parametrize("seconds", SECONDS)
 def bench_librosa(contender, peer, seconds):
     librosa = peer("librosa")
     x = voice(seconds)
-
-    def run():
-        power = librosa.feature.melspectrogram(
-            y=x, sr=RATE, n_fft=512, win_length=400, hop_length=160, n_mels=80, center=False
-        )
-        return librosa.power_to_db(power, top_db=None).T
-
+    run = functools.partial(librosa_log_mel, librosa, x, 512, 400)
     assert np.allclose(run(), affekt_rows(x), atol=0.05)
     contender(GROUP.format(seconds), "librosa", run)
 
@@ -65,10 +113,50 @@ def bench_torch(contender, peer, seconds):
 
 
 @pytest.mark.parametrize("seconds", SECONDS)
+def bench_affekt_htk(contender, seconds):
+    x = voice(seconds)
+    mel = LogMel(sample_rate=RATE, win_length=512, mel_scale="htk")
+    contender(GROUP_HTK.format(seconds), "affekt", lambda: mel(x), floor={"audioFlux": 4})
+
+
+@pytest.mark.parametrize("seconds", SECONDS)
+def bench_audioflux(contender, peer, seconds):
+    audioflux = peer("audioflux")
+    kinds = peer("audioflux.type")
+    x = voice(seconds)
+    bank = audioflux.BFT(
+        num=80,
+        radix2_exp=9,
+        samplate=RATE,
+        low_fre=0.0,
+        high_fre=RATE / 2,
+        slide_length=160,
+        window_type=kinds.WindowType.HANN,
+        scale_type=kinds.SpectralFilterBankScaleType.MEL,
+        style_type=kinds.SpectralFilterBankStyleType.SLANEY,
+        normal_type=kinds.SpectralFilterBankNormalType.BAND_WIDTH,
+        data_type=kinds.SpectralDataType.POWER,
+    )
+
+    def run():
+        return 10 * np.log10(np.maximum(bank.bft(x, result_type=1), 1e-10)).T
+
+    assert np.allclose(run(), LogMel(sample_rate=RATE, win_length=512, mel_scale="htk")(x), atol=0.05)
+    contender(GROUP_HTK.format(seconds), "audioFlux", run)
+
+
+@pytest.mark.parametrize("seconds", SECONDS)
 def bench_affekt_kaldi(contender, seconds):
     x = voice(seconds)
     mel = LogMel.kaldi(sample_rate=RATE, scale=1.0)
-    contender(GROUP_KALDI.format(seconds), "affekt", lambda: mel(x))
+    contender(
+        GROUP_KALDI.format(seconds),
+        "affekt",
+        lambda: mel(x),
+        floor={"kaldi-native-fbank": 25},
+        aim={"kaldi-native-fbank": 50},
+        note="ours transforms in float64 here, as Kaldi's filters ask for it",
+    )
 
 
 def kaldi_online(knf):
@@ -79,26 +167,225 @@ def kaldi_online(knf):
     return knf.OnlineFbank(options)
 
 
+def kaldi_rows(bank, x):
+    bank.accept_waveform(RATE, x)
+    bank.input_finished()
+    return np.stack([bank.get_frame(i) for i in range(bank.num_frames_ready)])
+
+
 @pytest.mark.parametrize("seconds", SECONDS)
 def bench_kaldi_native_fbank(contender, peer, seconds):
     knf = peer("kaldi_native_fbank")
     x = voice(seconds)
 
     def run():
-        bank = kaldi_online(knf)
-        bank.accept_waveform(RATE, x)
-        bank.input_finished()
-        return np.stack([bank.get_frame(i) for i in range(bank.num_frames_ready)])
+        return kaldi_rows(kaldi_online(knf), x)
 
     assert np.allclose(run(), LogMel.kaldi(sample_rate=RATE, scale=1.0)(x), atol=0.02)
     contender(GROUP_KALDI.format(seconds), "kaldi-native-fbank", run)
+
+
+@pytest.mark.parametrize("n_fft", [400, 1024, 2048])
+def bench_affekt_n(contender, n_fft):
+    x, width = voice(60), min(n_fft, 1024)
+    mel = LogMel(sample_rate=RATE, n_fft=n_fft, win_length=width)
+    contender(
+        GROUP_N.format(n_fft, width),
+        "affekt",
+        lambda: mel(x),
+        floor=5,
+        aim=10,
+        operations=log_mel_operations(60, n_fft, width),
+        bytes_moved=log_mel_bytes(60),
+    )
+
+
+@pytest.mark.parametrize("n_fft", [400, 1024, 2048])
+def bench_librosa_n(contender, peer, n_fft):
+    librosa = peer("librosa")
+    x, width = voice(60), min(n_fft, 1024)
+    run = functools.partial(librosa_log_mel, librosa, x, n_fft, width)
+    assert np.allclose(run(), LogMel(sample_rate=RATE, n_fft=n_fft, win_length=width)(x), atol=0.05)
+    contender(GROUP_N.format(n_fft, width), "librosa", run)
+
+
+def bench_affekt_whisper(contender):
+    x = voice(30)
+    mel = LogMel.whisper()
+    contender(GROUP_WHISPER, "affekt", lambda: mel(x), floor=5, aim=10)
+
+
+def bench_librosa_whisper(contender, peer):
+    librosa = peer("librosa")
+    x = voice(30)
+
+    def run():
+        power = librosa.feature.melspectrogram(
+            y=x, sr=RATE, n_fft=400, hop_length=160, n_mels=80, center=True, pad_mode="reflect"
+        )[:, :-1]
+        rows = np.log10(np.maximum(power, 1e-10))
+        return ((np.maximum(rows, rows.max() - 8) + 4) / 4).T
+
+    assert np.allclose(run(), LogMel.whisper()(x), atol=1e-3)
+    contender(GROUP_WHISPER, "librosa", run)
+
+
+@pytest.mark.parametrize("columns", [13, 39])
+def bench_affekt_mfcc(contender, columns):
+    x = voice(60)
+    mfcc = Mfcc(sample_rate=RATE, deltas=2 if columns == 39 else 0)
+    contender(GROUP_MFCC.format(columns), "affekt", lambda: mfcc(x), floor=5, aim=10)
+
+
+@pytest.mark.parametrize("columns", [13, 39])
+def bench_librosa_mfcc(contender, peer, columns):
+    librosa = peer("librosa")
+    x = voice(60)
+
+    def run():
+        power = librosa.feature.melspectrogram(
+            y=x, sr=RATE, n_fft=512, win_length=400, hop_length=160, n_mels=40, center=False
+        )
+        rows = librosa.feature.mfcc(S=librosa.power_to_db(power, top_db=None), n_mfcc=13)
+        if columns == 39:
+            rows = np.concatenate([rows, librosa.feature.delta(rows), librosa.feature.delta(rows, order=2)])
+        return rows.T
+
+    ours = Mfcc(sample_rate=RATE, deltas=2 if columns == 39 else 0)(x)
+    assert np.allclose(run(), ours, atol=0.2)
+    contender(GROUP_MFCC.format(columns), "librosa", run)
+
+
+def bench_affekt_mfcc_kaldi(contender):
+    x = voice(60)
+    mfcc = Mfcc.kaldi(sample_rate=RATE, scale=1.0)
+    contender(GROUP_KALDI_MFCC, "affekt", lambda: mfcc(x), floor=5, aim=10)
+
+
+def bench_kaldi_native_mfcc(contender, peer):
+    knf = peer("kaldi_native_fbank")
+    x = voice(60)
+
+    def run():
+        options = knf.MfccOptions()
+        options.frame_opts.dither = 0
+        return kaldi_rows(knf.OnlineMfcc(options), x)
+
+    assert np.allclose(run(), Mfcc.kaldi(sample_rate=RATE, scale=1.0)(x), atol=0.1)
+    contender(GROUP_KALDI_MFCC, "kaldi-native-fbank", run)
+
+
+def floors_of(n_fft: int) -> dict[str, float]:
+    """Return the ratios to reach at powers of two; elsewhere nothing is promised."""
+    return {"floor": 1.5, "aim": 2.5} if n_fft & (n_fft - 1) == 0 else {}
+
+
+@pytest.mark.parametrize("n_fft", TRANSFORMS)
+def bench_affekt_stft(contender, n_fft):
+    x = voice(60)
+    stft = Stft(sample_rate=RATE, n_fft=n_fft)
+    frames = stft.frames(len(x))
+    contender(
+        GROUP_STFT.format(n_fft),
+        "affekt",
+        lambda: stft(x),
+        operations=frames * (n_fft + split_radix(n_fft)),
+        bytes_moved=4 * len(x) + 8 * frames * stft.num_bins,
+        **floors_of(n_fft),
+    )
+
+
+@pytest.mark.parametrize("n_fft", TRANSFORMS)
+def bench_affekt_power(contender, n_fft):
+    x = voice(60)
+    power = PowerSpectrogram(sample_rate=RATE, n_fft=n_fft)
+    frames = power.frames(len(x))
+    contender(
+        GROUP_POWER.format(n_fft),
+        "affekt",
+        lambda: power(x),
+        operations=frames * (n_fft + split_radix(n_fft) + 3 * power.num_bins),
+        bytes_moved=4 * len(x) + 4 * frames * power.num_bins,
+        **floors_of(n_fft),
+    )
+
+
+def torch_stft(torch, x, n_fft, window):
+    return torch.stft(x, n_fft, n_fft // 4, n_fft, window, center=False, return_complex=True)
+
+
+@pytest.mark.parametrize("n_fft", TRANSFORMS)
+def bench_torch_stft(contender, peer, n_fft):
+    torch = peer("torch")
+    x, window = torch.from_numpy(voice(60)), torch.hann_window(n_fft)
+    run = functools.partial(torch_stft, torch, x, n_fft, window)
+    want = run().T.numpy()
+    assert np.abs(Stft(sample_rate=RATE, n_fft=n_fft)(x.numpy()) - want).max() < 1e-5 * np.abs(want).max()
+    contender(GROUP_STFT.format(n_fft), "torch.stft", run)
+
+
+@pytest.mark.parametrize("n_fft", TRANSFORMS)
+def bench_torch_power(contender, peer, n_fft):
+    torch = peer("torch")
+    x, window = torch.from_numpy(voice(60)), torch.hann_window(n_fft)
+
+    def run():
+        spectrum = torch_stft(torch, x, n_fft, window)
+        return spectrum.real**2 + spectrum.imag**2
+
+    want = run().T.numpy()
+    ours = PowerSpectrogram(sample_rate=RATE, n_fft=n_fft)(x.numpy())
+    assert np.abs(ours - want).max() < 1e-5 * want.max()
+    contender(GROUP_POWER.format(n_fft), "torch.stft", run)
+
+
+@functools.cache
+def utterances() -> list[np.ndarray]:
+    """Return the ragged batch: 64 pieces of one voice."""
+    x = voice(60)
+    rng = np.random.default_rng(0)
+    lengths = (RATE * rng.uniform(1, 10, 64)).astype(int)
+    return [x[(at := int(rng.integers(0, len(x) - n))) : at + n] for n in lengths]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def bench_affekt_batch(contender, threads):
+    batch, mel = utterances(), LogMel(sample_rate=RATE)
+    before = affekt.get_num_threads()
+    affekt.set_num_threads(threads)
+    try:
+        rows = contender(
+            GROUP_BATCH,
+            "affekt" if threads == 2 else "affekt, one thread",
+            lambda: mel.batch(batch),
+            floor={"affekt, one thread": 1.8},
+            aim={"affekt, one thread": 1.95},
+        )
+    finally:
+        affekt.set_num_threads(before)
+    assert all(np.array_equal(a, mel(b)) for a, b in zip(rows, batch, strict=True))
 
 
 def bench_affekt_hop(contender):
     x = voice(1)[:160]
     stream = LogMel.kaldi(sample_rate=RATE, scale=1.0).stream()
     stream.push(voice(1)[:400])
-    rows = contender(GROUP_HOP, "affekt", lambda: stream.push(x))
+    rows = contender(
+        GROUP_HOP,
+        "affekt",
+        lambda: stream.push(x),
+        floor={"kaldi-native-fbank": 5},
+        floor_us=5,
+        aim_us=3,
+    )
+    assert rows.shape == (1, 80)
+
+
+def bench_affekt_hop_db(contender):
+    x = voice(1)[:160]
+    stream = LogMel(sample_rate=RATE).stream()
+    stream.push(voice(1)[:512])
+    rows = contender(GROUP_HOP_DB, "affekt", lambda: stream.push(x), floor_us=5, aim_us=3)
     assert rows.shape == (1, 80)
 
 

@@ -150,46 +150,6 @@ using Bits = Vec<BitsOf<Element<V>>, static_cast<int>(sizeof(V) / sizeof(Element
 template <class T>
 inline constexpr int kBlock = static_cast<int>(16 / sizeof(T));
 
-/// The vector whose block g is the one at from(g).
-template <class V, class From>
-AFFEKT_INLINE V load_blocks(From&& from) noexcept {
-#if defined(__AVX__)
-  const auto block = [&](int g) noexcept {
-    return reinterpret_cast<__m128>(load<Vec<float, 4>>(reinterpret_cast<const float*>(from(g))));
-  };
-  const auto two = [&](int g) noexcept {
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(block(g)), block(g + 1), 1);
-  };
-  if constexpr (sizeof(V) == 32) return reinterpret_cast<V>(two(0));
-#if defined(__AVX512F__)
-  if constexpr (sizeof(V) == 64) {
-    const __m512 low = _mm512_castps256_ps512(two(0));
-    return reinterpret_cast<V>(_mm512_insertf32x8(low, two(2), 1));
-  }
-#endif
-#endif
-  if constexpr (sizeof(V) == 16) return load<V>(from(0));
-}
-
-/// Block g of v goes to to(g).
-template <class V, class To>
-AFFEKT_INLINE void store_blocks(const V& v, To&& to) noexcept {
-#if defined(__AVX__)
-  const auto two = [&](int g, __m256 pair) noexcept {
-    _mm_storeu_ps(reinterpret_cast<float*>(to(g)), _mm256_castps256_ps128(pair));
-    _mm_storeu_ps(reinterpret_cast<float*>(to(g + 1)), _mm256_extractf128_ps(pair, 1));
-  };
-  if constexpr (sizeof(V) == 32) two(0, reinterpret_cast<__m256>(v));
-#if defined(__AVX512F__)
-  if constexpr (sizeof(V) == 64) {
-    two(0, _mm512_maskz_extractf32x8_ps(0xff, reinterpret_cast<__m512>(v), 0));
-    two(2, _mm512_maskz_extractf32x8_ps(0xff, reinterpret_cast<__m512>(v), 1));
-  }
-#endif
-#endif
-  if constexpr (sizeof(V) == 16) store<V>(to(0), v);
-}
-
 /// Out of each block of a and b, in turns: their halves `half` (0 or 1) interleaved in runs of `run` values.
 template <int half, int run, class V, std::size_t... I>
 AFFEKT_INLINE V zip_blocks(const V& a, const V& b, std::index_sequence<I...>) noexcept {
@@ -271,5 +231,40 @@ class FlushDenormals {
   FlushDenormals(const FlushDenormals&) = delete;
   FlushDenormals& operator=(const FlushDenormals&) = delete;
 };
+
+/// The even (odd = 0) or the odd blocks of a, then of b.
+template <int odd, class V, std::size_t... I>
+AFFEKT_INLINE V unzip_blocks(const V& a, const V& b, std::index_sequence<I...>) noexcept {
+  constexpr std::size_t block = kBlock<Element<V>>, lanes = sizeof...(I), half = lanes / 2;
+  return __builtin_shufflevector(
+      a, b,
+      (static_cast<int>(I / half * lanes + I % half / block * (2 * block) + odd * block + I % block))...);
+}
+
+/// Transposes a square: x holds as many vectors as a vector has values, at least kBlock.
+template <class V>
+AFFEKT_INLINE void transpose(V* x) noexcept {
+  constexpr int lanes = static_cast<int>(sizeof(V) / sizeof(Element<V>)), block = kBlock<Element<V>>;
+  constexpr int groups = lanes / block;
+  [[maybe_unused]] constexpr auto all = std::make_index_sequence<static_cast<std::size_t>(lanes)>();
+  static_assert(groups == 1 || groups == 2 || groups == 4);
+  for (int g = 0; g < groups; ++g) transpose_blocks(x + g * block);
+  // Now block h of x[g * block + i] belongs at block g of x[h * block + i].
+  for (int i = 0; i < block; ++i) {
+    if constexpr (groups == 2) {
+      const V a = x[i], b = x[block + i];
+      x[i] = unzip_blocks<0>(a, b, all);
+      x[block + i] = unzip_blocks<1>(a, b, all);
+    } else if constexpr (groups == 4) {
+      const V a = x[i], b = x[block + i], c = x[2 * block + i], d = x[3 * block + i];
+      const V even_ab = unzip_blocks<0>(a, b, all), even_cd = unzip_blocks<0>(c, d, all);
+      const V odd_ab = unzip_blocks<1>(a, b, all), odd_cd = unzip_blocks<1>(c, d, all);
+      x[i] = unzip_blocks<0>(even_ab, even_cd, all);
+      x[block + i] = unzip_blocks<0>(odd_ab, odd_cd, all);
+      x[2 * block + i] = unzip_blocks<1>(even_ab, even_cd, all);
+      x[3 * block + i] = unzip_blocks<1>(odd_ab, odd_cd, all);
+    }
+  }
+}
 
 }  // namespace affekt::AFFEKT_ISA

@@ -99,15 +99,15 @@ AFFEKT_INLINE void load_rows(const FrontEndView<T>& v, const T* const* rows, boo
   for (std::size_t i = 0; i < v.inset * L; ++i) z[i] = T(0);
   std::size_t i = 0;
   if constexpr (L > 1) {
-    constexpr int B = kBlock<T>;
     V* to = reinterpret_cast<V*>(z) + v.inset;
-    for (; i + B <= n; i += B) {
-      V x[B];
-      for (int r = 0; r < B; ++r) x[r] = load_blocks<V>([&](int g) noexcept { return rows[g * B + r] + i; });
-      transpose_blocks(x);
-      for (int r = 0; r < B; ++r)
-        to[i + static_cast<std::size_t>(r)] =
-            windowed ? x[r] : V(x[r] * v.window[i + static_cast<std::size_t>(r)]);
+    for (; i + L <= n; i += L) {
+      V x[L];
+      for (int l = 0; l < L; ++l) x[l] = load<V>(rows[l] + i);
+      transpose(x);
+      for (int j = 0; j < L; ++j) {
+        const std::size_t at = i + static_cast<std::size_t>(j);
+        to[at] = windowed ? x[j] : V(x[j] * v.window[at]);
+      }
     }
   }
   for (; i < n; ++i) put_one(i);
@@ -186,25 +186,14 @@ template <int L, class T, class O>
 AFFEKT_INLINE void store_rows(const T* x, std::size_t columns, std::size_t count, O* out,
                               std::size_t pitch) noexcept {
   std::size_t c = 0;
-  constexpr int B = kBlock<O>;
-  if constexpr (L >= B && L > 1) {
+  if constexpr (L >= kBlock<O> && L > 1) {
     using V = Vec<T, L>;
     using W = Vec<O, L>;
-    for (; c + B <= columns; c += B) {
-      W y[B];
-      for (int r = 0; r < B; ++r)
-        y[r] = __builtin_convertvector(load<V>(x + (c + static_cast<std::size_t>(r)) * L), W);
-      transpose_blocks(y);
-      if (count == L) {
-        for (std::size_t r = 0; r < B; ++r)
-          store_blocks(
-              y[r], [&](int g) noexcept { return out + (static_cast<std::size_t>(g) * B + r) * pitch + c; });
-      } else {
-        for (std::size_t l = 0; l < count; ++l) {
-          const O* from = reinterpret_cast<const O*>(&y[l % B]) + l / B * B;
-          for (std::size_t j = 0; j < B; ++j) out[l * pitch + c + j] = from[j];
-        }
-      }
+    for (; c + L <= columns; c += L) {
+      W y[L];
+      for (std::size_t j = 0; j < L; ++j) y[j] = __builtin_convertvector(load<V>(x + (c + j) * L), W);
+      transpose(y);
+      for (std::size_t l = 0; l < count; ++l) store<W>(out + l * pitch + c, y[l]);
     }
   }
   for (std::size_t l = 0; l < count; ++l) {
