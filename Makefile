@@ -109,13 +109,13 @@ clean: ## remove builds, environments and caches
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- the long checks ---------------------------------------------------------------------------------------
-CHECKS := lint types gcc clang asan tsan wheel symbols cuda aarch64
-CPP_FILES = $$(git ls-files 'cpp/*.hpp' 'cpp/*.cpp' 'cpp/*.h' 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.hpp')
+CHECKS := lint types gcc clang isas examples asan tsan fuzz wheel symbols cuda aarch64
+CPP_FILES = $$(git ls-files 'cpp/*.hpp' 'cpp/*.cpp' 'cpp/*.h' 'bench/*.cpp' 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.hpp')
 CMAKE_DEV = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM="$(ROOT)/$(BIN)/ninja" \
 	-DPython_EXECUTABLE="$(ROOT)/$(BIN)/python" -DAFFEKT_TESTS=ON -DAFFEKT_WERROR=ON
 
 .PHONY: $(addprefix check-,$(CHECKS))
-check: dev ## lint, types, two compilers, sanitizers, wheel, symbols, CUDA and aarch64
+check: dev ## lint, types, compilers, instruction sets, more examples, sanitizers, fuzzing, wheel, symbols, CUDA, aarch64
 	@for part in $(CHECKS); do \
 	  start=$$(date +%s); echo "== check-$$part"; \
 	  $(MAKE) --no-print-directory check-$$part; \
@@ -147,6 +147,22 @@ check-clang: $(VENV)/.stamp-dev
 	$(BIN)/cmake --build build/check-clang
 	$(BIN)/ctest --test-dir build/check-clang --output-on-failure --parallel $(JOBS)
 
+# The tests that reach a kernel, on each instruction set below this machine's own, which `make test` runs.
+KERNEL_TESTS = $$(grep -lE '_core|affekt\.(features|ops|losses|live|nn)\b|affekt\.load|reference_model' tests/test_*.py | grep -vE '$(1)')
+LOWER_ISAS := baseline avx2
+check-isas: dev
+	@for isa in $(LOWER_ISAS); do \
+	  AFFEKT_ISA=$$isa $(BIN)/python -c 'import affekt; affekt.isa()' 2>/dev/null || { echo "this machine has no $$isa"; continue; }; \
+	  echo "instruction set $$isa"; \
+	  AFFEKT_ISA=$$isa $(TEST_ENV) $(BIN)/ctest --test-dir build/dev --output-on-failure --parallel $(JOBS) && \
+	  AFFEKT_ISA=$$isa $(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) $(call KERNEL_TESTS,training|tuning|data_|audit|cli|cost|calibration|conditions|evaluate|packaging|publish|architecture|stub|predict|robustness|systems|model_file) || exit 1; \
+	done
+
+# The property tests with many times the examples of `make test`.
+check-examples: dev
+	HYPOTHESIS_PROFILE=thorough $(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) \
+	  $$(grep -l hypothesis tests/test_*.py | grep -vE 'training|data_|audit|evaluate')
+
 # AddressSanitizer and UBSan: the C++ tests, then the Python tests that feed the core damaged model files and odd
 # signals. The interpreter itself is not instrumented, so the runtime is preloaded and leaks are not counted;
 # -S keeps the editable install of .venv out of the way.
@@ -172,6 +188,22 @@ check-tsan: $(VENV)/.stamp-dev
 	  -DAFFEKT_PYTHON=OFF -DAFFEKT_SANITIZE=thread
 	$(BIN)/cmake --build build/check-tsan
 	TSAN_OPTIONS=halt_on_error=1 $(BIN)/ctest --test-dir build/check-tsan --output-on-failure --parallel $(JOBS)
+
+# libFuzzer on every entry that takes bytes or samples, FUZZ_SECONDS each, JOBS at a time. What fails is kept in
+# build/check-fuzz/found; run the target on such a file to see it again. The corpora stay between runs.
+FUZZ := build/check-fuzz
+FUZZ_SECONDS ?= 60
+check-fuzz: $(VENV)/.stamp-dev
+	@$(call need,clang++-14,clang-14)
+	$(CMAKE_DEV) -S . -B $(FUZZ) -DCMAKE_CXX_COMPILER=clang++-14 -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1" \
+	  -DAFFEKT_TESTS=OFF -DAFFEKT_PYTHON=OFF -DAFFEKT_FUZZ=ON
+	$(BIN)/cmake --build $(FUZZ)
+	@mkdir -p $(FUZZ)/found $(FUZZ)/corpus/fuzz_model && cp tests/golden/*.safetensors $(FUZZ)/corpus/fuzz_model/
+	@for target in cpp/fuzz/fuzz_*.cpp; do basename $$target .cpp; done | xargs -P $(JOBS) -I {} sh -c ' \
+	  mkdir -p $(FUZZ)/corpus/{} && $(FUZZ)/cpp/fuzz/{} -max_total_time=$(FUZZ_SECONDS) -timeout=60 -rss_limit_mb=4096 \
+	    -max_len=$$(test {} = fuzz_model && echo 65536 || echo 2048) -artifact_prefix=$(FUZZ)/found/{}- -print_final_stats=1 \
+	    $(FUZZ)/corpus/{} >$(FUZZ)/{}.log 2>&1 || { tail -n 40 $(FUZZ)/{}.log; exit 255; }; \
+	  echo "{}: $$(grep -E "^Done" $(FUZZ)/{}.log)"'
 
 # The wheel as it is released: built in isolation from the sdist with the op library, repaired, then tried in an
 # environment that has numpy only, with no compiler on PATH.

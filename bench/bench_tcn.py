@@ -8,7 +8,8 @@ the step:
   outputs (Concat, Slice), bound to fixed buffers in two sets that take turns, so that Python copies no state;
 - pytorch-tcn: its streaming mode, `forward(x, inference=True)` with its own buffers;
 - RTNeural: its Conv1D layers (Eigen) with the residual sum between them written by us, as it has none; built
-  for this CPU when `AFFEKT_RTNEURAL` names a checkout, and timed in C++, a thousand steps per call;
+  for this CPU when `AFFEKT_RTNEURAL` names a checkout, in sizes known at run time, as ours are, and to the
+  compiler, and timed in C++, a thousand steps per call;
 - torch without state: the module over its receptive field.
 """
 
@@ -118,7 +119,8 @@ def bench_affekt_step(contender, peer, shape):
         label("step", shape),
         "affekt",
         lambda: tcn.process(row),
-        floor=floor | {"pytorch-tcn, streaming": 100, "RTNeural in C++": 1},
+        floor=floor
+        | {"pytorch-tcn, streaming": 100, "RTNeural in C++": 1, "RTNeural in C++, sizes compiled in": 1},
         aim={"ONNX Runtime": aim},
         **facts(shape),
     )
@@ -267,8 +269,11 @@ def bench_pytorch_tcn_step(contender, peer, shape):
 
 
 @functools.cache
-def rtneural(shape):
-    """Return a function that takes steps with RTNeural: f(rows, count, out)."""
+def rtneural(shape, fixed):
+    """Return a function that takes steps with RTNeural: f(rows, count, out).
+
+    `fixed`: in sizes known to the compiler, else at run time.
+    """
     home = Path(os.environ["AFFEKT_RTNEURAL"])
     inputs, channels, blocks, taps = shape
     folder = Path(tempfile.mkdtemp())
@@ -277,7 +282,7 @@ def rtneural(shape):
         [
             *[
                 os.environ.get("CXX", "c++"),
-                "-std=c++17",
+                "-std=c++20",
                 "-O3",
                 "-march=native",
                 "-DNDEBUG",
@@ -295,12 +300,13 @@ def rtneural(shape):
     code = ctypes.CDLL(str(library))
     floats = ctypes.POINTER(ctypes.c_float)
     code.tcn_create.restype = ctypes.c_void_p
-    code.tcn_create.argtypes = [ctypes.c_int] * 4 + [floats, ctypes.c_float]
+    code.tcn_create.argtypes = [ctypes.c_int] * 5 + [floats]
     code.tcn_steps.argtypes = [ctypes.c_void_p, floats, ctypes.c_int, floats]
     order = ["conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias", "residual.weight", "residual.bias"]
     flat = [np.ravel(block[name]) for block in module_of(shape)[1] for name in order if name in block]
     weights = np.concatenate(flat).astype(np.float32)
-    net = code.tcn_create(inputs, channels, blocks, taps, weights.ctypes.data_as(floats), SLOPE)
+    assert SLOPE == 0.01  # as in rtneural.cpp
+    net = code.tcn_create(inputs, channels, blocks, taps, int(fixed), weights.ctypes.data_as(floats))
 
     def steps(rows):
         out = np.empty((len(rows), channels), np.float32)
@@ -311,13 +317,15 @@ def rtneural(shape):
     return steps
 
 
+@pytest.mark.parametrize("fixed", [True, False], ids=["compiled", "run-time"])
 @each_shape
-def bench_rtneural_step(contender, peer, shape):
+def bench_rtneural_step(contender, peer, shape, fixed):
     peer("torch")
     if "AFFEKT_RTNEURAL" not in os.environ:
         pytest.skip("AFFEKT_RTNEURAL names no checkout of RTNeural")
-    steps, rows = rtneural(shape), module_of(shape)[2]
-    contender(label("step", shape), "RTNeural in C++", lambda: steps(rows), units=len(rows))
+    steps, rows = rtneural(shape, fixed), module_of(shape)[2]
+    name = "RTNeural in C++, sizes compiled in" if fixed else "RTNeural in C++"
+    contender(label("step", shape), name, lambda: steps(rows), units=len(rows))
 
 
 @each_shape

@@ -63,7 +63,8 @@ extern "C" {
 double float32_rate(double seconds) { return fused<float>(seconds); }
 double float64_rate(double seconds) { return fused<double>(seconds); }
 
-// Operations of 8-bit dot products (a multiply and an add each); 0 where this build has no instruction for it.
+// Operations of 8-bit dot products (a multiply and an add each); 0 where this build has no instruction for
+// it.
 double int8_rate(double seconds) {
 #if defined(__AVX512VNNI__)
   constexpr int chains = 12, repeats = 20000;

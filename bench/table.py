@@ -43,7 +43,7 @@ def rows_of(report: dict[str, Any]) -> list[dict[str, Any]]:
             times = times_of(entries)
             row = dict.fromkeys(COLUMNS)
             row |= {
-                "suite": entries[-1]["fullname"].partition("::")[0],
+                "suite": contenders.get("affekt", entries)[-1]["fullname"].partition("::")[0],
                 "group": group,
                 "contender": name,
                 "threads": info["threads"],
@@ -52,7 +52,7 @@ def rows_of(report: dict[str, Any]) -> list[dict[str, Any]]:
                 "highest_us": max(times.values()),
                 "turns": len(times),
                 "test": info["test"],
-                "note": facts.get("note"),
+                "note": " ".join(facts.get("note", [])),
             }
             row |= judged(row, facts, times, ours)
             least = bound(facts, rates, info["threads"])
@@ -82,7 +82,9 @@ def merged(group: str, infos: list[dict[str, Any]]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for info in infos:
         for key, value in info["facts"].items():
-            if facts.setdefault(key, value) != value:
+            if key == "note":
+                facts.setdefault(key, []).extend([value] if value not in facts.get(key, []) else [])
+            elif facts.setdefault(key, value) != value:
                 raise ValueError(f"{group}: {key} is {facts[key]} and {value}, expected one value per group")
     return facts
 

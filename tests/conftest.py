@@ -14,6 +14,8 @@ from sounds import tone
 # Small arrays on few cores: more threads only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+THOROUGH = 10  # times the examples, in the profile of that name
+
 
 def pytest_configure() -> None:
     try:
@@ -22,7 +24,22 @@ def pytest_configure() -> None:
         return
     # Derandomised, so that a run of the same commit gives the same result; no deadline, machines differ.
     settings.register_profile("affekt", deadline=None, derandomize=True, max_examples=50, print_blob=True)
+    # For `make check`: see pytest_collection_modifyitems.
+    settings.register_profile("thorough", settings.get_profile("affekt"), derandomize=False)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "affekt"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the profile "thorough" only property tests run, with many times the examples that they ask for."""
+    if os.environ.get("HYPOTHESIS_PROFILE") != "thorough":
+        return
+    from hypothesis import is_hypothesis_test, settings
+
+    items[:] = [item for item in items if is_hypothesis_test(getattr(item, "obj", None))]
+    tests = {item.obj.__func__ if hasattr(item.obj, "__func__") else item.obj for item in items}
+    for test in tests:
+        own = test._hypothesis_internal_use_settings  # what @settings left; Hypothesis has no public reader
+        test._hypothesis_internal_use_settings = settings(own, max_examples=THOROUGH * own.max_examples)
 
 
 @pytest.fixture(scope="session")

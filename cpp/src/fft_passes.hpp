@@ -110,8 +110,8 @@ template <int R, class V, class T>
 void pass(const FftPass<T>& p, V* z) noexcept {
   const std::size_t ido = p.ido;
   for (std::size_t k = 0; k < p.blocks; ++k, z += 2 * R * ido) {
-    const T* w = p.twiddles;
-    for (std::size_t i = 0; i < ido; ++i, w += 2 * (R - 1)) {
+    for (std::size_t i = 0; i < ido; ++i) {
+      const T* w = p.twiddles + i * 2 * (R - 1);  // none where ido is 1
       Complex<V> x[R];
       for (int b = 0; b < R; ++b) x[b] = get(z, i + static_cast<std::size_t>(b) * ido);
       butterfly<R>(x);

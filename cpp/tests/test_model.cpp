@@ -7,22 +7,24 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <random>
 
 #include "affekt/engine.hpp"
 #include "affekt/error.hpp"
 #include "check.hpp"
 #include "golden.hpp"
-#include "sha256.cpp"  // the library keeps its own copy hidden; here it writes hashes
+#include "model_parts.hpp"
 
 using affekt::FullPass;
 using affekt::Model;
 using affekt::ModelFileError;
 using affekt::Sha256;
 using affekt::test::golden_path;
+using affekt::test::Json;
+using affekt::test::Parts;
+using affekt::test::put_together;
 using affekt::test::read_bytes;
-using Json = nlohmann::json;
+using affekt::test::take_apart;
 
 namespace {
 
@@ -77,38 +79,6 @@ void golden_files_give_their_values() {
   CHECK_NEAR(model->timing().hop_s, 3 * 2 * 80 / 8000.0, 1e-12);
   CHECK_NEAR(model->timing().context_s, (256 + 2 * 80 + (24 + 19) * 160) / 8000.0, 1e-12);
 }
-
-// A file taken apart, and put together with a fresh hash.
-// ------------------------------------------------------
-
-struct Parts {
-  Json header, card;
-  std::string data;
-};
-
-Parts take_apart(const std::string& bytes) {
-  std::uint64_t length = 0;
-  std::memcpy(&length, bytes.data(), 8);
-  Parts parts;
-  parts.header = Json::parse(bytes.substr(8, length));
-  parts.card = Json::parse(parts.header["__metadata__"]["affekt.card"].get<std::string>());
-  parts.data = bytes.substr(8 + length);
-  return parts;
-}
-
-std::string put_together(const Parts& parts, const std::string& card_text) {
-  Json header = parts.header;
-  Sha256 hash;
-  hash.update(card_text.data(), card_text.size());
-  hash.update(parts.data.data(), parts.data.size());
-  header["__metadata__"] = {{"affekt.card", card_text}, {"affekt.sha256", hash.finish()}};
-  std::string text = header.dump(-1, ' ', false, Json::error_handler_t::replace);
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  const std::uint64_t length = text.size();
-  return std::string(reinterpret_cast<const char*>(&length), 8) + text + parts.data;
-}
-
-std::string put_together(const Parts& parts) { return put_together(parts, parts.card.dump()); }
 
 /// Loads, and runs what loads; anything but success or a ModelFileError with a message fails the test.
 bool survives(const std::string& bytes) {

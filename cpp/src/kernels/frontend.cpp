@@ -53,7 +53,7 @@ double prepare(const FrontEndView<T>& v, const S* x, bool first, bool emphasised
   using V = Vec<double>;
   constexpr std::size_t L = kLanes<double>;
   const std::size_t n = v.width;
-  double* y = frame + 1;  // y[-1] is the sample before
+  double* y = frame + 1;  // the sample before y[i] is frame[i]
   std::size_t i = 0;
   if (emphasised || v.signal_emphasis == 0.0) {
     for (; i + L <= n; i += L) store<V>(y + i, wide(x + i));
@@ -69,19 +69,19 @@ double prepare(const FrontEndView<T>& v, const S* x, bool first, bool emphasised
   double energy = 0;
   if (v.raw_energy)
     energy = v.energy_scale * sum(n, y, [mean](const auto& a) noexcept { return (a - mean) * (a - mean); });
-  y[-1] = y[0];
+  frame[0] = y[0];
   const double c = v.frame_emphasis;
   const double* w = v.wide_window;
   const auto windowed = [&](const auto& now, const auto& before, const auto& weight) noexcept {
     return ((now - mean) - (before - mean) * c) * weight;
   };
   for (i = 0; i + L <= n; i += L) {
-    const V a = windowed(load<V>(y + i), load<V>(y + i - 1), load<V>(w + i));
+    const V a = windowed(load<V>(y + i), load<V>(frame + i), load<V>(w + i));
     store<Vec<T, kLanes<double>>>(row + i, __builtin_convertvector(a, Vec<T, kLanes<double>>));
   }
-  for (; i < n; ++i) row[i] = static_cast<T>(windowed(y[i], y[i - 1], w[i]));
+  for (; i < n; ++i) row[i] = static_cast<T>(windowed(y[i], frame[i], w[i]));
   if (v.windowed_energy) {
-    for (i = n; i-- > 0;) y[i] = windowed(y[i], y[i - 1], w[i]);
+    for (i = n; i-- > 0;) y[i] = windowed(y[i], frame[i], w[i]);
     energy = v.windowed_scale * sum(n, y, [](const auto& a) noexcept { return a * a; });
   }
   return energy;
