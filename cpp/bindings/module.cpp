@@ -49,4 +49,5 @@ PYBIND11_MODULE(_core, m) {
   affekt::bindings::bind_filter(m);
   affekt::bindings::bind_frontend(m);
   affekt::bindings::bind_model(m);
+  affekt::bindings::bind_resampler(m);
 }

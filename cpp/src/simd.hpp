@@ -53,13 +53,10 @@ template <class V>
 struct ElementOf {
   typedef std::remove_cvref_t<decltype(std::declval<V>()[0])> type;
 };
-template <>
-struct ElementOf<float> {
-  typedef float type;
-};
-template <>
-struct ElementOf<double> {
-  typedef double type;
+template <class V>
+requires std::is_arithmetic_v<V>
+struct ElementOf<V> {
+  typedef V type;
 };
 template <class V>
 using Element = typename ElementOf<V>::type;

@@ -8,6 +8,7 @@ from __future__ import annotations
 from affekt.features._acoustic import FeatureStream, LogMel, Mfcc, PowerSpectrogram, Stft
 from affekt.features._bandpower import BANDS, BandPower, BandPowerStream, BandRows, welch
 from affekt.features._filter import Filter, FilterStream, average_reference
+from affekt.features._resampler import Resampler, ResamplerStream, resample
 
 __all__ = [
     "BANDS",
@@ -20,7 +21,10 @@ __all__ = [
     "LogMel",
     "Mfcc",
     "PowerSpectrogram",
+    "Resampler",
+    "ResamplerStream",
     "Stft",
     "average_reference",
+    "resample",
     "welch",
 ]

@@ -1,0 +1,185 @@
+#include "affekt/resampler.hpp"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <mutex>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "arrays.hpp"
+#include "bindings.hpp"
+
+namespace py = pybind11;
+
+namespace affekt::bindings {
+namespace {
+
+using Weights = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+template <class S>
+void check_usable(const Rows& rows, const RowPointers<S>& x) {
+  for (std::size_t r = 0; r < rows.count(); ++r) {
+    const std::size_t i = Resampler::first_unusable(x[r], rows.length());
+    if (i == rows.length()) continue;
+    std::ostringstream what;
+    what << "samples: expected finite values of at most 1e30, got " << x[r][i] << " at index "
+         << rows.index(r, i);
+    throw InvalidArgument(what.str());
+  }
+}
+
+/// f for float or int16; float64 is rounded to float32 first.
+template <class F>
+py::array with_type(const py::array& samples, F&& f) {
+  switch (kind_of(samples)) {
+    case Kind::f32:
+      return f(samples, float{});
+    case Kind::f64:
+      return f(py::array_t<float, py::array::c_style | py::array::forcecast>(samples), float{});
+    case Kind::i16:
+      break;
+  }
+  return f(samples, std::int16_t{});
+}
+
+/// mix: (results, channels). No channel axis where the weights are empty.
+py::array compute(const Resampler& plan, const py::array& samples, const Weights& mix) {
+  return with_type(samples, [&](const py::array& array, auto type) -> py::array {
+    using S = decltype(type);
+    const Rows rows(array);
+    std::vector<py::ssize_t> shape(rows.shape().begin(), rows.shape().end() - 1);
+    std::vector<float> weights{1.0f};
+    if (mix.size() > 0) {
+      weights.assign(mix.data(), mix.data() + mix.size());
+      shape.pop_back();
+    }
+    const std::size_t n = rows.length(), signals = rows.count() / weights.size();
+    const std::size_t length = plan.output_length(n);
+    shape.push_back(static_cast<py::ssize_t>(length));
+    py::array_t<float> out(shape);
+    const auto y = row_pointers(out, signals, length);
+    {
+      py::gil_scoped_release release;
+      const RowPointers<S> x(rows);
+      check_usable(rows, x);
+      plan.compute(x.data(), signals, n, weights, y.data());
+    }
+    return out;
+  });
+}
+
+/// A stream with a lock, because the interpreter's lock is released while it works. One result per row of
+/// `mix`.
+class Stream {
+ public:
+  Stream(const std::shared_ptr<const Resampler>& plan, const Weights& mix, bool flat_in, bool flat_out)
+      : flat_in_(flat_in), flat_out_(flat_out) {
+    if (mix.ndim() != 2) throw InvalidArgument("mix: expected shape (results, channels)");
+    for (py::ssize_t r = 0; r < mix.shape(0); ++r)
+      streams_.emplace_back(plan, std::vector<float>(mix.data(r, 0), mix.data(r, 0) + mix.shape(1)));
+  }
+
+  py::array push(const py::array& samples) {
+    const std::size_t channels = streams_[0].channels();
+    return with_type(samples, [&](const py::array& array, auto type) -> py::array {
+      using S = decltype(type);
+      const Rows rows(array);
+      if (rows.shape().size() != (flat_in_ ? 1 : 2) || rows.count() != channels) {
+        throw InvalidArgument("samples: expected shape " +
+                              (flat_in_ ? "(time,)" : "(" + std::to_string(channels) + ", time)") + ", got " +
+                              py::str(array.attr("shape")).cast<std::string>());
+      }
+      return gather([&](std::size_t) { return rows.length(); },
+                    [&](const std::vector<float*>& y) {
+                      const RowPointers<S> x(rows);
+                      check_usable(rows, x);
+                      std::size_t made = 0;
+                      for (std::size_t r = 0; r < y.size(); ++r)
+                        made = streams_[r].push(x.data(), rows.length(), y[r]);
+                      return made;
+                    });
+    });
+  }
+
+  py::array finish() {
+    return gather([](std::size_t) { return std::size_t{0}; },
+                  [&](const std::vector<float*>& y) {
+                    std::size_t made = 0;
+                    for (std::size_t r = 0; r < y.size(); ++r) made = streams_[r].finish(y[r]);
+                    return made;
+                  });
+  }
+
+  void reset() {
+    const std::lock_guard lock(mutex_);
+    for (ResamplerStream& stream : streams_) stream.reset();
+  }
+  std::uint64_t samples() const {
+    const py::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    return streams_[0].samples();
+  }
+
+ private:
+  /// Runs `work` on scratch rows, then copies what it made into an array of that size.
+  template <class N, class F>
+  py::array gather(N&& n, F&& work) {
+    std::size_t made = 0;
+    std::vector<std::vector<float>> rows(streams_.size());
+    {
+      py::gil_scoped_release release;
+      const std::lock_guard lock(mutex_);
+      std::vector<float*> y;
+      for (std::size_t r = 0; r < streams_.size(); ++r) {
+        rows[r].resize(streams_[r].most(n(r)) + 1);
+        y.push_back(rows[r].data());
+      }
+      made = work(y);
+    }
+    std::vector<std::size_t> shape{made};
+    if (!flat_out_) shape.insert(shape.begin(), streams_.size());
+    py::array_t<float> out(shape);
+    for (std::size_t r = 0; r < rows.size(); ++r)
+      std::copy_n(rows[r].data(), made, out.mutable_data() + r * made);
+    return out;
+  }
+
+  bool flat_in_, flat_out_;
+  std::vector<ResamplerStream> streams_;
+  mutable std::mutex mutex_;
+};
+
+}  // namespace
+
+void bind_resampler(py::module_& m) {
+  py::class_<Resampler, std::shared_ptr<Resampler>>(m, "Resampler", "Immutable plan; see affekt.features.")
+      .def(py::init([](double input_rate, double output_rate, double passband, double rejection) {
+             return std::make_shared<Resampler>(
+                 ResamplerOptions{input_rate, output_rate, passband, rejection});
+           }),
+           py::arg("input_rate"), py::arg("output_rate"), py::arg("passband"), py::arg("rejection"))
+      .def_property_readonly(
+          "ratio", [](const Resampler& r) { return std::make_pair(r.up(), r.down()); },
+          "(up, down) in lowest terms.")
+      .def_property_readonly("latency_samples", &Resampler::latency_samples,
+                             "Input samples that a result waits for.")
+      .def_property_readonly("multiplications", &Resampler::multiplications, "Per result.")
+      .def("output_length", &Resampler::output_length, py::arg("n"), "Samples that n samples give.")
+      .def("compute", &compute, py::arg("samples"), py::arg("mix"),
+           "Samples (..., time), or (..., channel, time) with weights (channel,) -> (..., time), float32.");
+  py::class_<Stream>(m, "ResamplerStream", "Live resampler; see affekt.features.")
+      .def(py::init([](const std::shared_ptr<Resampler>& plan, const Weights& mix, bool flat_in,
+                       bool flat_out) { return std::make_unique<Stream>(plan, mix, flat_in, flat_out); }),
+           py::arg("plan"), py::arg("mix"), py::arg("flat_in"), py::arg("flat_out"))
+      .def("push", &Stream::push, py::arg("samples"), "Samples -> the results that they finish.")
+      .def("finish", &Stream::finish, "The results that are left.")
+      .def("reset", &Stream::reset, py::call_guard<py::gil_scoped_release>(),
+           "Back to the state after construction.")
+      .def_property_readonly("samples", &Stream::samples, "Samples taken of each channel.");
+}
+
+}  // namespace affekt::bindings

@@ -1,0 +1,38 @@
+// Inner loops of the resampler.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "dispatch.hpp"
+
+namespace affekt {
+
+/// Result m is the product of row `fraction rows / phases` with the samples from `index` on; then fraction
+/// grows by `step`, and index by 1 for every `phases` in it. With fewer rows than phases the table has one
+/// row more, and two neighbours are interpolated.
+struct PhaseTable {
+  const float* coefficients;
+  std::size_t rows, taps;  // taps: a multiple of kTapsMultiple
+  std::uint64_t phases, step;
+};
+inline constexpr std::size_t kTapsMultiple = 16;
+
+struct ResamplerKernels {
+  /// Results while their samples are among the first `filled`, at most `most`; returns how many.
+  std::size_t (*phases)(const PhaseTable& table, const float* x, std::size_t filled, std::uint64_t& index,
+                        std::uint64_t& fraction, float* y, std::size_t most) noexcept;
+  /// y[i] = even[i] / 2 + sum_k taps[k] (odd[i + pairs - 1 - k] + odd[i + pairs + k]).
+  void (*halve)(const float* taps, std::size_t pairs, const float* even, const float* odd, std::size_t n,
+                float* y) noexcept;
+  /// y[i] = sum_c weights[c] x[used[c]][begin + i]
+  void (*mix_floats)(const float* const* x, const std::uint32_t* used, const float* weights,
+                     std::size_t channels, std::size_t begin, std::size_t n, float* y) noexcept;
+  void (*mix_pcm)(const std::int16_t* const* x, const std::uint32_t* used, const float* weights,
+                  std::size_t channels, std::size_t begin, std::size_t n, float* y) noexcept;
+  /// x[0], x[2] ... to even, x[1], x[3] ... to odd.
+  void (*deal)(const float* x, std::size_t n, float* even, float* odd) noexcept;
+};
+AFFEKT_KERNELS(ResamplerKernels, resampler)
+
+}  // namespace affekt

@@ -1,0 +1,299 @@
+#include "affekt/resampler.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <numbers>
+#include <numeric>
+#include <sstream>
+#include <string>
+#include <utility>
+
+#include "kernels/resampler.hpp"
+#include "kernels/scan.hpp"
+#include "parallel.hpp"
+
+namespace affekt {
+namespace {
+
+constexpr std::size_t kBlock = 1024;         // input samples at a time
+constexpr std::uint64_t kMostRows = 1024;    // phases with a row each
+constexpr double kMargin = 15;               // dB of the halvings, so that their errors hardly add
+constexpr std::size_t kInterpolated = 2048;  // rows otherwise: linear interpolation stays below -130 dB
+
+void check(const char* name, double value, double low, double high) {
+  if (value >= low && value <= high) return;
+  std::ostringstream what;
+  what << name << ": expected " << low << " to " << high << ", got " << value;
+  throw InvalidArgument(what.str());
+}
+
+/// The fraction with terms up to 2^31 that is nearest to `value`, by its continued fraction.
+std::pair<std::uint64_t, std::uint64_t> fraction_of(double value) {
+  std::uint64_t p0 = 0, q0 = 1, p1 = 1, q1 = 0;
+  double rest = value;
+  for (int i = 0; i < 64; ++i) {
+    const double whole = std::floor(rest);
+    if (whole > 2147483648.0) break;
+    const auto a = static_cast<std::uint64_t>(whole);
+    const std::uint64_t p = a * p1 + p0, q = a * q1 + q0;
+    if (p > (1ull << 31) || q > (1ull << 31)) break;
+    p0 = p1, q0 = q1, p1 = p, q1 = q;
+    if (std::abs(static_cast<double>(p) / static_cast<double>(q) - value) <= value * 2.3e-16) break;
+    rest = 1 / (rest - whole);
+  }
+  return {p1, q1};
+}
+
+/// Modified Bessel function of order 0.
+double bessel(double x) {
+  double term = 1, sum = 1;
+  for (int k = 1; term > 1e-17 * sum; ++k) {
+    term *= (x / (2 * k)) * (x / (2 * k));
+    sum += term;
+  }
+  return sum;
+}
+
+/// Kaiser's window and his rules for its shape and length.
+struct Kaiser {
+  double beta, scale;
+  explicit Kaiser(double rejection)
+      : beta(rejection > 50 ? 0.1102 * (rejection - 8.7)
+                            : 0.5842 * std::pow(rejection - 21, 0.4) + 0.07886 * (rejection - 21)),
+        scale(1 / bessel(beta)) {}
+  double operator()(double x) const {  // x in [-1, 1]
+    return std::abs(x) >= 1 ? 0.0 : bessel(beta * std::sqrt(1 - x * x)) * scale;
+  }
+  /// Taps for a transition of `width`, in parts of the sample rate.
+  static double taps(double rejection, double width) {
+    return (rejection - 7.95) / (2.285 * 2 * std::numbers::pi * width) + 1;
+  }
+};
+
+double sinc(double x) { return x == 0 ? 1.0 : std::sin(std::numbers::pi * x) / (std::numbers::pi * x); }
+
+AlignedVector<float> halving_taps(const Kaiser& window, double rejection, double width) {
+  const auto pairs = static_cast<std::size_t>(std::ceil((Kaiser::taps(rejection, width) + 1) / 4));
+  std::vector<double> taps(pairs);
+  for (std::size_t k = 0; k < pairs; ++k) {
+    const auto at = static_cast<double>(2 * k + 1);
+    taps[k] = 0.5 * sinc(at / 2) * window(at / static_cast<double>(2 * pairs));
+  }
+  const double sum = std::accumulate(taps.begin(), taps.end(), 0.0);
+  AlignedVector<float> out(pairs);
+  for (std::size_t k = 0; k < pairs; ++k) out[k] = static_cast<float>(taps[k] * 0.25 / sum);  // 1 at 0 Hz
+  return out;
+}
+
+}  // namespace
+
+Resampler::Resampler(const ResamplerOptions& options) : options_(options) {
+  check("input_rate", options.input_rate, 1e-3, 1e9);
+  check("output_rate", options.output_rate, options.input_rate / 256, options.input_rate * 256);
+  check("passband", options.passband, 0.5, 0.98);
+  check("rejection", options.rejection, 40, 140);
+  std::tie(up_, down_) = fraction_of(options.output_rate / options.input_rate);
+
+  // Half the rate as long as the transition, from the output's band to what would alias into it, is wide.
+  const Kaiser window(options.rejection), finer(options.rejection + kMargin);
+  double rate = options.input_rate;
+  const double wanted = options.output_rate;
+  phases_ = up_, step_ = down_;
+  while (rate >= 2.5 * wanted) {
+    halvings_.push_back(halving_taps(finer, options.rejection + kMargin, (rate / 2 - wanted) / rate));
+    rate /= 2;
+    phases_ *= 2;
+  }
+  const std::uint64_t common = std::gcd(phases_, step_);
+  phases_ /= common, step_ /= common;
+
+  const double nyquist = std::min(rate, wanted) / 2;
+  const double width = (1 - options.passband) * nyquist / rate;
+  const double cutoff = (1 + options.passband) * nyquist / rate;  // in parts of half the rate
+  const auto least = static_cast<std::size_t>(std::ceil(Kaiser::taps(options.rejection, width)));
+  taps_ = (least + kTapsMultiple - 1) / kTapsMultiple * kTapsMultiple;
+  const bool exact = phases_ <= kMostRows;
+  rows_ = exact ? static_cast<std::size_t>(phases_) : kInterpolated;
+  table_.resize((rows_ + (exact ? 0 : 1)) * taps_);
+  const double half = static_cast<double>(taps_) / 2;
+  std::vector<double> row(taps_);
+  for (std::size_t r = 0; r * taps_ < table_.size(); ++r) {
+    const double phase = static_cast<double>(r) / static_cast<double>(rows_);
+    for (std::size_t k = 0; k < taps_; ++k) {
+      const double t = half - 1 - static_cast<double>(k) + phase;
+      row[k] = cutoff * sinc(cutoff * t) * window(t / half);
+    }
+    const double sum = std::accumulate(row.begin(), row.end(), 0.0);
+    for (std::size_t k = 0; k < taps_; ++k) table_[r * taps_ + k] = static_cast<float>(row[k] / sum);
+  }
+}
+
+std::size_t Resampler::output_length(std::size_t n) const noexcept {
+  return n / down_ * up_ + (n % down_ * up_ + down_ - 1) / down_;
+}
+
+std::size_t Resampler::latency_samples() const noexcept {
+  std::size_t samples = taps_ / 2;
+  for (std::size_t h = halvings_.size(); h-- > 0;) samples = 2 * (samples + halvings_[h].size());
+  return samples;
+}
+
+double Resampler::multiplications() const noexcept {
+  double count = static_cast<double>(taps_) * (rows_ == phases_ ? 1 : 2);
+  double rate = static_cast<double>(step_) / static_cast<double>(phases_);
+  for (std::size_t h = halvings_.size(); h-- > 0; rate *= 2)
+    count += rate * static_cast<double>(halvings_[h].size() + 1);
+  return count;
+}
+
+std::size_t Resampler::first_unusable(const float* x, std::size_t n) noexcept {
+  return scan().floats(x, n, 1e30f);
+}
+
+template <class S>
+void Resampler::compute_signals(const S* const* x, std::size_t signals, std::size_t n,
+                                const std::vector<float>& mix, float* const* y) const {
+  // The plan outlives the call, so its streams need not own it.
+  const std::shared_ptr<const Resampler> plan(std::shared_ptr<const Resampler>(), this);
+  if (signals == 0) return;
+  { const ResamplerStream checked(plan, mix); }
+  std::atomic<bool> no_memory{false};
+  parallel_for(signals, 1, [&](std::size_t begin, std::size_t end) noexcept {
+    try {
+      ResamplerStream stream(plan, mix);
+      for (std::size_t s = begin; s < end; ++s) {
+        const std::size_t given = stream.push(x + s * mix.size(), n, y[s]);
+        stream.finish(y[s] + given);
+        stream.reset();
+      }
+    } catch (const std::bad_alloc&) {
+      no_memory = true;
+    }
+  });
+  if (no_memory) throw std::bad_alloc();
+}
+
+void Resampler::compute(const float* const* x, std::size_t signals, std::size_t n,
+                        const std::vector<float>& mix, float* const* y) const {
+  compute_signals(x, signals, n, mix, y);
+}
+void Resampler::compute(const std::int16_t* const* x, std::size_t signals, std::size_t n,
+                        const std::vector<float>& mix, float* const* y) const {
+  compute_signals(x, signals, n, mix, y);
+}
+
+ResamplerStream::ResamplerStream(std::shared_ptr<const Resampler> plan, const std::vector<float>& mix)
+    : plan_(std::move(plan)), channels_(mix.size()), block_(kBlock) {
+  if (plan_.get() == nullptr) throw InvalidArgument("plan: expected one, got none");
+  if (mix.empty() || mix.size() > 1024)
+    throw InvalidArgument("mix: expected 1 to 1024 weights, got " + std::to_string(mix.size()));
+  for (std::size_t c = 0; c < mix.size(); ++c) {
+    if (!(std::abs(mix[c]) <= 1e6f)) {
+      throw InvalidArgument("mix: expected finite weights of at most 1e6, got " + std::to_string(mix[c]) +
+                            " at index " + std::to_string(c));
+    }
+    if (mix[c] != 0) used_.push_back(static_cast<std::uint32_t>(c)), weights_.push_back(mix[c]);
+  }
+  if (used_.empty()) used_ = {0}, weights_ = {0};
+  std::size_t most = kBlock;
+  for (const auto& taps : plan_->halvings_) {
+    const std::size_t pairs = taps.size();
+    most = most / 2 + 1;
+    Halving h;
+    h.even.resize(most + pairs + 2);
+    h.odd.resize(most + 2 * pairs + 2);
+    h.result.resize(most);
+    halvings_.push_back(std::move(h));
+  }
+  held_.resize(most + 2 * plan_->taps_);
+  reset();
+}
+
+void ResamplerStream::reset() noexcept {
+  // Silence before the start, so that the first result lies at the first sample.
+  for (std::size_t h = 0; h < halvings_.size(); ++h) {
+    halvings_[h].evens = 0;
+    halvings_[h].odds = plan_->halvings_[h].size();
+    halvings_[h].odd_next = false;
+    std::fill(halvings_[h].odd.begin(), halvings_[h].odd.end(), 0.0f);
+  }
+  filled_ = plan_->taps_ / 2 - 1;
+  std::fill(held_.begin(), held_.end(), 0.0f);
+  index_ = fraction_ = samples_ = given_ = 0;
+}
+
+/// The `n` samples of block_ through every stage.
+std::size_t ResamplerStream::run(std::size_t n, float* y, std::size_t most) noexcept {
+  const ResamplerKernels& kernels = resampler();
+  const float* x = block_.data();
+  for (std::size_t s = 0; s < halvings_.size(); ++s) {
+    Halving& h = halvings_[s];
+    const AlignedVector<float>& taps = plan_->halvings_[s];
+    const std::size_t pairs = taps.size();
+    if (n > 0 && h.odd_next) {
+      h.odd[h.odds++] = *x++;
+      --n;
+      h.odd_next = false;
+    }
+    kernels.deal(x, n, h.even.data() + h.evens, h.odd.data() + h.odds);
+    h.evens += (n + 1) / 2;
+    h.odds += n / 2;
+    if (n > 0) h.odd_next = n % 2 == 1;
+    const std::size_t ready = h.odds < 2 * pairs ? 0 : std::min(h.evens, h.odds - 2 * pairs + 1);
+    kernels.halve(taps.data(), pairs, h.even.data(), h.odd.data(), ready, h.result.data());
+    h.evens -= ready;
+    h.odds -= ready;
+    std::memmove(h.even.data(), h.even.data() + ready, h.evens * sizeof(float));
+    std::memmove(h.odd.data(), h.odd.data() + ready, h.odds * sizeof(float));
+    x = h.result.data();
+    n = ready;
+  }
+  std::memcpy(held_.data() + filled_, x, n * sizeof(float));
+  filled_ += n;
+  const PhaseTable table{plan_->table_.data(), plan_->rows_, plan_->taps_, plan_->phases_, plan_->step_};
+  const std::size_t made = kernels.phases(table, held_.data(), filled_, index_, fraction_, y, most);
+  const std::size_t done = std::min<std::size_t>(index_, filled_);
+  filled_ -= done;
+  index_ -= done;
+  std::memmove(held_.data(), held_.data() + done, filled_ * sizeof(float));
+  given_ += made;
+  return made;
+}
+
+template <class S>
+std::size_t ResamplerStream::push_mixed(const S* const* x, std::size_t n, float* y) noexcept {
+  const ResamplerKernels& kernels = resampler();
+  std::size_t made = 0;
+  for (std::size_t t = 0; t < n; t += kBlock) {
+    const std::size_t m = std::min(kBlock, n - t);
+    if constexpr (std::is_same_v<S, float>) {
+      kernels.mix_floats(x, used_.data(), weights_.data(), used_.size(), t, m, block_.data());
+    } else {
+      kernels.mix_pcm(x, used_.data(), weights_.data(), used_.size(), t, m, block_.data());
+    }
+    samples_ += m;
+    made += run(m, y + made, most(0));
+  }
+  return made;
+}
+
+std::size_t ResamplerStream::push(const float* const* x, std::size_t n, float* y) noexcept {
+  return push_mixed(x, n, y);
+}
+std::size_t ResamplerStream::push(const std::int16_t* const* x, std::size_t n, float* y) noexcept {
+  return push_mixed(x, n, y);
+}
+
+std::size_t ResamplerStream::finish(float* y) noexcept {
+  std::size_t made = 0;
+  while (most(0) > 0) {
+    std::fill(block_.begin(), block_.end(), 0.0f);
+    made += run(kBlock, y + made, most(0));
+  }
+  return made;
+}
+
+}  // namespace affekt
