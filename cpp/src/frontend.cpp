@@ -395,6 +395,7 @@ void FrontEnd::Impl::run(const Signals<S, O>& signals) const {
 /// Columns [0, c) of every row -> first and second differences in columns [c, 2c) and [2c, 3c).
 template <class O>
 void FrontEnd::Impl::append_deltas(O* out, std::size_t rows) const {
+  if (rows == 0) return;  // then `out` may be null
   const std::size_t c = columns, pitch = c * static_cast<std::size_t>(1 + o.deltas);
   const bool interp = o.delta_mode == DeltaMode::interp;
   const auto half = static_cast<std::size_t>(o.delta_width / 2);

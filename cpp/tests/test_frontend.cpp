@@ -210,6 +210,9 @@ void bad_options_and_samples_are_named() {
   CHECK_EQ(affekt::first_non_finite(x.data(), x.size()), std::size_t{1000});
   CHECK_EQ(plan->first_unusable(x.data(), x.size()), std::size_t{700});
   plan->compute(x.data(), 0, out.data());  // nothing in, nothing out
+  FrontEndOptions sloped;
+  sloped.deltas = 2;
+  FrontEnd(sloped).compute(x.data(), 0, static_cast<float*>(nullptr));
 
   FrontEndOptions o;
   o.center = true;
