@@ -148,6 +148,48 @@ def info_nce() -> dict[str, Make]:
     return {name: growth(name) for name in ("affekt", "eager torch")}
 
 
+def eeg_contenders(channels: Callable[[int], int], seconds: Callable[[int], int]) -> dict[str, Make]:
+    def signals(size: int) -> np.ndarray:
+        shape = (channels(size), seconds(size) * 256)
+        return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+    def welch(size: int):
+        from affekt.features import welch
+
+        x = signals(size)
+        return lambda: welch(x, 256, n_per_seg=512)
+
+    def bands(size: int):
+        from affekt.features import BandPower
+
+        x, plan = signals(size), BandPower(sample_rate=256)
+        return lambda: plan(x)
+
+    def scipy(size: int):
+        x, library = signals(size), importlib.import_module("scipy.signal")
+        return lambda: library.welch(x, 256, "hann", 512, 256)
+
+    def mne(size: int):
+        x, library = signals(size), importlib.import_module("mne.time_frequency")
+        options = {"n_fft": 512, "n_overlap": 256, "window": "hann", "verbose": "error"}
+        return lambda: library.psd_array_welch(x, 256, **options)
+
+    return {"affekt welch": welch, "affekt band power": bands, "SciPy welch": scipy, "MNE welch": mne}
+
+
+@case(
+    "eeg-time", "EEG spectra, 32 channels at 256 Hz", "seconds", (10, 60, 300, 1800, 7200),
+    **{"SciPy welch": 1800, "MNE welch": 1800},
+)  # fmt: skip
+def eeg_time() -> dict[str, Make]:
+    return eeg_contenders(lambda _: 32, lambda seconds: seconds)
+
+
+@case("eeg-channels", "EEG spectra, 60 s at 256 Hz", "channels", (1, 4, 16, 64, 256))
+def eeg_channels() -> dict[str, Make]:
+    return eeg_contenders(lambda channels: channels, lambda _: 60)
+
+
 # ---- one point, in a process of its own --------------------------------------------------------------------
 def memory(field: str) -> int | None:
     """Return a field of /proc/self/status in bytes: VmRSS or VmHWM; None where there is none."""

@@ -628,11 +628,14 @@ class Windows {
         work_(spectra_.work_bytes()),
         ring_(slots_ * sharing_.n_new * channels * width_),
         whole_(slots_ * sharing_.n_new * channels),
+        all_(slots_ * sharing_.n_new),
         sums_(std::max(channels * width_, padded_bins(plan.bins))),
         values_(plan.n_values),
         x_(block * sharing_.n_new * channels),
         out_(x_.size()),
         rows_(sharing_.segments),
+        usable_(sharing_.segments),
+        flags_(sharing_.segments),
         log_(LogScale<T>::of(plan.o.log == LogMode::ln   ? 1.0
                              : plan.o.log == LogMode::db ? 10.0 / std::numbers::ln10
                                                          : 1.0 / std::numbers::ln10)) {
@@ -655,15 +658,18 @@ class Windows {
       if (end > 0 && !scanners_[c].advance(x[c], origin, static_cast<std::uint64_t>(end), spectra_.limit()))
         return c;
       const bool all_whole = scanners_[c].nan_end <= begin;
-      for (std::int64_t v = v0; v < v1; ++v) {
+      std::size_t in = slot(v0);
+      for (std::int64_t v = v0; v < v1; ++v, in = in + 1 == slots_ ? 0 : in + 1) {
         for (std::size_t k = 0; k < sharing_.n_new; ++k) {
           const std::int64_t start = sharing_.start(v, k);
           if (start < 0) continue;
           const T* at = x[c] + (static_cast<std::uint64_t>(start) - origin);
-          T* row = values(v, k) + c * width_;
+          const std::size_t to = place(in, k);
+          T* row = ring_.data() + (to * channels_ + c) * width_;
           const bool whole =
               all_whole || first_odd(at, sharing_.samples, spectra_.limit()) == sharing_.samples;
-          this->whole(v, k)[c] = whole;
+          whole_[to * channels_ + c] = whole;
+          all_[to] = (c == 0 || all_[to] != 0) && whole;
           if (!whole || plan_.median) std::fill(row, row + width_, T(0));
           if (!whole) continue;
           x_[n] = at;
@@ -684,36 +690,32 @@ class Windows {
   std::size_t slot(std::int64_t v) const noexcept {
     return static_cast<std::size_t>(v - sharing_.first_window()) % slots_;
   }
-  T* values(std::int64_t v, std::size_t k) noexcept {
-    return ring_.data() + (slot(v) * sharing_.n_new + k) * channels_ * width_;
-  }
-  std::uint8_t* whole(std::int64_t v, std::size_t k) noexcept {
-    return whole_.data() + (slot(v) * sharing_.n_new + k) * channels_;
-  }
-  T* values(std::int64_t f, const Sharing::Source& s) noexcept {
-    return values(f - static_cast<std::int64_t>(s.back), s.k);
-  }
-  const std::uint8_t* whole(std::int64_t f, const Sharing::Source& s) noexcept {
-    return whole(f - static_cast<std::int64_t>(s.back), s.k);
-  }
+  /// Place of new segment k of the window in a slot.
+  std::size_t place(std::size_t slot, std::size_t k) const noexcept { return slot * sharing_.n_new + k; }
 
   void emit(std::int64_t f, T* power, bool* valid) noexcept {
     const RowKernels<T>& kernels = row_kernels<T>();
-    const std::size_t n_bands = plan_.o.bands.size();
-    if (!plan_.median) {
-      for (std::size_t j = 0; j < sharing_.segments; ++j) rows_[j] = values(f, sharing_.sources[j]);
-      kernels.sum(rows_.data(), rows_.size(), channels_ * width_, sums_.data());
+    const std::size_t n_bands = plan_.o.bands.size(), here = slot(f);
+    bool all_whole = true;
+    for (std::size_t j = 0; j < sharing_.segments; ++j) {
+      const Sharing::Source& s = sharing_.sources[j];
+      const std::size_t at = place(here >= s.back ? here - s.back : here + slots_ - s.back, s.k);
+      rows_[j] = ring_.data() + at * channels_ * width_;
+      flags_[j] = whole_.data() + at * channels_;
+      all_whole = all_whole && all_[at] != 0;
     }
+    if (!plan_.median) kernels.sum(rows_.data(), rows_.size(), channels_ * width_, sums_.data());
     for (std::size_t c = 0; c < channels_; ++c) {
-      std::size_t count = 0;
-      for (const Sharing::Source& s : sharing_.sources) {
-        if (whole(f, s)[c] == 0) continue;
-        if (plan_.median) rows_[count] = values(f, s) + c * width_;
-        ++count;
+      std::size_t count = sharing_.segments;
+      if (plan_.median || !all_whole) {
+        count = 0;
+        for (std::size_t j = 0; j < sharing_.segments; ++j) {
+          if (flags_[j][c] != 0) usable_[count++] = rows_[j] + c * width_;
+        }
       }
       const T* from = sums_.data() + c * width_;
       if (plan_.median && count > 0) {
-        kernels.median(rows_.data(), count, width_, static_cast<T>(1.0 / plan_.bias[count]), sums_.data(),
+        kernels.median(usable_.data(), count, width_, static_cast<T>(1.0 / plan_.bias[count]), sums_.data(),
                        sorting_.data());
         kernels.integrate(plan_.bands(T()), plan_.n_values, sums_.data(), values_.data());
         from = values_.data();
@@ -738,10 +740,12 @@ class Windows {
   AlignedVector<std::byte> work_;
   AlignedVector<T> ring_;            // (slot, new segment, channel, width)
   std::vector<std::uint8_t> whole_;  // (slot, new segment, channel): no sample is missing
+  std::vector<std::uint8_t> all_;    // (slot, new segment): in no channel
   AlignedVector<T> sums_, values_, sorting_;
   std::vector<const T*> x_;
   std::vector<T*> out_;
-  std::vector<const T*> rows_;
+  std::vector<const T*> rows_, usable_;  // of the segments of a window
+  std::vector<const std::uint8_t*> flags_;
   LogScale<T> log_;
 };
 
