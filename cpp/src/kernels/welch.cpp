@@ -26,12 +26,10 @@ template <class V, class T>
 AFFEKT_INLINE void load_run(const T* const* x, std::size_t i, V* rows) noexcept {
   using C = Element<V>;
   if constexpr (std::is_same_v<T, C>) {
-    constexpr int block = kBlock<C>;
-    for (std::size_t part = 0; part < kRun; part += block) {
-      for (int r = 0; r < block; ++r)
-        rows[part + static_cast<std::size_t>(r)] =
-            load_blocks<V>([&](int g) noexcept { return x[g * block + r] + i + part; });
-      transpose_blocks(rows + part);
+    constexpr std::size_t lanes = sizeof(V) / sizeof(C);
+    for (std::size_t part = 0; part < kRun; part += lanes) {
+      for (std::size_t l = 0; l < lanes; ++l) rows[part + l] = load<V>(x[l] + i + part);
+      transpose(rows + part);
     }
   } else {
     for (std::size_t s = 0; s < kRun; ++s) {
