@@ -95,6 +95,7 @@ def bench_mne_welch(contender, peer, seconds, dtype):
 
 @pytest.mark.parametrize("seconds", SECONDS)
 def bench_brainflow_welch(contender, peer, seconds):
+    peer("pkg_resources")  # BrainFlow asks for it at its first call
     flow = peer("brainflow.data_filter")
     x = eeg(seconds, "float64")
     window = flow.WindowOperations.HANNING.value
@@ -217,6 +218,7 @@ def bench_scipy_hop(contender, peer):
 
 
 def bench_brainflow_hop(contender, peer):
+    peer("pkg_resources")  # BrainFlow asks for it at its first call
     flow = peer("brainflow.data_filter")
     window = eeg(10, "float64")[:, 64:576].copy()
     hop = window[:, -64:].copy()
