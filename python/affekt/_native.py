@@ -12,6 +12,7 @@ import numpy as np
 
 from affekt import _core
 from affekt._profile import Profile
+from affekt.detectors import Detector, Listener, as_detector
 from affekt.errors import AffektError, InputError
 
 __all__ = [
@@ -132,8 +133,9 @@ class Estimates(tuple[np.ndarray, np.ndarray]):
     ----------
     times : (T,) float64, seconds from the first sample to the last sample that each estimate used.
     values : (T, columns) float32.
-    valid : (T,) bool; False where the model says that there was nothing to judge (no speech). The values are
-        then what the graph gives all the same. True throughout for a model that does not say.
+    valid : (T,) bool; False where the model, or the detector in its place, says that there was nothing to
+        judge (no speech). The values are then what the graph gives all the same. True throughout for a model
+        that does not say.
     profile : what the model knows of the speaker at the end, from `Model.run` of a model that adapts; else
         None.
     """
@@ -240,12 +242,14 @@ class Model:
             return self.native.tensors_from_bytes(self._content)
         return self.native.tensors(os.fsencode(self._file))
 
-    def full_pass(self, profile: Profile | None = None, adapt: bool = True) -> FullPass:
+    def full_pass(
+        self, profile: Profile | None = None, adapt: bool = True, detector: Detector | str | None = None
+    ) -> FullPass:
         """A pass over one recording that arrives in pieces, in memory that does not grow with its length.
 
-        `profile`, `adapt` : as for `run`.
+        `profile`, `adapt`, `detector` : as for `run`.
         """
-        return FullPass(self, profile, adapt)
+        return FullPass(self, profile, adapt, detector)
 
     def run(
         self,
@@ -256,6 +260,7 @@ class Model:
         *,
         profile: Profile | None = None,
         adapt: bool = True,
+        detector: Detector | str | None = None,
     ) -> Estimates:
         """Estimates over one recording.
 
@@ -269,6 +274,9 @@ class Model:
             of the training data.
         adapt : whether to learn from this recording while it runs. False uses the profile as it is; a model
             that does not adapt takes either.
+        detector : what decides which estimates are valid: None for the model's own voice activity, a name
+            of `affekt.detectors.list_detectors`, or an `affekt.detectors.Detector`, which says what else it
+            does and does not do.
 
         Returns
         -------
@@ -278,7 +286,9 @@ class Model:
         Raises
         ------
         InputError : wrong shape, type or rate; a sample that is not finite or beyond +-1e6; unknown mode; a
-            profile of another model.
+            profile of another model; an unknown detector or one for another rate; a detector for a model
+            whose card does not say how much speech an estimate needs.
+        MissingExtraError : the detector's package is not installed.
         AffektError : the model produced a value that is not finite.
         """
         signal = as_signal(samples)
@@ -290,21 +300,27 @@ class Model:
         if mode == "full":
             if chunk is not None:
                 raise InputError("chunk: belongs to mode='stream'; full mode chooses its own blocks")
-            single = self.full_pass(profile, adapt)
+            single = self.full_pass(profile, adapt, detector)
             parts = [single.feed(signal), single.finish()]
             return Estimates.joined(parts, single.profile() if self.adapts else None)
         if mode == "stream":
-            return self._stream(signal, chunk, profile, adapt)
+            return self._stream(signal, chunk, profile, adapt, detector)
         raise InputError(f"mode: expected 'full' or 'stream', got {mode!r}")
 
     def _stream(
-        self, signal: np.ndarray, chunk: int | None, profile: Profile | None, adapt: bool
+        self,
+        signal: np.ndarray,
+        chunk: int | None,
+        profile: Profile | None,
+        adapt: bool,
+        detector: Detector | str | None,
     ) -> Estimates:
         step = max(1, round(0.02 * self.sample_rate)) if chunk is None else chunk
         if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 1:
             raise InputError(f"chunk: expected a number of samples >= 1, got {chunk!r}")
         engine = _core.Engine(self.native, adapting=as_switch(adapt))
         start_from(engine, self, profile)
+        listener = listening(self, detector)
         modality = self.inputs[0]["name"]
         times: list[float] = []
         rows: list[np.ndarray] = []
@@ -314,14 +330,17 @@ class Model:
             while (estimate := engine.poll()) is not None:
                 times.append(estimate[0])
                 rows.append(estimate[2])
-                valid.append(estimate[3])
                 if not (estimate[3] or np.isfinite(estimate[2]).all()):
                     raise _not_finite(estimate[0])
+                valid.append(estimate[3] if listener is None else listener.valid(estimate[1], estimate[3]))
 
         for start in range(0, len(signal), int(step)):
             piece = signal[start : start + int(step)]
             while len(piece):
-                piece = piece[engine.push(modality, piece) :]
+                taken = engine.push(modality, piece)
+                if listener is not None:
+                    listener.hear(piece[:taken])
+                piece = piece[taken:]
                 drain()
         engine.finish()
         drain()
@@ -354,14 +373,25 @@ class FullPass:
     >>> times, values = single.finish()                         # doctest: +SKIP
     """
 
-    def __init__(self, model: Model, profile: Profile | None = None, adapt: bool = True) -> None:
+    def __init__(
+        self,
+        model: Model,
+        profile: Profile | None = None,
+        adapt: bool = True,
+        detector: Detector | str | None = None,
+    ) -> None:
         self.model = model
         self._native = _core.FullPass(model.native, as_switch(adapt))
         start_from(self._native, model, profile)
+        self._listener = listening(model, detector)
 
     def feed(self, samples: Any) -> Estimates:
         """Run further samples, see `Model.run`; the estimates that became due."""
-        return self._checked(self._native.feed(as_signal(samples)))
+        signal = as_signal(samples)
+        result = self._native.feed(signal)  # checks the samples, too
+        if self._listener is not None:
+            self._listener.hear(signal)
+        return self._checked(result)
 
     def finish(self) -> Estimates:
         """End the recording: the estimate over what came since the last regular one, if anything did."""
@@ -370,17 +400,22 @@ class FullPass:
     def reset(self) -> None:
         """Start another recording, from the same profile."""
         self._native.reset()
+        if self._listener is not None:
+            self._listener.reset()
 
     def profile(self) -> Profile:
         """What the model knows of the speaker by now. Raises `InputError` for a model that does not adapt."""
         return profile_of(self._native, self.model)
 
-    @staticmethod
-    def _checked(result: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Estimates:
+    def _checked(self, result: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Estimates:
         times, values, valid = result
         finite = np.isfinite(values).all(axis=1)
         if not finite.all():
             raise _not_finite(times[int(np.argmin(finite))])
+        if self._listener is not None:
+            last = np.rint(times * self.model.sample_rate).astype(np.int64)
+            pairs = zip(last.tolist(), valid.tolist(), strict=True)
+            valid = np.array([self._listener.valid(*pair) for pair in pairs], dtype=bool)
         return Estimates(times, values, valid)
 
 
@@ -408,6 +443,30 @@ def start_from(run: _core.Engine | _core.FullPass, model: Model, profile: Profil
             f"{model.name!r} ({model.hash[:12]}); enrol again"
         )
     run.adapt([(name, *entry) for name, entry in profile.nodes.items()])
+
+
+def listening(model: Model, detector: Detector | str | None) -> Listener | None:
+    """What decides on the estimates of `model` by that detector; None where there is none."""
+    if detector is None:
+        return None
+    found = as_detector(detector, model.sample_rate)
+    validity = model.card.get("validity", {})
+    nodes = {node["name"]: node for node in model.card["nodes"]}
+    node = nodes.get(validity.get("node"), {"type": None})
+    options = node.get("options", {})
+    hop = model.timing["hop_s"] * model.sample_rate
+    pools = [node for node in nodes.values() if node["type"] == "pool"]
+    masked = any(len(pool["inputs"]) > 1 for pool in pools if pool["options"]["kind"] != "count")
+    if node["type"] == "activity":
+        return Listener(found, hop, validity["least"] * hop, masked)
+    rows = options.get("window")
+    if node["type"] != "pool" or options["kind"] != "count" or not rows or options.get("half_life"):
+        raise InputError(
+            f"detector: the model {model.name!r} does not say how much speech an estimate needs (its card "
+            "has no 'validity' by an activity or by the count of one over a window)"
+        )
+    row = hop / options["hop"]
+    return Listener(found, rows * row, validity["least"] * row, masked)
 
 
 def profile_of(run: _core.Engine | _core.FullPass, model: Model) -> Profile:

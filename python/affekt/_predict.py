@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from affekt._profile import Profile, Statistics
     from affekt.data import Manifest
     from affekt.data.audio import AudioStream
+    from affekt.detectors import Detector
     from affekt.live import Estimate
 
 __all__ = ["Evaluation", "Recording", "enrol", "evaluate", "open_model", "predict", "recording"]
@@ -51,6 +52,7 @@ def predict(
     mono: Literal["mean"] | int = "mean",
     profile: Profile | None = None,
     adapt: bool = True,
+    detector: Detector | str | None = None,
     on_error: OnError = "raise",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> pandas.DataFrame:
@@ -81,6 +83,9 @@ def predict(
         starts from it; None starts from the average speaker of the training data.
     adapt : whether to go on learning how the speaker sounds within each recording. False uses the profile as
         it is. A model that does not adapt takes either.
+    detector : what decides which estimates are valid: None for the model's own voice activity, a name of
+        `affekt.detectors.list_detectors` (``"silero"`` tells speech from steady noise), or an
+        `affekt.detectors.Detector`, which says what else it does and does not do.
     on_error : ``"raise"`` at the first recording that cannot be used, or ``"skip"`` it: then
         ``table.attrs["failures"]`` lists ``{"file", "reason"}`` for each.
     progress : called with (files done, files in all, file) before each file and once at the end.
@@ -92,8 +97,8 @@ def predict(
         has): the estimate rests on the audio of `file` between `start` and `end` seconds and on nothing
         else. In full and stream mode `end` is the time of the last sample used, and `start` lies the model's
         context before it; what a model has learnt of speaker and background noise goes further back.
-        ``valid`` is False where the model says that it heard no speech; such values are not to be used.
-        ``attrs`` names the model, mode, failures and conversions.
+        ``valid`` is False where the model (or `detector`) says that it heard no speech; such values are
+        not to be used. ``attrs`` names the model, mode, failures and conversions.
 
     Raises
     ------
@@ -101,7 +106,9 @@ def predict(
         A recording is missing, empty, not audio, not finite, silent throughout, or too short.
     InputError
         An argument is out of range, the model takes something other than audio, or the profile belongs to
-        another model.
+        another model; or the detector cannot be used, see `affekt.Model.run`.
+    MissingExtraError
+        The detector's package is not installed.
     ModelFileError
         The model file cannot be used, or none was named and this build carries none.
 
@@ -135,6 +142,7 @@ def predict(
                 mono=mono,
                 profile=profile,
                 adapt=adapt,
+                detector=detector,
             )
         except DataError as error:
             if on_error == "raise":
@@ -322,6 +330,7 @@ def evaluate(
     hop: float | None = None,
     profile: Profile | None = None,
     adapt: bool = True,
+    detector: Detector | str | None = None,
     on_error: OnError = "raise",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
@@ -332,7 +341,7 @@ def evaluate(
     model : as for `predict`.
     manifest : a `affekt.data.Manifest`, its CSV or Parquet file, or a DataFrame: ``file``, labels (any of
         ``emotion, valence, arousal, dominance``), optionally ``start, end, session``.
-    mode, window, hop, profile, adapt : as for `predict`.
+    mode, window, hop, profile, adapt, detector : as for `predict`.
     estimate : which estimate stands for a recording: its ``"last"`` one (for a model that pools over time,
         the one over the whole recording as far as its memory reaches), or the ``"mean"`` over all.
     reduction : of CCC and PCC: over all recordings at once (``"concatenated"``), or within each session and
@@ -396,6 +405,7 @@ def evaluate(
                 until=until,
                 profile=profile,
                 adapt=adapt,
+                detector=detector,
             )
         except DataError as error:
             if on_error == "raise":
@@ -421,7 +431,7 @@ def evaluate(
         )
     silent = int((~table["valid"]).sum())
     if silent:
-        notes.append(f"in {silent} recordings the model heard no speech; they are in these figures")
+        notes.append(f"in {silent} recordings no speech was heard; they are in these figures")
     skipped = manifest.attrs.get("skipped")
     if skipped:
         notes.append(f"{len(skipped)} more were left out when the corpus was read")
@@ -506,6 +516,7 @@ def recording(
     until: float | None = None,
     profile: Profile | None = None,
     adapt: bool = True,
+    detector: Detector | str | None = None,
 ) -> Recording:
     """Estimates along one recording, or along the part from `begin` to `until` seconds; see `predict`.
 
@@ -528,11 +539,11 @@ def recording(
             warnings.filterwarnings("ignore", ".*every sample is zero", audio.AudioWarning)
             starts = None
             if mode == "full":
-                found = _full(model, signal, profile, adapt)
+                found = _full(model, signal, profile, adapt, detector)
             elif mode == "stream":
-                found = _stream(model, signal, chunk, profile, adapt)
+                found = _stream(model, signal, chunk, profile, adapt, detector)
             else:
-                starts, found = _windows(model, signal, window, hop, profile, adapt)
+                starts, found = _windows(model, signal, window, hop, profile, adapt, detector)
         conversion = _conversion(stream, mono)
     if not signal.heard:
         raise DataError(f"{fspath(path)}: every sample is zero, so there is nothing to judge")
@@ -600,10 +611,16 @@ def _collected(model: Model, found: Sequence[Estimate]) -> Estimates:
     )
 
 
-def _full(model: Model, signal: Iterable[np.ndarray], profile: Profile | None, adapt: bool) -> Estimates:
+def _full(
+    model: Model,
+    signal: Iterable[np.ndarray],
+    profile: Profile | None,
+    adapt: bool,
+    detector: Detector | str | None = None,
+) -> Estimates:
     from affekt._native import Estimates
 
-    run = model.full_pass(profile, adapt)
+    run = model.full_pass(profile, adapt, detector)
     parts = [run.feed(block) for block in signal]
     parts.append(run.finish())
     return Estimates.joined(parts, run.profile() if model.adapts else None)
@@ -615,6 +632,7 @@ def _stream(
     chunk: int | Sequence[int] | None,
     profile: Profile | None,
     adapt: bool,
+    detector: Detector | str | None,
 ) -> Estimates:
     from affekt.live import Engine
     from affekt.live.sources import Chunk, estimates
@@ -633,7 +651,7 @@ def _stream(
             position += piece.size
 
     found = []
-    for estimate in estimates(Engine(model, profile=profile, adapt=adapt), chunks()):
+    for estimate in estimates(Engine(model, profile=profile, adapt=adapt, detector=detector), chunks()):
         if not (estimate.valid or all(map(math.isfinite, estimate.values.values()))):
             raise AffektError(f"the model gave a value that is not finite at {estimate.time:.3f} s")
         found.append(estimate)
@@ -647,6 +665,7 @@ def _windows(
     hop: float | None,
     profile: Profile | None,
     adapt: bool,
+    detector: Detector | str | None,
 ) -> tuple[np.ndarray, Estimates]:
     from affekt._native import Estimates
 
@@ -673,7 +692,7 @@ def _windows(
     # last sample -> sum, windows, start of the earliest, whether any is valid
     sums: dict[int, tuple[np.ndarray, int, float, bool]] = {}
     for first, samples in _cut(signal, size, stride, step):
-        found = model.run(samples, profile=profile, adapt=adapt)
+        found = model.run(samples, profile=profile, adapt=adapt, detector=detector)
         times, values = found
         if not len(times):
             continue

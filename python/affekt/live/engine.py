@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from affekt import _core
-from affekt._native import Model, as_model, as_signal, as_switch, profile_of, start_from
+from affekt._native import Model, as_model, as_signal, as_switch, listening, profile_of, start_from
 from affekt._profile import Profile
+from affekt.detectors import Detector
 from affekt.errors import InputError
 
 __all__ = ["Engine", "Estimate"]
@@ -25,8 +27,8 @@ class Estimate:
     sample : index of that sample since the start.
     values : name -> value, all columns of the model in order (``valence``, ..., ``p_<emotion>``).
     probabilities : label -> probability over the categorical outputs; empty if there are none.
-    valid : False where the model says that there was nothing to judge (no speech in its memory), and when a
-        value is not finite; such an estimate must not be used.
+    valid : False where the model, or the engine's detector in its place, says that there was nothing to judge
+        (no speech in its memory), and when a value is not finite; such an estimate must not be used.
     """
 
     time: float
@@ -57,6 +59,9 @@ class Engine:
     profile : what is known of the speaker (`affekt.enrol`), for a model that adapts; `reset` returns to it.
         None starts from the average speaker of the training data.
     adapt : whether to go on learning how the speaker sounds; a model that does not adapt takes either.
+    detector : what decides which estimates are valid: None for the model's own voice activity, a name of
+        `affekt.detectors.list_detectors`, or an `affekt.detectors.Detector`. It runs inside `push`, in
+        Python; `push` and `poll` then wait for each other.
 
     Notes
     -----
@@ -72,7 +77,8 @@ class Engine:
     Raises
     ------
     ModelFileError : see `affekt.load`. InputError : an option is out of range, or the profile belongs to
-        another model.
+        another model, or the detector cannot be used: see `Model.run`. MissingExtraError : the detector's
+        package is not installed.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class Engine:
         reanchor_s: float = 0.1,
         profile: Profile | None = None,
         adapt: bool = True,
+        detector: Detector | str | None = None,
     ) -> None:
         self.model = as_model(model)
         try:
@@ -93,6 +100,8 @@ class Engine:
             ) from error
         self._native = _core.Engine(self.model.native, *seconds, as_switch(adapt))
         start_from(self._native, self.model, profile)
+        self._listener = listening(self.model, detector)
+        self._invalid = 0  # by the listener
         self._columns = self.model.columns
         self._modalities = {str(spec["name"]) for spec in self.model.inputs}
         self._probabilities = [
@@ -131,15 +140,29 @@ class Engine:
                 time = float(time)
             except (TypeError, ValueError) as error:
                 raise InputError(f"time: expected seconds or None, got {time!r}") from error
-        return int(self._native.push(modality, as_signal(samples), time))
+        signal = as_signal(samples)
+        if self._listener is None:
+            return int(self._native.push(modality, signal, time))
+        with self._listener.lock:  # no estimate may come out before the detector has heard its samples
+            taken = int(self._native.push(modality, signal, time))
+            self._listener.hear(signal[:taken])
+        return taken
 
     def poll(self) -> Estimate | None:
         """Compute until the next estimate is due or the queue is empty; the estimate, or None."""
-        result = self._native.poll()
+        if self._listener is None:
+            result = self._native.poll()
+        else:
+            with self._listener.lock:
+                result = self._native.poll()
         if result is None:
             return None
         time, sample, row, valid = result
         row = row.tolist()
+        if self._listener is not None:
+            with self._listener.lock:
+                valid = self._listener.valid(sample, valid) and all(map(math.isfinite, row))
+            self._invalid += not valid
         return Estimate(
             time=time,
             sample=sample,
@@ -155,6 +178,9 @@ class Engine:
     def reset(self) -> None:
         """Back to the start of a recording and to the profile; the clock and the counters too."""
         self._native.reset()
+        self._invalid = 0
+        if self._listener is not None:
+            self._listener.reset()
 
     def profile(self) -> Profile:
         """What the model knows of the speaker by now.
@@ -184,8 +210,10 @@ class Engine:
         return float(self._native.latency())
 
     def counters(self) -> dict[str, int]:
-        """Since the start: samples taken and refused, pushes rejected, moves of the clock, estimates."""
-        return dict(self._native.counters())
+        """Since the start: samples taken and refused, pushes rejected, moves of the clock, estimates, and
+        how many of these were not valid."""
+        counted = dict(self._native.counters())
+        return counted if self._listener is None else {**counted, "invalid": self._invalid}
 
     def __repr__(self) -> str:
         return f"<affekt.live.Engine over {self.model.name!r}, {self.counters()}>"
