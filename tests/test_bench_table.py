@@ -178,7 +178,9 @@ def test_contenders_of_a_group_take_turns(tmp_path):
         "--benchmark-min-rounds=1",
         str(tmp_path),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    # A worker of pytest-xdist passes on a variable that switches pytest-benchmark off.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(report.read_text())
     order = [(e["group"], e["extra_info"]["contender"], e["extra_info"]["turn"]) for e in found["benchmarks"]]

@@ -338,7 +338,7 @@ def test_from_the_command_line(tmp_path, capsys):
     info = affekt.load(out).card["info"]
     assert info["note"] == "hello = you"
     assert len(info["members"]) == 2
-    assert main(["info", str(out)]) == 0
+    assert main(["info", str(out), "--card"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "mean_affect (average)" in text
     assert f"(name small, sha256 {affekt.load(members[0]).hash}, version 1)" in text.replace(
