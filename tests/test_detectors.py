@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import affekt
 import reference_model
-from affekt import InputError, MissingExtraError
+from affekt import AffektError, InputError, MissingExtraError
 from affekt._native import Model
 from affekt.detectors import Detector, list_detectors, open_detector
 from affekt.live import Engine
@@ -107,6 +107,25 @@ def test_a_card_that_asks_the_activity_itself(frame):
     right = expected(decided, frame, np.rint(found.times * RATE), ROW, ROW / 2)
     np.testing.assert_array_equal(found.valid, right)
     assert 0.1 < right.mean() < 0.9
+
+
+def test_as_much_speech_as_asked_for_is_enough_where_seconds_round():
+    rate, row = 11025, 60
+    card, tensors = parts(rate)
+    next(n for n in card["nodes"] if n["name"] == "mel")["options"]["hop_length"] = row
+    model = build(card, tensors)
+    assert model.timing["hop_s"] * rate > 3 * row  # the hop is 3 rows; as a float it is a little more
+
+    def start() -> Callable[[np.ndarray], float]:
+        left = iter([True] * LEAST)
+        return lambda frame: next(left, False)
+
+    detector = Detector("brief", rate, row, start)
+    found = model.run(SIGNAL, detector=detector)
+    last = np.rint(found.times * rate).astype(int)
+    decided = np.arange(len(SIGNAL) // row) < LEAST
+    assert found.valid.tolist() == expected(decided, row, last, WINDOW * row, LEAST * row).tolist()
+    assert 0 < found.valid.sum() < len(last)
 
 
 @given(
@@ -226,6 +245,12 @@ def test_threshold_and_other_layouts():
         heard.clear()
         detector.decisions(given_as)
         np.testing.assert_array_equal(np.concatenate(heard), np.clip(signal, -1, 1).astype(np.float32))
+    whole = np.array([-32768, 32767, 500, 0], np.int16).repeat(7)
+    heard.clear()
+    detector.decisions(whole)
+    np.testing.assert_array_equal(np.concatenate(heard), (whole / 32768).astype("f4"))
+    with pytest.raises(InputError, match=r"samples must be floating point .* or int16; got dtype int32"):
+        detector.decisions(whole.astype(np.int32))
     with pytest.raises(InputError, match=r"samples must have 1 dimension.*\(2, 7\)"):
         detector.decisions(np.zeros((2, 7)))
     with pytest.raises(InputError, match=r"samples must be finite.*index 3"):
@@ -255,6 +280,39 @@ def test_steps_that_give_no_probability(given_back):
     detector = Detector("odd", RATE, 80, lambda: lambda frame: given_back)
     with pytest.raises(InputError, match="detector: 'odd' must give a probability"):
         MODEL.run(SIGNAL, detector=detector)
+
+
+def test_after_a_step_failed_nothing_is_called_valid_until_reset():
+    fails = [True]
+
+    def start() -> Callable[[np.ndarray], float]:
+        step, left = loud().start(), [20]
+
+        def failing(frame: np.ndarray) -> float:
+            left[0] -= 1
+            if not left[0] and fails:
+                raise OSError("no answer")
+            return step(frame)
+
+        return failing
+
+    detector = Detector("frail", RATE, 130, start)
+    engine, run = Engine(MODEL, detector=detector), MODEL.full_pass(detector=detector)
+    for use in (lambda part: engine.push("audio", part), run.feed):
+        with pytest.raises(OSError, match="no answer"):
+            use(SIGNAL[:6000])
+        with pytest.raises(AffektError, match="'frail' failed earlier in this recording"):
+            use(SIGNAL[6000:])
+    with pytest.raises(AffektError, match="'frail' failed earlier in this recording"):
+        engine.poll()
+    fails.clear()
+    engine.reset()
+    run.reset()
+    wanted = MODEL.run(SIGNAL, detector=loud()).valid.tolist()
+    engine.push("audio", SIGNAL)
+    engine.finish()
+    assert [e.valid for e in iter(engine.poll, None)] == wanted
+    assert np.r_[run.feed(SIGNAL).valid, run.finish().valid].tolist() == wanted
 
 
 def test_a_start_that_gives_no_step():

@@ -454,7 +454,7 @@ def listening(model: Model, detector: Detector | str | None) -> Listener | None:
     nodes = {node["name"]: node for node in model.card["nodes"]}
     node = nodes.get(validity.get("node"), {"type": None})
     options = node.get("options", {})
-    hop = model.timing["hop_s"] * model.sample_rate
+    hop = round(model.timing["hop_s"] * model.sample_rate)  # as a count: the bounds below are exact
     pools = [node for node in nodes.values() if node["type"] == "pool"]
     masked = any(len(pool["inputs"]) > 1 for pool in pools if pool["options"]["kind"] != "count")
     if node["type"] == "activity":
@@ -465,7 +465,7 @@ def listening(model: Model, detector: Detector | str | None) -> Listener | None:
             f"detector: the model {model.name!r} does not say how much speech an estimate needs (its card "
             "has no 'validity' by an activity or by the count of one over a window)"
         )
-    row = hop / options["hop"]
+    row = hop // options["hop"]
     return Listener(found, rows * row, validity["least"] * row, masked)
 
 

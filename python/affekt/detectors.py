@@ -18,7 +18,7 @@ import numpy as np
 
 from affekt import _checks
 from affekt._lazy import require
-from affekt.errors import InputError
+from affekt.errors import AffektError, InputError
 
 __all__ = ["Detector", "list_detectors", "open_detector"]
 
@@ -80,7 +80,7 @@ class Detector:
 
         Parameters
         ----------
-        samples : (time,) float in [-1, 1] at `sample_rate`.
+        samples : (time,) float in [-1, 1], or int16 as x / 32768, at `sample_rate`.
 
         Returns
         -------
@@ -88,9 +88,11 @@ class Detector:
 
         Raises
         ------
-        InputError : `samples` has another shape or is not finite, or a step gives no probability.
+        InputError : `samples` has another shape or type or is not finite, or a step gives no probability.
         """
         signal = _checks.finite(_checks.array(samples, "samples", ndim=1), "samples")
+        if signal.dtype != np.int16 and signal.dtype.kind != "f":
+            raise InputError(f"samples must be floating point in [-1, 1], or int16; got dtype {signal.dtype}")
         return np.array(_Frames(self).decide(signal), dtype=bool)
 
 
@@ -107,7 +109,9 @@ class _Frames:
         self._rest = np.empty(0, np.float32)
 
     def decide(self, samples: np.ndarray) -> list[bool]:
-        """The decisions on the frames that these samples complete."""
+        """The decisions on the frames that these samples, floats or int16 as x / 32768, complete."""
+        if samples.dtype == np.int16:
+            samples = samples * np.float32(1 / 32768)
         size = self._detector.frame
         held = np.concatenate([self._rest, np.clip(samples, -1.0, 1.0).astype(np.float32)])
         count = held.size // size
@@ -140,7 +144,8 @@ class Listener:
     both : whether the model must have heard enough by itself as well.
 
     `hear` what the model hears, before asking whether an estimate over it is `valid`. The samples that
-    estimates rest on may not decrease. Whoever has several threads holds `lock`.
+    estimates rest on may not decrease. Whoever has several threads holds `lock`. Where a step has failed, its
+    recording lacks decisions, so that nothing more is said of it: `AffektError` until `reset`.
     """
 
     def __init__(self, detector: Detector, window: float, least: float, both: bool = False) -> None:
@@ -153,23 +158,41 @@ class Listener:
     def reset(self) -> None:
         """Start another recording."""
         self._frames = _Frames(self._detector)
-        self._ends: deque[int] = deque()  # last samples of the frames with speech
+        # Last samples of the frames with speech: in the window of the latest estimate, and after it.
+        self._inside: deque[int] = deque()
+        self._ahead: deque[int] = deque()
         self._count = 0
+        self._failed = False
 
     def hear(self, samples: np.ndarray) -> None:
         """The next samples of the model's input, float32 or int16 as x / 32768."""
-        scale = 1 / 32768 if samples.dtype == np.int16 else 1.0
-        for speech in self._frames.decide(samples * np.float32(scale)):
+        self._check()
+        try:
+            decided = self._frames.decide(samples)
+        except BaseException:
+            self._failed = True
+            raise
+        for speech in decided:
             self._count += 1
             if speech:
-                self._ends.append(self._count * self._detector.frame - 1)
+                self._ahead.append(self._count * self._detector.frame - 1)
 
     def valid(self, sample: int, own: bool) -> bool:
         """Whether the estimate passes whose last sample has this index; `own`: what the model says of it."""
-        while self._ends and self._ends[0] <= sample - self._window:
-            self._ends.popleft()
-        heard = sum(end <= sample for end in self._ends)
-        return heard * self._detector.frame >= self._least and (own or not self._both)
+        self._check()
+        while self._ahead and self._ahead[0] <= sample:
+            self._inside.append(self._ahead.popleft())
+        while self._inside and self._inside[0] <= sample - self._window:
+            self._inside.popleft()
+        heard = len(self._inside) * self._detector.frame
+        return heard >= self._least and (own or not self._both)
+
+    def _check(self) -> None:
+        if self._failed:
+            raise AffektError(
+                f"detector: {self._detector.name!r} failed earlier in this recording, so that nobody knows "
+                "what is valid; reset, or start anew"
+            )
 
 
 def _silero(sample_rate: float) -> Detector:

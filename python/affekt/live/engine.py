@@ -129,6 +129,7 @@ class Engine:
         ------
         InputError : unknown modality; wrong shape or type; a sample or time that is not finite; a sample
             beyond +-1e6; a time smaller than the previous push's; push after `finish`. Nothing is taken then.
+        Exception : what the detector raises. From then on `push` and `poll` raise AffektError until `reset`.
         """
         if not isinstance(modality, str):
             raise InputError(f"modality: expected a name, got {type(modality).__name__}")
@@ -155,14 +156,15 @@ class Engine:
         else:
             with self._listener.lock:
                 result = self._native.poll()
+                if result is not None:
+                    time, sample, row, valid = result
+                    valid = self._listener.valid(sample, valid) and all(map(math.isfinite, row.tolist()))
+                    self._invalid += not valid
+                    result = time, sample, row, valid
         if result is None:
             return None
         time, sample, row, valid = result
         row = row.tolist()
-        if self._listener is not None:
-            with self._listener.lock:
-                valid = self._listener.valid(sample, valid) and all(map(math.isfinite, row))
-            self._invalid += not valid
         return Estimate(
             time=time,
             sample=sample,
@@ -177,10 +179,13 @@ class Engine:
 
     def reset(self) -> None:
         """Back to the start of a recording and to the profile; the clock and the counters too."""
-        self._native.reset()
-        self._invalid = 0
-        if self._listener is not None:
+        if self._listener is None:
+            self._native.reset()
+            return
+        with self._listener.lock:
             self._listener.reset()
+            self._native.reset()
+            self._invalid = 0
 
     def profile(self) -> Profile:
         """What the model knows of the speaker by now.
