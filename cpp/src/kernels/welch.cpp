@@ -21,6 +21,13 @@ struct LongSum {
   }
 };
 
+template <class V, class T>
+AFFEKT_INLINE V load_one(const T* const* x, std::size_t i) noexcept {
+  V v{};
+  for (std::size_t l = 0; l < sizeof(V) / sizeof(Element<V>); ++l) v[l] = static_cast<Element<V>>(x[l][i]);
+  return v;
+}
+
 /// Samples i ... i + kRun - 1 of each segment, one vector per sample.
 template <class V, class T>
 AFFEKT_INLINE void load_run(const T* const* x, std::size_t i, V* rows) noexcept {
@@ -32,17 +39,8 @@ AFFEKT_INLINE void load_run(const T* const* x, std::size_t i, V* rows) noexcept 
       transpose(rows + part);
     }
   } else {
-    for (std::size_t s = 0; s < kRun; ++s) {
-      for (std::size_t l = 0; l < sizeof(V) / sizeof(C); ++l) rows[s][l] = static_cast<C>(x[l][i + s]);
-    }
+    for (std::size_t s = 0; s < kRun; ++s) rows[s] = load_one<V>(x, i + s);
   }
-}
-
-template <class V, class T>
-AFFEKT_INLINE V load_one(const T* const* x, std::size_t i) noexcept {
-  V v{};
-  for (std::size_t l = 0; l < sizeof(V) / sizeof(Element<V>); ++l) v[l] = static_cast<Element<V>>(x[l][i]);
-  return v;
 }
 
 /// z = the segments, detrended and windowed. What is detrended is taken relative to its first sample, so that
