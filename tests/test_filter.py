@@ -35,6 +35,15 @@ def same_bits(a: NDArray[Any], b: NDArray[Any]) -> None:
     assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
 
 
+def streamed_is_offline(filter: Filter, x: NDArray[Any], cuts: list[int], settled: bool) -> None:
+    stream = filter.stream(None if x.ndim == 1 else len(x), settled=settled)
+    for _ in range(2):
+        parts = [stream.push(part) for part in np.split(x, sorted(cuts), axis=-1)]
+        same_bits(np.concatenate(parts, axis=-1), filter(x, settled=settled))
+        assert stream.samples == x.shape[-1]
+        stream.reset()
+
+
 @st.composite
 def filters(draw: st.DrawFn) -> Filter:
     kind = draw(st.sampled_from(["bandpass", "bandstop", "lowpass", "highpass", "notch"]))
@@ -168,12 +177,46 @@ def test_any_pushes_give_the_bits_of_the_offline_call(
     x = eeg(channels or 1, 400).astype(dtype)
     if channels is None:
         x = x[0]
-    stream = filter.stream(channels, settled=settled)
-    for _ in range(2):
-        parts = [stream.push(part) for part in np.split(x, sorted(cuts), axis=-1)]
-        same_bits(np.concatenate(parts, axis=-1), filter(x, settled=settled))
-        assert stream.samples == 400
-        stream.reset()
+    streamed_is_offline(filter, x, cuts, settled)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    sections=st.integers(1, 6),
+    channels=st.sampled_from([None, 1, 2, 3, 5, 8, 17]),
+    cuts=st.lists(st.integers(0, 60), max_size=60),
+    level=st.sampled_from([0.0, 1e-45, 1e-42, 1.2e-38, 5e-324, 1e-310, 2.3e-308]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    settled=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_any_pushes_give_the_same_zeros(
+    sections: int,
+    channels: int | None,
+    cuts: list[int],
+    level: float,
+    dtype: Any,
+    settled: bool,
+    seed: int,
+) -> None:
+    """Denormals and zeros of both signs, gains of both signs: what rounds to zero has one sign."""
+    random = np.random.default_rng(seed)
+    sos = np.ones((sections, 6))
+    sos[:, :3] = random.uniform(-2, 2 * (seed % 2), (sections, 3))
+    sos[:, 5] = random.uniform(-0.9, 0.9, sections)
+    sos[:, 4] = (1 + sos[:, 5]) * random.uniform(-0.9, 0.9, sections)
+    filter = Filter(sos, sample_rate=RATE)
+    x = (level * random.choice([-1.0, -0.0, 0.0, 1.0], (channels or 1, 60))).astype(dtype)
+    if channels is None:
+        x = x[0]
+    streamed_is_offline(filter, x, cuts, settled)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 9])
+def test_a_denormal_and_a_negative_gain_give_the_zero_of_the_stream(channels: int) -> None:
+    filter = Filter(np.array([[-1.0, -0.5, -0.5, 1.0, 0.25, 0.25]]), sample_rate=RATE)
+    x = np.full((channels, 40), 8.0e-43, np.float32)
+    streamed_is_offline(filter, x, list(range(1, 40)), settled=False)
 
 
 def test_one_sample_at_a_time() -> None:

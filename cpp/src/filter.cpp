@@ -301,8 +301,10 @@ bool Filter::causal_rows(const S* const* x, T* const* y, std::size_t rows, std::
   const S most = limit_for(static_cast<const S*>(nullptr));
   const std::size_t depth = state_doubles();
   return for_groups(rows, filter().lanes * depth, [&](std::size_t first, std::size_t count, double* state) {
-    for (std::size_t r = 0; r < count; ++r)
-      settle(cascade, start == Start::settled ? as_double(x[first + r][0]) : 0.0, state + r * depth);
+    // Not settled on silence: a negative gain would make that -0.0, and a stream begins with 0.0.
+    std::fill_n(state, count * depth, 0.0);
+    if (start == Start::settled)
+      for (std::size_t r = 0; r < count; ++r) settle(cascade, as_double(x[first + r][0]), state + r * depth);
     return kernels.causal(cascade, x + first, y + first, count, n, state, most);
   });
 }

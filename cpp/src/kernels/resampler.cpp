@@ -7,7 +7,8 @@ namespace {
 
 constexpr int L = kLanes<float>;
 using V = Vec<float>;
-constexpr int kSums = kTapsMultiple / L;  // partial sums per row
+// Partial sums per result, to hide the wait for each.
+constexpr int kSums = kTapsMultiple / L > 1 ? static_cast<int>(kTapsMultiple / L) : 2;
 
 /// Halves are added until one value is left.
 template <class U>
@@ -23,16 +24,24 @@ AFFEKT_INLINE float sum(const U& v) noexcept {
   }
 }
 
+/// The products of L taps from t on, onto sum i of each of K results.
+template <int K>
+AFFEKT_INLINE void add(const float* row, const float* const* x, std::size_t t, int i,
+                       V (*s)[kSums]) noexcept {
+  const V c = load<V>(row + t);
+  for (int k = 0; k < K; ++k) s[k][i] = fma(c, load<V>(x[k] + t), s[k][i]);
+}
+
 /// y[k] = row . x[k] for K results that share a row.
 template <int K>
 AFFEKT_INLINE void dot(const float* row, const float* const* x, std::size_t taps, float* y) noexcept {
   V s[K][kSums] = {};
-  for (std::size_t t = 0; t < taps; t += kTapsMultiple) {
-    for (int i = 0; i < kSums; ++i) {
-      const V c = load<V>(row + t + i * L);
-      for (int k = 0; k < K; ++k) s[k][i] = fma(c, load<V>(x[k] + t + i * L), s[k][i]);
-    }
-  }
+  constexpr std::size_t together = kSums * L;
+  std::size_t t = 0;
+  for (; t + together <= taps; t += together)
+    for (int i = 0; i < kSums; ++i) add<K>(row, x, t + i * L, i, s);
+  if constexpr (together > kTapsMultiple)
+    if (t < taps) add<K>(row, x, t, 0, s);
   for (int k = 0; k < K; ++k) {
     for (int n = kSums / 2; n > 0; n /= 2)
       for (int i = 0; i < n; ++i) s[k][i] += s[k][i + n];
