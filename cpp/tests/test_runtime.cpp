@@ -13,7 +13,7 @@
 #include "check.hpp"
 #include "parallel.hpp"
 
-// ThreadSanitizer does not follow a fork of several threads.
+// ThreadSanitizer does not follow a fork of several threads; nor does qemu-user, which the build says.
 #if defined(__SANITIZE_THREAD__)
 #define AFFEKT_TEST_NO_FORK
 #elif defined(__has_feature)
