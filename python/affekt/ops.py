@@ -127,6 +127,7 @@ def differentiable(
     the dispatcher; a loss of a few values is all overhead.
     """
     torch = require("torch", purpose="the torch ops")
+    load_library()
     namespace, _, op = name.partition("::")
     overload = getattr(getattr(torch.ops, namespace), op).default
     torch.library.register_autograd(name, backward, setup_context=setup)
