@@ -148,11 +148,15 @@ def test_info_nce_equals_plain_torch_in_double(
         negatives if negatives is None else negatives.double(),
         lambda a, b, t, q: _contrast.reference_info_nce(a, b, q, 1 / t, 0, not included, symmetric, weight),
     )
-    compare(found, expected, dtype, temperature)
+    compare(found, expected, dtype, temperature, n + extra)
 
 
-def compare(found, expected, dtype, temperature):
-    """Logits carry an error of the type's precision over the temperature; so do the results."""
+def compare(found, expected, dtype, temperature, terms):
+    """Logits carry an error of the type's precision over the temperature; so do the results.
+
+    A gradient is a matrix product over `terms` pairs in the inputs' type. BLAS, which the reference uses
+    too, promises half an eps per term; embeddings of one feature have equal terms and come near that.
+    """
     eps = torch.finfo(dtype).eps
     for k, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         assert ours.dtype == dtype
@@ -161,7 +165,8 @@ def compare(found, expected, dtype, temperature):
             1.0, theirs.abs().max().item(), (k > 0) / temperature, (k == len(found) - 1) / temperature**2
         )
         error = (ours.double() - theirs).abs().max().item()
-        assert error < 10 * eps * (1 + 1 / temperature) * size, (k, error, size)
+        product = terms / 2 if k else 0
+        assert error < eps * (10 * (1 + 1 / temperature) + product) * size, (k, error, size)
 
 
 @given(
@@ -185,7 +190,8 @@ def test_sup_con_equals_plain_torch_in_double(seed, n, dim, extra, classes, temp
     found = loss.detach(), *torch.autograd.grad(loss, (z, t))
     exact, s = z.detach().double().requires_grad_(), t.detach().double().requires_grad_()
     value = _contrast.reference_sup_con(exact, labels, negatives.double(), 1 / s)
-    compare(found, (value.detach(), *torch.autograd.grad(value, (exact, s))), dtype, temperature)
+    expected = value.detach(), *torch.autograd.grad(value, (exact, s))
+    compare(found, expected, dtype, temperature, n + extra)
 
 
 def test_references_against_loops():

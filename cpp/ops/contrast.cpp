@@ -70,6 +70,22 @@ void run_rows(std::int64_t rows, std::int64_t grain, F&& f) {
       const_cast<void*>(static_cast<const void*>(&f)));
 }
 
+// A sum whose rounding does not grow with the count (Neumaier): terms of a loss are alike, so that plain
+// rounding errors would all go one way.
+class Sum {
+ public:
+  Sum& operator+=(double x) {
+    const double next = sum_ + x;
+    lost_ += std::abs(sum_) >= std::abs(x) ? (sum_ - next) + x : (x - next) + sum_;
+    sum_ = next;
+    return *this;
+  }
+  operator double() const { return std::isfinite(lost_) ? sum_ + lost_ : sum_; }
+
+ private:
+  double sum_ = 0, lost_ = 0;
+};
+
 // Rows of embeddings: their unit vectors, the sums of their logits, and their gradient.
 template <class T>
 struct Side {
@@ -223,7 +239,7 @@ class Contrast {
   // The gradient of unit vectors becomes that of the embeddings; the sum of unit . gradient before the
   // factor.
   double finish(Side<T>& side, double factor) {
-    double total = 0;
+    Sum total;
     std::vector<double> dots(static_cast<std::size_t>(side.n));
     for (std::int64_t first = 0; first < side.n; first += kTileCols) {
       const std::int64_t count = std::min(kTileCols, side.n - first);
@@ -389,15 +405,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce(Tensor a, Tensor b, std::opt
         if (j >= 0 && j < tile.cols) f(at[i * tile.cols + j]);
       }
     };
-    double matched = 0;
+    Sum matched;
     contrast.sums(rows, [&](const Tile<T>& tile, T* at) {
       each_positive(tile, at, [&](T& cosine) { matched += static_cast<double>(cosine); });
     });
-    double loss = 0;
+    Sum log_sums;
     for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i)
-      loss += contrast.log_sum(rows, i) + (columns ? contrast.log_sum(cols, i) : 0);
+      log_sums += contrast.log_sum(rows, i) + (columns ? contrast.log_sum(cols, i) : 0);
     const double per_match = columns ? 2 : 1;
-    loss = weight * (loss - per_match * factor * matched);
+    const double loss = weight * (log_sums - per_match * factor * matched);
 
     double grad_scale = 0;
     if (gradients) {
@@ -494,7 +510,7 @@ std::tuple<Tensor, Tensor, Tensor> sup_con(Tensor z, Tensor labels, std::optiona
       for (std::int64_t d = 0; d < dim; ++d) sum[d] += unit[d];
     });
     const auto width = static_cast<std::size_t>(dim);
-    double loss = 0;
+    Sum loss;
     each_anchor([&](std::int64_t i, const T* unit, const T* sum, double share) {
       const double matched = rows.steps.dot(unit, sum, width) - rows.steps.dot(unit, unit, width);
       loss += contrast.log_sum(rows, static_cast<std::size_t>(i)) - factor * share * matched;
