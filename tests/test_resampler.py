@@ -104,7 +104,7 @@ def definition(x: NDArray[Any], up: int, down: int) -> NDArray[np.float64]:
     low = min(1.0, up / down)
     width = (1 - passband) * low / 2
     taps = int(np.ceil((rejection - 7.95) / (2.285 * 2 * np.pi * width) + 1))
-    half = -(-taps // 16) * 16 / 2
+    half = -(-taps // 8) * 8 / 2
     beta = 0.1102 * (rejection - 8.7)
     y = np.zeros(-(-len(x) * up // down))
     for m in range(len(y)):

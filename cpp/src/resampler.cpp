@@ -21,6 +21,7 @@ namespace {
 constexpr std::size_t kBlock = 1024;         // input samples at a time
 constexpr std::uint64_t kMostRows = 1024;    // phases with a row each
 constexpr double kMargin = 15;               // dB of the halvings, so that their errors hardly add
+constexpr std::size_t kMostHeld = 32768;     // samples that wait for the last stage
 constexpr std::size_t kInterpolated = 2048;  // rows otherwise: linear interpolation stays below -130 dB
 
 void check(const char* name, double value, double low, double high) {
@@ -117,17 +118,31 @@ Resampler::Resampler(const ResamplerOptions& options) : options_(options) {
   taps_ = (least + kTapsMultiple - 1) / kTapsMultiple * kTapsMultiple;
   const bool exact = phases_ <= kMostRows;
   rows_ = exact ? static_cast<std::size_t>(phases_) : kInterpolated;
-  table_.resize((rows_ + (exact ? 0 : 1)) * taps_);
+  stride_ = taps_ + kRowGap;
+  const std::size_t all = rows_ + (exact ? 0 : 1);
+  table_.resize(kRowGap + all * stride_);
   const double half = static_cast<double>(taps_) / 2;
   std::vector<double> row(taps_);
-  for (std::size_t r = 0; r * taps_ < table_.size(); ++r) {
+  for (std::size_t r = 0; r < all; ++r) {
     const double phase = static_cast<double>(r) / static_cast<double>(rows_);
     for (std::size_t k = 0; k < taps_; ++k) {
       const double t = half - 1 - static_cast<double>(k) + phase;
       row[k] = cutoff * sinc(cutoff * t) * window(t / half);
     }
     const double sum = std::accumulate(row.begin(), row.end(), 0.0);
-    for (std::size_t k = 0; k < taps_; ++k) table_[r * taps_ + k] = static_cast<float>(row[k] / sum);
+    float* to = table_.data() + kRowGap + r * stride_;
+    for (std::size_t k = 0; k < taps_; ++k) to[k] = static_cast<float>(row[k] / sum);
+  }
+  if (phases_ > 2 || taps_ > kMostFolded) return;
+  // Row 0 is symmetric about a tap, which is folded onto itself, and row 1/2 about the middle.
+  const auto step = static_cast<std::size_t>(step_), middle = taps_ / 2;
+  folds_ = (middle + step * kFoldsMultiple - 1) / (step * kFoldsMultiple) * kFoldsMultiple;
+  folded_.resize(rows_ * step * folds_);
+  for (std::size_t r = 0; r < rows_; ++r) {
+    for (std::size_t k = 0; k < middle; ++k) {
+      const float c = table_[kRowGap + r * stride_ + middle - 1 - k];
+      folded_[(r * step + k % step) * folds_ + k / step] = r == 0 && k == 0 ? c / 2 : c;
+    }
   }
 }
 
@@ -208,7 +223,10 @@ ResamplerStream::ResamplerStream(std::shared_ptr<const Resampler> plan, const st
     h.result.resize(most);
     halvings_.push_back(std::move(h));
   }
-  held_.resize(most + 2 * plan_->taps_);
+  // As many samples as the kernel takes at once, and what results are left over wait for.
+  const std::uint64_t step = plan_->step_, period = step * (2 * plan_->taps_ / step + 1) * kMostPeriods;
+  room_ = most + plan_->taps_ + static_cast<std::size_t>(std::min<std::uint64_t>(period, kMostHeld));
+  held_.resize(kBefore + room_ + kAfter);
   reset();
 }
 
@@ -225,10 +243,9 @@ void ResamplerStream::reset() noexcept {
   index_ = fraction_ = samples_ = given_ = 0;
 }
 
-/// The `n` samples of block_ through every stage.
-std::size_t ResamplerStream::run(std::size_t n, float* y, std::size_t most) noexcept {
+/// `n` samples through the halvings to the input of the last stage.
+void ResamplerStream::halve(const float* x, std::size_t n) noexcept {
   const ResamplerKernels& kernels = resampler();
-  const float* x = block_.data();
   for (std::size_t s = 0; s < halvings_.size(); ++s) {
     Halving& h = halvings_[s];
     const AlignedVector<float>& taps = plan_->halvings_[s];
@@ -243,22 +260,36 @@ std::size_t ResamplerStream::run(std::size_t n, float* y, std::size_t most) noex
     h.odds += n / 2;
     if (n > 0) h.odd_next = n % 2 == 1;
     const std::size_t ready = h.odds < 2 * pairs ? 0 : std::min(h.evens, h.odds - 2 * pairs + 1);
-    kernels.halve(taps.data(), pairs, h.even.data(), h.odd.data(), ready, h.result.data());
+    const bool last = s + 1 == halvings_.size();
+    float* to = last ? held_.data() + kBefore + filled_ : h.result.data();
+    kernels.halve(taps.data(), pairs, h.even.data(), h.odd.data(), ready, to);
     h.evens -= ready;
     h.odds -= ready;
     std::memmove(h.even.data(), h.even.data() + ready, h.evens * sizeof(float));
     std::memmove(h.odd.data(), h.odd.data() + ready, h.odds * sizeof(float));
-    x = h.result.data();
+    x = to;
     n = ready;
   }
-  std::memcpy(held_.data() + filled_, x, n * sizeof(float));
   filled_ += n;
-  const PhaseTable table{plan_->table_.data(), plan_->rows_, plan_->taps_, plan_->phases_, plan_->step_};
-  const std::size_t made = kernels.phases(table, held_.data(), filled_, index_, fraction_, y, most);
+}
+
+/// The results whose samples are there, at most `most`.
+std::size_t ResamplerStream::drain(float* y, std::size_t most) noexcept {
+  const Resampler& p = *plan_;
+  const PhaseTable table{p.table_.data() + kRowGap,
+                         p.rows_,
+                         p.taps_,
+                         p.stride_,
+                         p.folds_ > 0 ? p.folded_.data() : nullptr,
+                         p.folds_,
+                         p.phases_,
+                         p.step_};
+  float* held = held_.data() + kBefore;
+  const std::size_t made = resampler().phases(table, held, filled_, index_, fraction_, y, most);
   const std::size_t done = std::min<std::size_t>(index_, filled_);
   filled_ -= done;
   index_ -= done;
-  std::memmove(held_.data(), held_.data() + done, filled_ * sizeof(float));
+  std::memmove(held, held + done, filled_ * sizeof(float));
   given_ += made;
   return made;
 }
@@ -269,15 +300,21 @@ std::size_t ResamplerStream::push_mixed(const S* const* x, std::size_t n, float*
   std::size_t made = 0;
   for (std::size_t t = 0; t < n; t += kBlock) {
     const std::size_t m = std::min(kBlock, n - t);
+    if (filled_ + m > room_) made += drain(y + made, most(0));
+    float* to = halvings_.empty() ? held_.data() + kBefore + filled_ : block_.data();
     if constexpr (std::is_same_v<S, float>) {
-      kernels.mix_floats(x, used_.data(), weights_.data(), used_.size(), t, m, block_.data());
+      kernels.mix_floats(x, used_.data(), weights_.data(), used_.size(), t, m, to);
     } else {
-      kernels.mix_pcm(x, used_.data(), weights_.data(), used_.size(), t, m, block_.data());
+      kernels.mix_pcm(x, used_.data(), weights_.data(), used_.size(), t, m, to);
     }
     samples_ += m;
-    made += run(m, y + made, most(0));
+    if (halvings_.empty()) {
+      filled_ += m;
+    } else {
+      halve(to, m);
+    }
   }
-  return made;
+  return made + drain(y + made, most(0));
 }
 
 std::size_t ResamplerStream::push(const float* const* x, std::size_t n, float* y) noexcept {
@@ -290,8 +327,14 @@ std::size_t ResamplerStream::push(const std::int16_t* const* x, std::size_t n, f
 std::size_t ResamplerStream::finish(float* y) noexcept {
   std::size_t made = 0;
   while (most(0) > 0) {
-    std::fill(block_.begin(), block_.end(), 0.0f);
-    made += run(kBlock, y + made, most(0));
+    if (halvings_.empty()) {
+      std::fill_n(held_.data() + kBefore + filled_, kBlock, 0.0f);
+      filled_ += kBlock;
+    } else {
+      std::fill(block_.begin(), block_.end(), 0.0f);
+      halve(block_.data(), kBlock);
+    }
+    made += drain(y + made, most(0));
   }
   return made;
 }

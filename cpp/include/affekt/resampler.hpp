@@ -67,7 +67,10 @@ class AFFEKT_API Resampler {
   std::uint64_t step_ = 1;
   std::size_t rows_ = 1;  // of the table; fewer than phases: two neighbours are interpolated
   std::size_t taps_ = 0;
-  AlignedVector<float> table_;  // (rows, taps)
+  std::size_t stride_ = 0;
+  AlignedVector<float> table_;   // (rows, stride), zeros between the rows
+  AlignedVector<float> folded_;  // (phases, step, folds) of symmetric rows
+  std::size_t folds_ = 0;
 };
 
 /// Live resampler of one result over a shared plan. Nothing is allocated after construction.
@@ -101,7 +104,8 @@ class AFFEKT_API ResamplerStream {
   };
   template <class S>
   std::size_t push_mixed(const S* const* x, std::size_t n, float* y) noexcept;
-  std::size_t run(std::size_t n, float* y, std::size_t most) noexcept;
+  void halve(const float* x, std::size_t n) noexcept;
+  std::size_t drain(float* y, std::size_t most) noexcept;
 
   std::shared_ptr<const Resampler> plan_;
   std::size_t channels_;
@@ -110,7 +114,7 @@ class AFFEKT_API ResamplerStream {
   AlignedVector<float> block_;       // mixed input
   std::vector<Halving> halvings_;
   AlignedVector<float> held_;  // input of the last stage
-  std::size_t filled_ = 0;
+  std::size_t filled_ = 0, room_ = 0;
   std::uint64_t index_ = 0, fraction_ = 0;  // of the next result in held_
   std::uint64_t samples_ = 0, given_ = 0;
 };

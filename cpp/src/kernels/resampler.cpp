@@ -7,46 +7,70 @@ namespace {
 
 constexpr int L = kLanes<float>;
 using V = Vec<float>;
-// Partial sums per result, to hide the wait for each.
-constexpr int kSums = kTapsMultiple / L > 1 ? static_cast<int>(kTapsMultiple / L) : 2;
 
-/// Halves are added until one value is left.
+// The one order of a result's sum: product k goes onto partial sum k mod 8, and these are added as
+// ((0+4) + (2+6)) + ((1+5) + (3+7)), which stays the same if all are numbered from another start. Alone, a
+// result has its partial sums across lanes. In bulk, results one period apart, which share a row of the
+// table, lie across lanes, and rows of samples i mod 8 belong to the same partial sum of all of them.
+constexpr std::size_t kSums = kTapsMultiple;
+static_assert(kSums == 8);
+
+// Samples of as many periods as there are lanes, transposed: (rows, lanes).
+constexpr std::size_t kScratch = 16384;
+
+// Vectors of results side by side: enough sums to hide the wait for each, few enough for the registers.
+constexpr int kWide = 2, kWideFolded = L == 16 ? 2 : 1;
+
+// -0 from a sum of nothing but underflow becomes 0, however many zeros were added to it.
 template <class U>
-AFFEKT_INLINE float sum(const U& v) noexcept {
-  constexpr int n = static_cast<int>(sizeof(U) / sizeof(float));
-  if constexpr (n == 4) {
-    return (v[0] + v[2]) + (v[1] + v[3]);
-  } else {
-    Vec<float, n / 2> a, b;
-    __builtin_memcpy(&a, &v, sizeof(a));
-    __builtin_memcpy(&b, reinterpret_cast<const char*>(&v) + sizeof(a), sizeof(b));
-    return sum<Vec<float, n / 2>>(a + b);
-  }
+AFFEKT_INLINE U settled(const U& v) noexcept {
+  return v + splat<U>(0.0f);
 }
 
-/// The products of L taps from t on, onto sum i of each of K results.
-template <int K>
-AFFEKT_INLINE void add(const float* row, const float* const* x, std::size_t t, int i,
-                       V (*s)[kSums]) noexcept {
-  const V c = load<V>(row + t);
-  for (int k = 0; k < K; ++k) s[k][i] = fma(c, load<V>(x[k] + t), s[k][i]);
-}
+// ---- one result by itself
 
-/// y[k] = row . x[k] for K results that share a row.
-template <int K>
-AFFEKT_INLINE void dot(const float* row, const float* const* x, std::size_t taps, float* y) noexcept {
-  V s[K][kSums] = {};
-  constexpr std::size_t together = kSums * L;
-  std::size_t t = 0;
-  for (; t + together <= taps; t += together)
-    for (int i = 0; i < kSums; ++i) add<K>(row, x, t + i * L, i, s);
-  if constexpr (together > kTapsMultiple)
-    if (t < taps) add<K>(row, x, t, 0, s);
-  for (int k = 0; k < K; ++k) {
-    for (int n = kSums / 2; n > 0; n /= 2)
-      for (int i = 0; i < n; ++i) s[k][i] += s[k][i + n];
-    y[k] = sum<V>(s[k][0]);
+using Four = Vec<float, 4>;
+#if defined(__AVX2__)
+using Sums = Vec<float, 8>;
+/// The sums of four results.
+AFFEKT_INLINE Four add_up(const Sums (*s)[1]) noexcept {
+  const Sums a = s[0][0], b = s[1][0], c = s[2][0], d = s[3][0];
+  const Sums ab = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+                  __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+  const Sums cd = __builtin_shufflevector(c, d, 0, 1, 2, 3, 8, 9, 10, 11) +
+                  __builtin_shufflevector(c, d, 4, 5, 6, 7, 12, 13, 14, 15);
+  const Sums all = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
+                   __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
+  return __builtin_shufflevector(all, all, 0, 4, 2, 6) + __builtin_shufflevector(all, all, 1, 5, 3, 7);
+}
+#else
+using Sums = Four;
+AFFEKT_INLINE Four add_up(const Sums (*s)[2]) noexcept {
+  const Four a = s[0][0] + s[0][1], b = s[1][0] + s[1][1], c = s[2][0] + s[2][1], d = s[3][0] + s[3][1];
+  const Four ab = __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
+  const Four cd = __builtin_shufflevector(c, d, 0, 1, 4, 5) + __builtin_shufflevector(c, d, 2, 3, 6, 7);
+  return __builtin_shufflevector(ab, cd, 0, 2, 4, 6) + __builtin_shufflevector(ab, cd, 1, 3, 5, 7);
+}
+#endif
+constexpr std::size_t kParts = kSums * sizeof(float) / sizeof(Sums);
+
+/// Four results, each with its samples and its row; `interpolated`: `rest` of the way to the next row.
+template <bool interpolated>
+AFFEKT_INLINE Four dots(const float* const* row, const float* const* x, std::size_t taps, std::size_t stride,
+                        const float* rest) noexcept {
+  constexpr std::size_t lanes = sizeof(Sums) / sizeof(float);
+  Sums s[4][kParts] = {};
+  for (std::size_t t = 0; t < taps; t += kSums) {
+    for (std::size_t i = 0; i < kParts; ++i) {
+      const std::size_t at = t + i * lanes;
+      for (int r = 0; r < 4; ++r) {
+        Sums c = load<Sums>(row[r] + at);
+        if constexpr (interpolated) c = fma(splat<Sums>(rest[r]), load<Sums>(row[r] + stride + at) - c, c);
+        s[r][i] = fma(c, load<Sums>(x[r] + at), s[r][i]);
+      }
+    }
   }
+  return settled(add_up(s));
 }
 
 struct Walk {
@@ -60,49 +84,292 @@ struct Walk {
   }
 };
 
-std::size_t phases(const PhaseTable& table, const float* x, std::size_t filled, std::uint64_t& index,
-                   std::uint64_t& fraction, float* y, std::size_t most) noexcept {
+template <bool interpolated>
+[[gnu::noinline]] void single(const PhaseTable& table, const float* x, std::uint64_t& index,
+                              std::uint64_t& fraction, float* y, std::size_t n) noexcept {
   const Walk walk(table);
-  std::size_t m = 0;
-  if (table.rows == table.phases) {
-    // Results `phases` apart share a row; four together read it once.
-    constexpr std::size_t together = 4;
-    const std::uint64_t period = table.step;
-    while (table.phases <= 8) {
-      const std::uint64_t last = index + (together - 1) * period +
-                                 (fraction + (table.phases - 1) * walk.part) / table.phases +
-                                 (table.phases - 1) * walk.whole;
-      if (m + together * table.phases > most || last + table.taps > filled) break;
-      for (std::uint64_t p = 0; p < table.phases; ++p) {
-        const float* at[together];
-        float result[together];
-        for (std::size_t k = 0; k < together; ++k) at[k] = x + index + k * period;
-        dot<together>(table.coefficients + fraction * table.taps, at, table.taps, result);
-        for (std::size_t k = 0; k < together; ++k) y[m + k * table.phases + p] = result[k];
-        walk.next(index, fraction);
+  const double scale = 1.0 / static_cast<double>(table.phases);
+  for (std::size_t m = 0; m < n; m += 4) {
+    const std::size_t now = n - m < 4 ? n - m : 4;
+    const float *row[4], *at[4];
+    float rest[4];
+    for (std::size_t r = 0; r < 4; ++r) {
+      if (r >= now) {
+        row[r] = row[0], at[r] = at[0], rest[r] = rest[0];
+        continue;
       }
-      m += together * table.phases;
-      index += (together - 1) * period;
-    }
-    for (; m < most && index + table.taps <= filled; ++m) {
-      const float* at = x + index;
-      dot<1>(table.coefficients + fraction * table.taps, &at, table.taps, y + m);
+      std::uint64_t number = fraction;
+      if constexpr (interpolated) {
+        const std::uint64_t position = fraction * table.rows;
+        number = position / table.phases;
+        rest[r] = static_cast<float>(static_cast<double>(position % table.phases) * scale);
+      }
+      row[r] = table.coefficients + number * table.stride;
+      at[r] = x + index;
       walk.next(index, fraction);
     }
-    return m;
+    const Four four = dots<interpolated>(row, at, table.taps, table.stride, rest);
+    if (now == 4) {
+      store(y + m, four);
+    } else {
+      for (std::size_t r = 0; r < now; ++r) y[m + r] = four[r];
+    }
   }
-  const double scale = 1.0 / static_cast<double>(table.phases);
-  for (; m < most && index + table.taps <= filled; ++m) {
-    const std::uint64_t position = fraction * table.rows, row = position / table.phases;
-    const auto rest = static_cast<float>(static_cast<double>(position % table.phases) * scale);
-    const float* at = x + index;
-    float low, high;
-    dot<1>(table.coefficients + row * table.taps, &at, table.taps, &low);
-    dot<1>(table.coefficients + (row + 1) * table.taps, &at, table.taps, &high);
-    y[m] = fma(rest, high - low, low);
-    walk.next(index, fraction);
+}
+
+// ---- results of W * L periods at once
+
+template <std::size_t... I, class U>
+AFFEKT_INLINE auto joined(const U& a, const U& b, std::index_sequence<I...>) noexcept {
+  return __builtin_shufflevector(a, b, static_cast<int>(I)...);
+}
+
+/// Four values from each of x, x + apart ... one after the other.
+template <int n>
+AFFEKT_INLINE Vec<float, n> load_fours(const float* x, std::size_t apart) noexcept {
+  if constexpr (n == 4) {
+    return load<Four>(x);
+  } else {
+    return joined(load_fours<n / 2>(x, apart), load_fours<n / 2>(x + n / 8 * apart, apart),
+                  std::make_index_sequence<n>());
   }
-  return m;
+}
+
+/// to[i][lane] = x[lane * apart + i] for `rows`, a multiple of 4.
+template <int W>
+AFFEKT_INLINE void lay_out(const float* x, std::size_t apart, std::size_t rows, float* to) noexcept {
+  for (std::size_t i = 0; i < rows; i += 4) {
+    for (int w = 0; w < W; ++w) {
+      V v[4];
+      for (std::size_t k = 0; k < 4; ++k)
+        v[k] = load_fours<L>(x + (static_cast<std::size_t>(w * L) + k) * apart + i, 4 * apart);
+      transpose_blocks(v);
+      for (std::size_t k = 0; k < 4; ++k) store(to + ((i + k) * W + w) * L, v[k]);
+    }
+  }
+}
+
+/// Results q ... q + 3 of every lane; a lane has `own` results in y, all lanes together n.
+template <int W>
+AFFEKT_INLINE void hand_out(V (*v)[W], std::size_t q, std::size_t own, std::size_t n, float* y) noexcept {
+  for (int w = 0; w < W; ++w) {
+    V four[4] = {v[0][w], v[1][w], v[2][w], v[3][w]};
+    transpose_blocks(four);
+    for (std::size_t b = 0; b < L / 4; ++b) {
+      for (std::size_t k = 0; k < 4; ++k) {
+        const std::size_t at = (static_cast<std::size_t>(w * L) + 4 * b + k) * own + q;
+        const float* from = reinterpret_cast<const float*>(four + k) + 4 * b;
+        if (q + 4 <= own && at + 4 <= n) {
+          __builtin_memcpy(y + at, from, 4 * sizeof(float));
+        } else {
+          for (std::size_t i = 0; q + i < own && at + i < n && i < 4; ++i) y[at + i] = from[i];
+        }
+      }
+    }
+  }
+}
+
+/// The partial sums of rows first, first + 8 ... of four results.
+template <int W>
+AFFEKT_INLINE void partial(const float* rows, const float* const* c, std::size_t first, std::size_t n,
+                           V (*s)[W]) noexcept {
+  for (int q = 0; q < 4; ++q)
+    for (int w = 0; w < W; ++w) s[q][w] = V{};
+  for (std::size_t i = first; i < n; i += kSums) {
+    V t[W];
+    for (int w = 0; w < W; ++w) t[w] = load<V>(rows + (i * W + static_cast<std::size_t>(w)) * L);
+    for (int q = 0; q < 4; ++q) {
+      const V h = splat<V>(c[q][i]);
+      for (int w = 0; w < W; ++w) s[q][w] = fma(h, t[w], s[q][w]);
+    }
+  }
+}
+
+template <int W>
+AFFEKT_INLINE void onto(V (*a)[W], V (*b)[W]) noexcept {
+  for (int q = 0; q < 4; ++q)
+    for (int w = 0; w < W; ++w) a[q][w] += b[q][w];
+}
+
+/// Four results of every lane: c, where the coefficients of each lie, counted from the first row.
+template <int W>
+AFFEKT_INLINE void four_results(const float* rows, const float* const* c, std::size_t n,
+                                V (*result)[W]) noexcept {
+  V part[2][4][W], four[4][W], one[4][W];
+  for (std::size_t odd = 0; odd < 2; ++odd) {
+    partial<W>(rows, c, odd, n, part[odd]);
+    partial<W>(rows, c, odd + 4, n, one);
+    onto<W>(part[odd], one);
+    partial<W>(rows, c, odd + 2, n, four);
+    partial<W>(rows, c, odd + 6, n, one);
+    onto<W>(four, one);
+    onto<W>(part[odd], four);
+  }
+  for (int q = 0; q < 4; ++q)
+    for (int w = 0; w < W; ++w) result[q][w] = settled(part[0][q][w] + part[1][q][w]);
+}
+
+/// `periods` of the table's periods in each of W * L lanes.
+template <int W>
+[[gnu::noinline]] void bulk(const PhaseTable& table, const float* x, std::uint64_t fraction,
+                            std::size_t periods, float* y) noexcept {
+  constexpr std::size_t most_rows = kScratch / (W * L);
+  alignas(64) float scratch[kScratch];
+  const Walk walk(table);
+  const std::size_t own = periods * table.phases, apart = periods * table.step;
+  std::size_t begin = 0, end = 0;  // samples of each lane in scratch
+  std::uint64_t index = 0;
+  for (std::size_t q = 0; q < own; q += 4) {
+    std::size_t at[4];
+    const float* c[4];
+    for (std::size_t r = 0; r < 4; ++r) {
+      at[r] = q + r < own ? index : at[r - 1];
+      c[r] = q + r < own ? table.coefficients + fraction * table.stride : c[r - 1];
+      if (q + r < own) walk.next(index, fraction);
+    }
+    for (std::size_t r = 0; r < 4; ++r) c[r] -= at[r] - at[0];
+    const std::size_t n = (at[3] - at[0] + table.taps + kSums - 1) / kSums * kSums;
+    if (at[0] + n > end) {
+      begin = at[0];
+      const std::size_t left = apart + table.taps + kRowGap - begin;
+      end = begin + (left < most_rows ? left : most_rows) / 4 * 4;
+      lay_out<W>(x + begin, apart, end - begin, scratch);
+    }
+    V result[4][W];
+    four_results<W>(scratch + (at[0] - begin) * W * L, c, n, result);
+    hand_out<W>(result, q, own, W * L * own, y);
+  }
+}
+
+// ---- symmetric rows, W * L lanes
+
+/// Four results of every lane, `step` rows apart: the products of c with the sums of two rows, of which one
+/// goes down from a and the other up from b, in `step` rounds of `folds` products.
+template <int W>
+AFFEKT_INLINE void four_folded(const float* a, const float* b, const float* c, std::size_t step,
+                               std::size_t folds, V (*s)[W]) noexcept {
+  constexpr std::ptrdiff_t row = W * L;
+  const auto far = static_cast<std::ptrdiff_t>(step) * row;
+  for (int q = 0; q < 4; ++q)
+    for (int w = 0; w < W; ++w) s[q][w] = V{};
+  for (std::size_t round = 0; round < step; ++round) {
+    const float* down = a - static_cast<std::ptrdiff_t>(round) * row;
+    const float* up = b + static_cast<std::ptrdiff_t>(round) * row;
+    // A row serves every result in turn: of `low` and `high` one is new per product.
+    V low[4][W], high[4][W];
+    for (int q = 0; q < 4; ++q) {
+      for (int w = 0; w < W; ++w) {
+        low[q][w] = load<V>(down + q * far + w * L);
+        high[q][w] = load<V>(up + q * far + w * L);
+      }
+    }
+    up += 3 * far;
+    for (std::size_t i = 0; i < folds; i += 4) {
+      for (int k = 0; k < 4; ++k) {
+        const V h = splat<V>(*c++);
+        for (int q = 0; q < 4; ++q)
+          for (int w = 0; w < W; ++w)
+            s[q][w] = fma(h, low[(q - k + 4) % 4][w] + high[(q + k) % 4][w], s[q][w]);
+        down -= far;
+        up += far;
+        for (int w = 0; w < W; ++w) {
+          low[3 - k][w] = load<V>(down + w * L);
+          high[k][w] = load<V>(up + w * L);
+        }
+      }
+    }
+  }
+  for (int q = 0; q < 4; ++q)
+    for (int w = 0; w < W; ++w) s[q][w] = settled(s[q][w]);
+}
+
+/// Rows of samples that `periods` of a lane take, with those that the last round loads in vain.
+AFFEKT_INLINE std::size_t folded_rows(const PhaseTable& table, std::size_t periods) noexcept {
+  return ((2 * table.folds + (periods + 3) / 4 * 4 + 2) * table.step + 3) / 4 * 4;
+}
+
+/// n results, `periods` in each of W * L lanes. What lies around the samples must be finite.
+template <int W>
+[[gnu::noinline]] void folded(const PhaseTable& table, const float* x, std::uint64_t fraction,
+                              std::size_t periods, float* y, std::size_t n) noexcept {
+  alignas(64) float scratch[kScratch];
+  const Walk walk(table);
+  const std::size_t half = table.taps / 2, before = table.step * (table.folds + 1) - half;
+  const std::size_t own = periods * table.phases;
+  lay_out<W>(x - before, periods * table.step, folded_rows(table, periods), scratch);
+  const float* middle = scratch + (before + half - 1) * W * L;
+  for (std::size_t q = 0; q < periods; q += 4) {
+    V s[2][4][W];
+    std::uint64_t index = q * table.step, phase = fraction;
+    for (std::size_t p = 0; p < table.phases; ++p) {
+      const float* a = middle + index * W * L;
+      four_folded<W>(a, a + phase * W * L, table.folded + phase * table.step * table.folds, table.step,
+                     table.folds, s[p]);
+      walk.next(index, phase);
+    }
+    if (table.phases == 1) {
+      hand_out<W>(s[0], q, own, n, y);
+    } else {
+      for (std::size_t h = 0; h < 2; ++h) {
+        V mixed[4][W];
+        for (std::size_t k = 0; k < 4; ++k)
+          for (int w = 0; w < W; ++w) mixed[k][w] = s[k % 2][2 * h + k / 2][w];
+        hand_out<W>(mixed, 2 * q + 4 * h, own, n, y);
+      }
+    }
+  }
+}
+
+// ---- all of them
+
+std::size_t phases(const PhaseTable& table, const float* x, std::size_t filled, std::uint64_t& index,
+                   std::uint64_t& fraction, float* y, std::size_t most) noexcept {
+  if (index + table.taps > filled) return 0;
+  const std::uint64_t last = filled - table.taps - index;  // sample where a result may start
+  const std::size_t ready = ((last + 1) * table.phases - 1 - fraction) / table.step + 1;
+  const std::size_t n = ready < most ? ready : most;
+  if (table.rows != table.phases) {
+    single<true>(table, x, index, fraction, y, n);
+    return n;
+  }
+  std::size_t m = 0;
+  if (table.folded != nullptr) {
+    while (m < n) {
+      const std::size_t all = (n - m + table.phases - 1) / table.phases;
+      const bool wide = all >= 8 * kWideFolded * L;
+      const std::size_t lanes = (wide ? kWideFolded : 1) * L, rows = kScratch / lanes;
+      std::size_t periods = (all + lanes - 1) / lanes;
+      while (folded_rows(table, periods) > rows)
+        periods = (rows - folded_rows(table, 0)) / table.step / 4 * 4;
+      const std::size_t some = lanes * periods * table.phases, now = some < n - m ? some : n - m;
+      if (wide) {
+        folded<kWideFolded>(table, x + index, fraction, periods, y + m, now);
+      } else {
+        folded<1>(table, x + index, fraction, periods, y + m, now);
+      }
+      m += now;
+      const std::uint64_t position = fraction + now * table.step;
+      index += position / table.phases;
+      fraction = position % table.phases;
+    }
+    return n;
+  }
+  const std::size_t period = table.phases, long_enough = 2 * table.taps / table.step;
+  while (n - m >= L * period && table.taps + 2 * kRowGap <= kScratch / L) {
+    const bool wide = n - m >= kWide * L * period && table.taps + 2 * kRowGap <= kScratch / (kWide * L);
+    const std::size_t lanes = (wide ? kWide : 1) * L;
+    std::size_t periods = (n - m) / (lanes * period);
+    if (periods > long_enough) periods = long_enough > 0 ? long_enough : 1;
+    if (wide) {
+      bulk<kWide>(table, x + index, fraction, periods, y + m);
+    } else {
+      bulk<1>(table, x + index, fraction, periods, y + m);
+    }
+    m += lanes * periods * period;
+    index += lanes * periods * table.step;
+  }
+  single<false>(table, x, index, fraction, y + m, n - m);
+  return n;
 }
 
 template <class U>

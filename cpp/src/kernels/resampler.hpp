@@ -9,14 +9,24 @@
 namespace affekt {
 
 /// Result m is the product of row `fraction rows / phases` with the samples from `index` on; then fraction
-/// grows by `step`, and index by 1 for every `phases` in it. With fewer rows than phases the table has one
-/// row more, and two neighbours are interpolated.
+/// grows by `step`, and index by 1 for every `phases` in it; step < 2.5 phases. With fewer rows than phases
+/// the table has one row more, and two neighbours are interpolated.
 struct PhaseTable {
-  const float* coefficients;
-  std::size_t rows, taps;  // taps: a multiple of kTapsMultiple
+  const float* coefficients;       // row r from r * stride on
+  std::size_t rows, taps, stride;  // taps: a multiple of kTapsMultiple; kRowGap zeros around every row
+  const float* folded;             // of one or two phases, whose rows are symmetric, else null:
+  std::size_t folds;               // (phases, step, folds), the product of two samples by their distance
   std::uint64_t phases, step;
 };
-inline constexpr std::size_t kTapsMultiple = 16;
+inline constexpr std::size_t kTapsMultiple = 8;
+inline constexpr std::size_t kRowGap = 16;
+inline constexpr std::size_t kFoldsMultiple = 4;
+/// The longest rows that are folded; folded_rows() of them fit the kernel's memory.
+inline constexpr std::size_t kMostFolded = 384;
+/// Most periods across lanes.
+inline constexpr std::size_t kMostPeriods = 32;
+/// Finite values that `phases` may read before the first sample and after the last, without effect.
+inline constexpr std::size_t kBefore = 16, kAfter = 256;
 
 struct ResamplerKernels {
   /// Results while their samples are among the first `filled`, at most `most`; returns how many.
