@@ -18,10 +18,10 @@
 namespace affekt {
 namespace {
 
-constexpr std::size_t kBlock = 1024;         // input samples at a time
-constexpr std::uint64_t kMostRows = 1024;    // phases with a row each
-constexpr double kMargin = 15;               // dB of the halvings, so that their errors hardly add
-constexpr std::size_t kMostHeld = 32768;     // samples that wait for the last stage
+constexpr std::size_t kBlock = 1024;       // input samples at a time
+constexpr std::uint64_t kMostRows = 1024;  // phases with a row each
+constexpr double kMargin = 15;             // dB of the halvings, so that their errors hardly add
+constexpr std::size_t kLeastHeld = 8192, kMostHeld = 32768;  // samples that wait for a stage
 constexpr std::size_t kInterpolated = 2048;  // rows otherwise: linear interpolation stays below -130 dB
 
 void check(const char* name, double value, double low, double high) {
@@ -99,51 +99,75 @@ Resampler::Resampler(const ResamplerOptions& options) : options_(options) {
   std::tie(up_, down_) = fraction_of(options.output_rate / options.input_rate);
 
   // Half the rate as long as the transition, from the output's band to what would alias into it, is wide.
-  const Kaiser window(options.rejection), finer(options.rejection + kMargin);
+  const Kaiser finer(options.rejection + kMargin);
   double rate = options.input_rate;
   const double wanted = options.output_rate;
-  phases_ = up_, step_ = down_;
+  std::uint64_t phases = up_, step = down_;
   while (rate >= 2.5 * wanted) {
     halvings_.push_back(halving_taps(finer, options.rejection + kMargin, (rate / 2 - wanted) / rate));
     rate /= 2;
-    phases_ *= 2;
+    phases *= 2;
   }
-  const std::uint64_t common = std::gcd(phases_, step_);
-  phases_ /= common, step_ /= common;
+  const std::uint64_t common = std::gcd(phases, step);
+  phases /= common, step /= common;
 
   const double nyquist = std::min(rate, wanted) / 2;
   const double width = (1 - options.passband) * nyquist / rate;
   const double cutoff = (1 + options.passband) * nyquist / rate;  // in parts of half the rate
-  const auto least = static_cast<std::size_t>(std::ceil(Kaiser::taps(options.rejection, width)));
-  taps_ = (least + kTapsMultiple - 1) / kTapsMultiple * kTapsMultiple;
-  const bool exact = phases_ <= kMostRows;
-  rows_ = exact ? static_cast<std::size_t>(phases_) : kInterpolated;
-  stride_ = taps_ + kRowGap;
-  const std::size_t all = rows_ + (exact ? 0 : 1);
-  table_.resize(kRowGap + all * stride_);
-  const double half = static_cast<double>(taps_) / 2;
-  std::vector<double> row(taps_);
+  if (phases <= 2) {
+    stages_.push_back(make_stage(phases, step, options.rejection, width, cutoff));
+    return;
+  }
+  // The sharp filter once per sample, folded and shared by all results; then what is left to do is wide.
+  const std::uint64_t finer_rate = rate >= 1.2 * wanted ? 1 : 2;
+  stages_.push_back(make_stage(finer_rate, 1, options.rejection, width, cutoff));
+  rate *= static_cast<double>(finer_rate);
+  const std::uint64_t shared = std::gcd(phases, finer_rate);
+  stages_.push_back(make_stage(phases / shared, step * (finer_rate / shared), options.rejection + kMargin,
+                               1 - 2 * nyquist / rate, 1));
+}
+
+Resampler::Stage Resampler::make_stage(std::uint64_t phases, std::uint64_t step, double rejection,
+                                       double width, double cutoff) {
+  Stage s;
+  s.phases = phases, s.step = step;
+  const auto least = static_cast<std::size_t>(std::ceil(Kaiser::taps(rejection, width)));
+  s.taps = (least + kTapsMultiple - 1) / kTapsMultiple * kTapsMultiple;
+  const bool exact = phases <= kMostRows;
+  s.rows = exact ? static_cast<std::size_t>(phases) : kInterpolated;
+  s.stride = s.taps + (exact ? kRowGap : 0);
+  const std::size_t all = s.rows + (exact ? 0 : 1), middle = s.taps / 2;
+  s.table.resize(kRowGap + all * s.stride);
+  const Kaiser window(rejection);
+  const auto half = static_cast<double>(middle);
+  std::vector<double> row(s.taps);
   for (std::size_t r = 0; r < all; ++r) {
-    const double phase = static_cast<double>(r) / static_cast<double>(rows_);
-    for (std::size_t k = 0; k < taps_; ++k) {
+    const double phase = static_cast<double>(r) / static_cast<double>(s.rows);
+    for (std::size_t k = 0; k < s.taps; ++k) {
       const double t = half - 1 - static_cast<double>(k) + phase;
       row[k] = cutoff * sinc(cutoff * t) * window(t / half);
     }
     const double sum = std::accumulate(row.begin(), row.end(), 0.0);
-    float* to = table_.data() + kRowGap + r * stride_;
-    for (std::size_t k = 0; k < taps_; ++k) to[k] = static_cast<float>(row[k] / sum);
+    float* to = s.table.data() + kRowGap + r * s.stride;
+    for (std::size_t k = 0; k < s.taps; ++k) to[k] = static_cast<float>(row[k] / sum);
   }
-  if (phases_ > 2 || taps_ > kMostFolded) return;
+  if (phases > 2 || s.taps > kMostFolded) return s;
   // Row 0 is symmetric about a tap, which is folded onto itself, and row 1/2 about the middle.
-  const auto step = static_cast<std::size_t>(step_), middle = taps_ / 2;
-  folds_ = (middle + step * kFoldsMultiple - 1) / (step * kFoldsMultiple) * kFoldsMultiple;
-  folded_.resize(rows_ * step * folds_);
-  for (std::size_t r = 0; r < rows_; ++r) {
+  const auto by = static_cast<std::size_t>(step);
+  s.folds = (middle + by * kFoldsMultiple - 1) / (by * kFoldsMultiple) * kFoldsMultiple;
+  s.folded.resize(s.rows * by * s.folds);
+  for (std::size_t r = 0; r < s.rows; ++r) {
     for (std::size_t k = 0; k < middle; ++k) {
-      const float c = table_[kRowGap + r * stride_ + middle - 1 - k];
-      folded_[(r * step + k % step) * folds_ + k / step] = r == 0 && k == 0 ? c / 2 : c;
+      const float c = s.table[kRowGap + r * s.stride + middle - 1 - k];
+      s.folded[(r * by + k % by) * s.folds + k / by] = r == 0 && k == 0 ? c / 2 : c;
     }
   }
+  return s;
+}
+
+double Resampler::Stage::multiplications() const noexcept {
+  if (folds > 0) return static_cast<double>(step) * static_cast<double>(folds);
+  return static_cast<double>(taps) * (rows == phases ? 1 : 2);
 }
 
 std::size_t Resampler::output_length(std::size_t n) const noexcept {
@@ -151,14 +175,22 @@ std::size_t Resampler::output_length(std::size_t n) const noexcept {
 }
 
 std::size_t Resampler::latency_samples() const noexcept {
-  std::size_t samples = taps_ / 2;
+  std::size_t samples = 0;
+  for (std::size_t i = stages_.size(); i-- > 0;) {
+    const Stage& s = stages_[i];
+    samples = s.taps / 2 + static_cast<std::size_t>((samples * s.step + s.phases - 1) / s.phases);
+  }
   for (std::size_t h = halvings_.size(); h-- > 0;) samples = 2 * (samples + halvings_[h].size());
   return samples;
 }
 
 double Resampler::multiplications() const noexcept {
-  double count = static_cast<double>(taps_) * (rows_ == phases_ ? 1 : 2);
-  double rate = static_cast<double>(step_) / static_cast<double>(phases_);
+  double count = 0, rate = 1;  // of the stage's results, over that of the output
+  for (std::size_t i = stages_.size(); i-- > 0;) {
+    const Stage& s = stages_[i];
+    count += rate * s.multiplications();
+    rate *= static_cast<double>(s.step) / static_cast<double>(s.phases);
+  }
   for (std::size_t h = halvings_.size(); h-- > 0; rate *= 2)
     count += rate * static_cast<double>(halvings_[h].size() + 1);
   return count;
@@ -205,10 +237,12 @@ ResamplerStream::ResamplerStream(std::shared_ptr<const Resampler> plan, const st
   if (plan_.get() == nullptr) throw InvalidArgument("plan: expected one, got none");
   if (mix.empty() || mix.size() > 1024)
     throw InvalidArgument("mix: expected 1 to 1024 weights, got " + std::to_string(mix.size()));
+  double sum = 0;  // beyond 1e6, the sum of usable samples could be infinite
   for (std::size_t c = 0; c < mix.size(); ++c) {
-    if (!(std::abs(mix[c]) <= 1e6f)) {
-      throw InvalidArgument("mix: expected finite weights of at most 1e6, got " + std::to_string(mix[c]) +
-                            " at index " + std::to_string(c));
+    sum += std::abs(static_cast<double>(mix[c]));
+    if (!(sum <= 1e6)) {
+      throw InvalidArgument("mix: expected finite weights of at most 1e6 in sum, got " +
+                            std::to_string(mix[c]) + " at index " + std::to_string(c));
     }
     if (mix[c] != 0) used_.push_back(static_cast<std::uint32_t>(c)), weights_.push_back(mix[c]);
   }
@@ -224,9 +258,14 @@ ResamplerStream::ResamplerStream(std::shared_ptr<const Resampler> plan, const st
     halvings_.push_back(std::move(h));
   }
   // As many samples as the kernel takes at once, and what results are left over wait for.
-  const std::uint64_t step = plan_->step_, period = step * (2 * plan_->taps_ / step + 1) * kMostPeriods;
-  room_ = most + plan_->taps_ + static_cast<std::size_t>(std::min<std::uint64_t>(period, kMostHeld));
-  held_.resize(kBefore + room_ + kAfter);
+  for (const auto& stage : plan_->stages_) {
+    Held h;
+    const std::uint64_t period = stage.step * (2 * stage.taps / stage.step + 1) * kMostPeriods;
+    h.room = kBlock + stage.taps +
+             static_cast<std::size_t>(std::clamp<std::uint64_t>(period, kLeastHeld, kMostHeld));
+    h.samples.resize(kBefore + h.room + kAfter);
+    held_.push_back(std::move(h));
+  }
   reset();
 }
 
@@ -238,9 +277,28 @@ void ResamplerStream::reset() noexcept {
     halvings_[h].odd_next = false;
     std::fill(halvings_[h].odd.begin(), halvings_[h].odd.end(), 0.0f);
   }
-  filled_ = plan_->taps_ / 2 - 1;
-  std::fill(held_.begin(), held_.end(), 0.0f);
-  index_ = fraction_ = samples_ = given_ = 0;
+  for (std::size_t i = 0; i < held_.size(); ++i) {
+    Held& h = held_[i];
+    std::fill(h.samples.begin(), h.samples.end(), 0.0f);
+    h.filled = plan_->stages_[i].taps / 2 - 1;
+    h.index = h.fraction = 0;
+  }
+  samples_ = given_ = 0;
+  if (held_.size() + halvings_.size() == 1) return;
+  // What a filter makes of the first samples begins before them, and the filter after it needs that: start
+  // early enough, with zeros, and pass over what the last filter would make of them.
+  const std::size_t least = plan_->latency_samples() >> halvings_.size(), early = least + 1;
+  held_.back().index = early * (held_.size() > 1 ? plan_->stages_[0].phases : 1);
+  if (halvings_.empty()) {
+    held_[0].filled += early;
+    return;
+  }
+  std::fill(block_.begin(), block_.end(), 0.0f);
+  for (std::size_t left = early << halvings_.size(); left > 0;) {
+    const std::size_t now = std::min(left, kBlock);
+    halve(block_.data(), now);
+    left -= now;
+  }
 }
 
 /// `n` samples through the halvings to the input of the last stage.
@@ -261,7 +319,7 @@ void ResamplerStream::halve(const float* x, std::size_t n) noexcept {
     if (n > 0) h.odd_next = n % 2 == 1;
     const std::size_t ready = h.odds < 2 * pairs ? 0 : std::min(h.evens, h.odds - 2 * pairs + 1);
     const bool last = s + 1 == halvings_.size();
-    float* to = last ? held_.data() + kBefore + filled_ : h.result.data();
+    float* to = last ? held_[0].samples.data() + kBefore + held_[0].filled : h.result.data();
     kernels.halve(taps.data(), pairs, h.even.data(), h.odd.data(), ready, to);
     h.evens -= ready;
     h.odds -= ready;
@@ -270,38 +328,59 @@ void ResamplerStream::halve(const float* x, std::size_t n) noexcept {
     x = to;
     n = ready;
   }
-  filled_ += n;
+  held_[0].filled += n;
 }
 
-/// The results whose samples are there, at most `most`.
-std::size_t ResamplerStream::drain(float* y, std::size_t most) noexcept {
-  const Resampler& p = *plan_;
-  const PhaseTable table{p.table_.data() + kRowGap,
-                         p.rows_,
-                         p.taps_,
-                         p.stride_,
-                         p.folds_ > 0 ? p.folded_.data() : nullptr,
-                         p.folds_,
-                         p.phases_,
-                         p.step_};
-  float* held = held_.data() + kBefore;
-  const std::size_t made = resampler().phases(table, held, filled_, index_, fraction_, y, most);
-  const std::size_t done = std::min<std::size_t>(index_, filled_);
-  filled_ -= done;
-  index_ -= done;
-  std::memmove(held, held + done, filled_ * sizeof(float));
-  given_ += made;
-  return made;
+/// The results whose samples are there, at most `most`; without `rest`, those left over from large blocks
+/// wait as long as there is room.
+std::size_t ResamplerStream::drain(float* y, std::size_t most, bool rest) noexcept {
+  const ResamplerKernels& kernels = resampler();
+  std::size_t given = 0;
+  for (bool again = true; again;) {
+    again = false;
+    for (std::size_t i = 0; i < held_.size(); ++i) {
+      const Resampler::Stage& s = plan_->stages_[i];
+      const PhaseTable table{s.table.data() + kRowGap,
+                             s.rows,
+                             s.taps,
+                             s.stride,
+                             s.folds > 0 ? s.folded.data() : nullptr,
+                             s.folds,
+                             s.phases,
+                             s.step};
+      Held& h = held_[i];
+      Held* next = i + 1 < held_.size() ? &held_[i + 1] : nullptr;
+      float* x = h.samples.data() + kBefore;
+      float* to = next != nullptr ? next->samples.data() + kBefore + next->filled : y + given;
+      const std::size_t room = next != nullptr ? next->room - next->filled : most - given;
+      std::size_t made = kernels.phases(table, x, h.filled, h.index, h.fraction, to, room, rest);
+      if (made == 0 && h.room - h.filled < kBlock)
+        made = kernels.phases(table, x, h.filled, h.index, h.fraction, to, room, true);
+      const std::size_t done = std::min<std::size_t>(h.index, h.filled);
+      h.filled -= done;
+      h.index -= done;
+      std::memmove(x, x + done, h.filled * sizeof(float));
+      if (next != nullptr) {
+        next->filled += made;
+        again = made > 0 && made == room;
+      } else {
+        given += made;
+      }
+    }
+  }
+  given_ += given;
+  return given;
 }
 
 template <class S>
 std::size_t ResamplerStream::push_mixed(const S* const* x, std::size_t n, float* y) noexcept {
   const ResamplerKernels& kernels = resampler();
+  Held& first = held_[0];
   std::size_t made = 0;
   for (std::size_t t = 0; t < n; t += kBlock) {
     const std::size_t m = std::min(kBlock, n - t);
-    if (filled_ + m > room_) made += drain(y + made, most(0));
-    float* to = halvings_.empty() ? held_.data() + kBefore + filled_ : block_.data();
+    if (first.filled + m > first.room) made += drain(y + made, most(0), false);
+    float* to = halvings_.empty() ? first.samples.data() + kBefore + first.filled : block_.data();
     if constexpr (std::is_same_v<S, float>) {
       kernels.mix_floats(x, used_.data(), weights_.data(), used_.size(), t, m, to);
     } else {
@@ -309,12 +388,12 @@ std::size_t ResamplerStream::push_mixed(const S* const* x, std::size_t n, float*
     }
     samples_ += m;
     if (halvings_.empty()) {
-      filled_ += m;
+      first.filled += m;
     } else {
       halve(to, m);
     }
   }
-  return made + drain(y + made, most(0));
+  return made + drain(y + made, most(0), true);
 }
 
 std::size_t ResamplerStream::push(const float* const* x, std::size_t n, float* y) noexcept {
@@ -326,15 +405,17 @@ std::size_t ResamplerStream::push(const std::int16_t* const* x, std::size_t n, f
 
 std::size_t ResamplerStream::finish(float* y) noexcept {
   std::size_t made = 0;
+  Held& first = held_[0];
+  const std::size_t n = std::min(kBlock, plan_->latency_samples() + 1);
   while (most(0) > 0) {
+    float* to = halvings_.empty() ? first.samples.data() + kBefore + first.filled : block_.data();
+    std::fill_n(to, n, 0.0f);
     if (halvings_.empty()) {
-      std::fill_n(held_.data() + kBefore + filled_, kBlock, 0.0f);
-      filled_ += kBlock;
+      first.filled += n;
     } else {
-      std::fill(block_.begin(), block_.end(), 0.0f);
-      halve(block_.data(), kBlock);
+      halve(to, n);
     }
-    made += drain(y + made, most(0));
+    made += drain(y + made, most(0), true);
   }
   return made;
 }

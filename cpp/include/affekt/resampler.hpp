@@ -1,8 +1,10 @@
 // Change of the sample rate by any ratio, with the channels mixed on the way: whole recordings and live.
 //
-// y[m] = sum_i x[i] h(m in/out - i): a windowed sinc in as many phases as the ratio has, after halvings of
-// the rate where the signal has much more than it needs. Linear phase, compensated: y[0] lies at x[0]. One
-// sum in one order per value, so a stream gives the bits of the whole recording for any chunking.
+// y[m] = sum_i x[i] h(m in/out - i) with a windowed sinc h, after halvings of the rate where the signal has
+// much more than it needs. Ratios of more than two phases take two filters: one as sharp as asked, at the
+// rate of the signal or twice that, and a short one from there to the rate that is wanted. Linear phase,
+// compensated: y[0] lies at x[0]. One sum in one order per value, so a stream gives the bits of the whole
+// recording for any chunking.
 #pragma once
 
 #include <cstddef>
@@ -63,14 +65,19 @@ class AFFEKT_API Resampler {
   ResamplerOptions options_;
   std::uint64_t up_ = 1, down_ = 1;
   std::vector<AlignedVector<float>> halvings_;  // taps at distance 1, 3, 5 ... from the middle
-  std::uint64_t phases_ = 1;                    // of the last stage: output sample m lies at m step / phases
-  std::uint64_t step_ = 1;
-  std::size_t rows_ = 1;  // of the table; fewer than phases: two neighbours are interpolated
-  std::size_t taps_ = 0;
-  std::size_t stride_ = 0;
-  AlignedVector<float> table_;   // (rows, stride), zeros between the rows
-  AlignedVector<float> folded_;  // (phases, step, folds) of symmetric rows
-  std::size_t folds_ = 0;
+  /// A filter in phases: result m lies at sample m step / phases.
+  struct Stage {
+    std::uint64_t phases = 1, step = 1;
+    std::size_t rows = 1;  // of the table; fewer than phases: two neighbours are interpolated
+    std::size_t taps = 0, stride = 0;
+    std::size_t folds = 0;        // 0: not folded
+    AlignedVector<float> table;   // (rows, stride)
+    AlignedVector<float> folded;  // (phases, step, folds) of symmetric rows
+    double multiplications() const noexcept;
+  };
+  static Stage make_stage(std::uint64_t phases, std::uint64_t step, double rejection, double width,
+                          double cutoff);
+  std::vector<Stage> stages_;  // one, or a sharp filter and a short one that interpolates
 };
 
 /// Live resampler of one result over a shared plan. Nothing is allocated after construction.
@@ -105,7 +112,14 @@ class AFFEKT_API ResamplerStream {
   template <class S>
   std::size_t push_mixed(const S* const* x, std::size_t n, float* y) noexcept;
   void halve(const float* x, std::size_t n) noexcept;
-  std::size_t drain(float* y, std::size_t most) noexcept;
+  std::size_t drain(float* y, std::size_t most, bool rest) noexcept;
+
+  /// Input of a stage.
+  struct Held {
+    AlignedVector<float> samples;
+    std::size_t filled = 0, room = 0;
+    std::uint64_t index = 0, fraction = 0;  // of the next result
+  };
 
   std::shared_ptr<const Resampler> plan_;
   std::size_t channels_;
@@ -113,9 +127,7 @@ class AFFEKT_API ResamplerStream {
   std::vector<float> weights_;       // theirs
   AlignedVector<float> block_;       // mixed input
   std::vector<Halving> halvings_;
-  AlignedVector<float> held_;  // input of the last stage
-  std::size_t filled_ = 0, room_ = 0;
-  std::uint64_t index_ = 0, fraction_ = 0;  // of the next result in held_
+  std::vector<Held> held_;
   std::uint64_t samples_ = 0, given_ = 0;
 };
 

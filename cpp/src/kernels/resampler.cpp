@@ -323,7 +323,7 @@ template <int W>
 // ---- all of them
 
 std::size_t phases(const PhaseTable& table, const float* x, std::size_t filled, std::uint64_t& index,
-                   std::uint64_t& fraction, float* y, std::size_t most) noexcept {
+                   std::uint64_t& fraction, float* y, std::size_t most, bool rest) noexcept {
   if (index + table.taps > filled) return 0;
   const std::uint64_t last = filled - table.taps - index;  // sample where a result may start
   const std::size_t ready = ((last + 1) * table.phases - 1 - fraction) / table.step + 1;
@@ -336,7 +336,7 @@ std::size_t phases(const PhaseTable& table, const float* x, std::size_t filled, 
   if (table.folded != nullptr) {
     while (m < n) {
       const std::size_t all = (n - m + table.phases - 1) / table.phases;
-      const bool wide = all >= 8 * kWideFolded * L;
+      const bool wide = all >= 8 * kWideFolded * L && folded_rows(table, 4) <= kScratch / (kWideFolded * L);
       const std::size_t lanes = (wide ? kWideFolded : 1) * L, rows = kScratch / lanes;
       std::size_t periods = (all + lanes - 1) / lanes;
       while (folded_rows(table, periods) > rows)
@@ -368,6 +368,7 @@ std::size_t phases(const PhaseTable& table, const float* x, std::size_t filled, 
     m += lanes * periods * period;
     index += lanes * periods * table.step;
   }
+  if (!rest) return m;
   single<false>(table, x, index, fraction, y + m, n - m);
   return n;
 }

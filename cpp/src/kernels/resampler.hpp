@@ -22,16 +22,17 @@ inline constexpr std::size_t kTapsMultiple = 8;
 inline constexpr std::size_t kRowGap = 16;
 inline constexpr std::size_t kFoldsMultiple = 4;
 /// The longest rows that are folded; folded_rows() of them fit the kernel's memory.
-inline constexpr std::size_t kMostFolded = 384;
+inline constexpr std::size_t kMostFolded = 896;
 /// Most periods across lanes.
 inline constexpr std::size_t kMostPeriods = 32;
 /// Finite values that `phases` may read before the first sample and after the last, without effect.
 inline constexpr std::size_t kBefore = 16, kAfter = 256;
 
 struct ResamplerKernels {
-  /// Results while their samples are among the first `filled`, at most `most`; returns how many.
+  /// Results while their samples are among the first `filled`, at most `most`; returns how many. Without
+  /// `rest`, only as many as fill the lanes, where that is faster.
   std::size_t (*phases)(const PhaseTable& table, const float* x, std::size_t filled, std::uint64_t& index,
-                        std::uint64_t& fraction, float* y, std::size_t most) noexcept;
+                        std::uint64_t& fraction, float* y, std::size_t most, bool rest) noexcept;
   /// y[i] = even[i] / 2 + sum_k taps[k] (odd[i + pairs - 1 - k] + odd[i + pairs + k]).
   void (*halve)(const float* taps, std::size_t pairs, const float* even, const float* odd, std::size_t n,
                 float* y) noexcept;
