@@ -29,6 +29,20 @@ inline Kind kind_of(const pybind11::array& x) {
                         pybind11::str(x.dtype()).cast<std::string>());
 }
 
+/// f(S{}) for the type S of such samples.
+template <class F>
+auto with_type(Kind kind, F&& f) {
+  switch (kind) {
+    case Kind::f32:
+      return f(float{});
+    case Kind::f64:
+      return f(double{});
+    case Kind::i16:
+      break;
+  }
+  return f(std::int16_t{});
+}
+
 /// Rows of an array of shape (..., time), wherever its strides put them; no copy while time is contiguous.
 class Rows {
  public:

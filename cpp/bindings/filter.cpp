@@ -52,20 +52,6 @@ std::vector<Section> from_array(const py::array_t<double, py::array::c_style | p
 template <class S>
 using Result = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
-/// Calls f(S{}) for the type that the samples have.
-template <class F>
-py::array with_type(const py::array& samples, F&& f) {
-  switch (kind_of(samples)) {
-    case Kind::f32:
-      return f(float{});
-    case Kind::f64:
-      return f(double{});
-    case Kind::i16:
-      break;
-  }
-  return f(std::int16_t{});
-}
-
 /// Names the first unusable sample among the rows that `count` says.
 template <class S, class F>
 [[noreturn]] void refuse(const Rows& rows, const RowPointers<S>& x, F&& counts) {
@@ -83,7 +69,7 @@ template <class S, class F>
 
 py::array apply(const Filter& filter, const py::array& samples, bool zero_phase, bool settled) {
   const Rows rows(samples);
-  return with_type(samples, [&](auto type) -> py::array {
+  return with_type(kind_of(samples), [&](auto type) -> py::array {
     using S = decltype(type);
     const std::size_t n = rows.length(), count = rows.count();
     py::array_t<Result<S>> out(rows.shape());
@@ -115,7 +101,7 @@ class Stream {
                             (flat_ ? "(time,)" : "(" + std::to_string(stream_.channels()) + ", time)") +
                             ", got " + py::str(samples.attr("shape")).cast<std::string>());
     }
-    return with_type(samples, [&](auto type) -> py::array {
+    return with_type(kind_of(samples), [&](auto type) -> py::array {
       using S = decltype(type);
       py::array_t<Result<S>> out(rows.shape());
       const auto y = row_pointers(out, rows.count(), rows.length());
@@ -162,7 +148,7 @@ py::array reference(const py::array& samples, const std::optional<py::array_t<bo
     mask = std::make_unique<bool[]>(channels);
     for (std::size_t c = 0; c < channels; ++c) mask[c] = *bad->data(static_cast<py::ssize_t>(c));
   }
-  return with_type(samples, [&](auto type) -> py::array {
+  return with_type(kind_of(samples), [&](auto type) -> py::array {
     using S = decltype(type);
     if constexpr (std::is_same_v<S, std::int16_t>) {
       throw InvalidArgument("samples: expected dtype float32 or float64, got int16");

@@ -32,25 +32,11 @@ void check_usable(const Rows& rows, const RowPointers<S>& x) {
   }
 }
 
-/// f for float or int16; float64 is rounded to float32 first.
-template <class F>
-py::array with_type(const py::array& samples, F&& f) {
-  switch (kind_of(samples)) {
-    case Kind::f32:
-      return f(samples, float{});
-    case Kind::f64:
-      return f(py::array_t<float, py::array::c_style | py::array::forcecast>(samples), float{});
-    case Kind::i16:
-      break;
-  }
-  return f(samples, std::int16_t{});
-}
-
 /// mix: (results, channels). No channel axis where the weights are empty.
 py::array compute(const Resampler& plan, const py::array& samples, const Weights& mix) {
-  return with_type(samples, [&](const py::array& array, auto type) -> py::array {
+  return with_type(kind_of(samples), [&](auto type) -> py::array {
     using S = decltype(type);
-    const Rows rows(array);
+    const Rows rows(samples);
     std::vector<py::ssize_t> shape(rows.shape().begin(), rows.shape().end() - 1);
     std::vector<float> weights{1.0f};
     if (mix.size() > 0) {
@@ -85,13 +71,13 @@ class Stream {
 
   py::array push(const py::array& samples) {
     const std::size_t channels = streams_[0].channels();
-    return with_type(samples, [&](const py::array& array, auto type) -> py::array {
+    return with_type(kind_of(samples), [&](auto type) -> py::array {
       using S = decltype(type);
-      const Rows rows(array);
+      const Rows rows(samples);
       if (rows.shape().size() != (flat_in_ ? 1 : 2) || rows.count() != channels) {
         throw InvalidArgument("samples: expected shape " +
                               (flat_in_ ? "(time,)" : "(" + std::to_string(channels) + ", time)") + ", got " +
-                              py::str(array.attr("shape")).cast<std::string>());
+                              py::str(samples.attr("shape")).cast<std::string>());
       }
       return gather([&](std::size_t) { return rows.length(); },
                     [&](const std::vector<float*>& y) {

@@ -89,6 +89,13 @@ AlignedVector<float> halving_taps(const Kaiser& window, double rejection, double
   return out;
 }
 
+template <class S>
+Mix<S> mixer(const ResamplerKernels& kernels) {
+  if constexpr (std::is_same_v<S, float>) return kernels.mix_floats;
+  if constexpr (std::is_same_v<S, double>) return kernels.mix_doubles;
+  if constexpr (std::is_same_v<S, std::int16_t>) return kernels.mix_pcm;
+}
+
 }  // namespace
 
 Resampler::Resampler(const ResamplerOptions& options) : options_(options) {
@@ -199,6 +206,9 @@ double Resampler::multiplications() const noexcept {
 std::size_t Resampler::first_unusable(const float* x, std::size_t n) noexcept {
   return scan().floats(x, n, 1e30f);
 }
+std::size_t Resampler::first_unusable(const double* x, std::size_t n) noexcept {
+  return scan().doubles(x, n, 1e30);
+}
 
 template <class S>
 void Resampler::compute_signals(const S* const* x, std::size_t signals, std::size_t n,
@@ -224,6 +234,10 @@ void Resampler::compute_signals(const S* const* x, std::size_t signals, std::siz
 }
 
 void Resampler::compute(const float* const* x, std::size_t signals, std::size_t n,
+                        const std::vector<float>& mix, float* const* y) const {
+  compute_signals(x, signals, n, mix, y);
+}
+void Resampler::compute(const double* const* x, std::size_t signals, std::size_t n,
                         const std::vector<float>& mix, float* const* y) const {
   compute_signals(x, signals, n, mix, y);
 }
@@ -381,11 +395,7 @@ std::size_t ResamplerStream::push_mixed(const S* const* x, std::size_t n, float*
     const std::size_t m = std::min(kBlock, n - t);
     if (first.filled + m > first.room) made += drain(y + made, most(0), false);
     float* to = halvings_.empty() ? first.samples.data() + kBefore + first.filled : block_.data();
-    if constexpr (std::is_same_v<S, float>) {
-      kernels.mix_floats(x, used_.data(), weights_.data(), used_.size(), t, m, to);
-    } else {
-      kernels.mix_pcm(x, used_.data(), weights_.data(), used_.size(), t, m, to);
-    }
+    mixer<S>(kernels)(x, used_.data(), weights_.data(), used_.size(), t, m, to);
     samples_ += m;
     if (halvings_.empty()) {
       first.filled += m;
@@ -397,6 +407,9 @@ std::size_t ResamplerStream::push_mixed(const S* const* x, std::size_t n, float*
 }
 
 std::size_t ResamplerStream::push(const float* const* x, std::size_t n, float* y) noexcept {
+  return push_mixed(x, n, y);
+}
+std::size_t ResamplerStream::push(const double* const* x, std::size_t n, float* y) noexcept {
   return push_mixed(x, n, y);
 }
 std::size_t ResamplerStream::push(const std::int16_t* const* x, std::size_t n, float* y) noexcept {

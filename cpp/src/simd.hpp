@@ -186,24 +186,6 @@ AFFEKT_INLINE auto convert(const V& v) noexcept {
   }
 }
 
-template <int D, class V, std::size_t... I>
-AFFEKT_INLINE void swap_blocks(V& a, V& b, std::index_sequence<I...>) noexcept {
-  constexpr int L = sizeof...(I);
-  const V low = __builtin_shufflevector(a, b, ((I & D) == 0 ? int(I) : int(I) - D + L)...);
-  b = __builtin_shufflevector(a, b, ((I & D) == 0 ? int(I) + D : int(I) + L)...);
-  a = low;
-}
-
-/// Lane j of vector i <-> lane i of vector j, L vectors of L lanes.
-template <int L, int D = L / 2, class V>
-AFFEKT_INLINE void transpose(V* v) noexcept {
-  if constexpr (D > 0) {
-    for (int i = 0; i < L; ++i)
-      if ((i & D) == 0) swap_blocks<D>(v[i], v[i + D], std::make_index_sequence<L>());
-    transpose<L, D / 2>(v);
-  }
-}
-
 /// While it lives, results and operands below the smallest normal number count as zero: a decaying recursion
 /// would otherwise crawl through denormals. The work belongs into a function that is not inlined into the
 /// scope, because the compiler does not know that arithmetic depends on this.

@@ -47,11 +47,15 @@ class AFFEKT_API Resampler {
 
   /// Index of the first sample that is NaN or beyond 1e30; `n` if there is none.
   static std::size_t first_unusable(const float* x, std::size_t n) noexcept;
+  static std::size_t first_unusable(const double* x, std::size_t n) noexcept;
   static std::size_t first_unusable(const std::int16_t*, std::size_t n) noexcept { return n; }
 
   /// `signals` results of output_length(n) samples. Result s is the sum over c of mix[c] x[s * mix.size() +
-  /// c]; int16 is taken as x / 32768. Samples must be usable. Uses up to num_threads() threads.
+  /// c]; double is rounded to float first, int16 is taken as x / 32768. Samples must be usable. Uses up to
+  /// num_threads() threads.
   void compute(const float* const* x, std::size_t signals, std::size_t n, const std::vector<float>& mix,
+               float* const* y) const;
+  void compute(const double* const* x, std::size_t signals, std::size_t n, const std::vector<float>& mix,
                float* const* y) const;
   void compute(const std::int16_t* const* x, std::size_t signals, std::size_t n,
                const std::vector<float>& mix, float* const* y) const;
@@ -91,6 +95,7 @@ class AFFEKT_API ResamplerStream {
   /// Takes the next `n` samples of every channel and writes the results that they finish to `y`; returns how
   /// many. The samples must be usable.
   std::size_t push(const float* const* x, std::size_t n, float* y) noexcept;
+  std::size_t push(const double* const* x, std::size_t n, float* y) noexcept;
   std::size_t push(const std::int16_t* const* x, std::size_t n, float* y) noexcept;
   /// The results that are left, as if silence followed; afterwards only reset() may be called.
   std::size_t finish(float* y) noexcept;

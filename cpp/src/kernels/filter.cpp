@@ -100,7 +100,7 @@ AFFEKT_INLINE bool gather(const S* const* x, std::size_t rows, std::size_t begin
         bad |= ~((samples <= splat<Vec<S, L>>(limit)) & (samples >= splat<Vec<S, L>>(-limit)));
         v[r] = convert<double>(samples);
       }
-      transpose<L>(v);
+      transpose(v);
       for (int r = 0; r < L; ++r) store(to + (t + r) * L, v[r]);
     }
     for (int r = 0; r < L; ++r) good &= bad[r] == 0;
@@ -122,7 +122,7 @@ AFFEKT_INLINE void scatter(const double* from, std::size_t n, T* const* y, std::
   for (; t + L <= n; t += L) {
     V v[L];
     for (int r = 0; r < L; ++r) v[r] = load<V>(from + (t + r) * L);
-    transpose<L>(v);
+    transpose(v);
     for (std::size_t r = 0; r < L; ++r)
       if (r < rows) store(y[r] + begin + t, convert<T>(v[r]));
   }

@@ -408,6 +408,10 @@ AFFEKT_INLINE U samples(const S* x) noexcept {
   constexpr int n = static_cast<int>(sizeof(U) / sizeof(float));
   if constexpr (std::is_same_v<S, float>) {
     return load<U>(x);
+  } else if constexpr (std::is_same_v<S, double>) {
+    float lanes[n];
+    for (int i = 0; i < n; ++i) lanes[i] = static_cast<float>(x[i]);
+    return load<U>(lanes);
   } else {
     return convert<float>(load<Vec<S, n>>(x)) * splat<U>(1.0f / 32768);
   }
@@ -436,6 +440,6 @@ void deal(const float* x, std::size_t n, float* even, float* odd) noexcept {
 
 }  // namespace
 
-const ResamplerKernels resampler{phases, halve, mix<float>, mix<std::int16_t>, deal};
+const ResamplerKernels resampler{phases, halve, mix<float>, mix<double>, mix<std::int16_t>, deal};
 
 }  // namespace affekt::AFFEKT_ISA

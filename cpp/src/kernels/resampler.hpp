@@ -28,6 +28,10 @@ inline constexpr std::size_t kMostPeriods = 32;
 /// Finite values that `phases` may read before the first sample and after the last, without effect.
 inline constexpr std::size_t kBefore = 16, kAfter = 256;
 
+template <class S>
+using Mix = void (*)(const S* const* x, const std::uint32_t* used, const float* weights, std::size_t channels,
+                     std::size_t begin, std::size_t n, float* y) noexcept;
+
 struct ResamplerKernels {
   /// Results while their samples are among the first `filled`, at most `most`; returns how many. Without
   /// `rest`, only as many as fill the lanes, where that is faster.
@@ -37,10 +41,9 @@ struct ResamplerKernels {
   void (*halve)(const float* taps, std::size_t pairs, const float* even, const float* odd, std::size_t n,
                 float* y) noexcept;
   /// y[i] = sum_c weights[c] x[used[c]][begin + i]
-  void (*mix_floats)(const float* const* x, const std::uint32_t* used, const float* weights,
-                     std::size_t channels, std::size_t begin, std::size_t n, float* y) noexcept;
-  void (*mix_pcm)(const std::int16_t* const* x, const std::uint32_t* used, const float* weights,
-                  std::size_t channels, std::size_t begin, std::size_t n, float* y) noexcept;
+  Mix<float> mix_floats;
+  Mix<double> mix_doubles;
+  Mix<std::int16_t> mix_pcm;
   /// x[0], x[2] ... to even, x[1], x[3] ... to odd.
   void (*deal)(const float* x, std::size_t n, float* even, float* odd) noexcept;
 };

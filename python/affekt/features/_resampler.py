@@ -18,13 +18,16 @@ class Resampler:
 
     .. math:: y[m] = \sum_i x[i]\, h\Big(m \frac{f_\mathrm{in}}{f_\mathrm{out}} - i\Big)
 
-    with :math:`h` a sinc under Kaiser's window, in as many phases as the ratio has; beyond 1024 phases
-    (rates such as 44100 and 44101 Hz) neighbours of 2048 phases are interpolated. Where the input has 2.5
-    times the rate that is wanted, or more, half-band filters halve it first. The phase is linear and
-    compensated: sample 0 lies at sample 0. Before and after the signal lies silence.
+    with :math:`h` a sinc under Kaiser's window. Ratios of one or two phases (such as 48 to 16 kHz) take
+    it as it is. Every other ratio takes two filters: :math:`h` once per sample, at the rate of the signal
+    where that is 1.2 times the wanted one, else at twice that rate; and a short one from there, whose
+    images are 15 dB further down, in as many phases as the ratio has; beyond 1024 phases (rates such as
+    44100 and 44101 Hz) neighbours of 2048 phases are interpolated. Where the input has 2.5 times the rate
+    that is wanted, or more, half-band filters halve it first. The phase is linear and compensated: sample
+    0 lies at sample 0. Before and after the signal lies silence.
 
-    With the defaults, below 0.913 of half the lower rate the magnitude is 1 within 0.001 dB, and what lies
-    beyond half the lower rate is at least 100 dB down; the class of soxr's HQ.
+    With the defaults, below 0.913 of half the lower rate the magnitude is 1 within 0.001 dB, and what
+    lies beyond half the lower rate is at least 100 dB down; the pass band of soxr's HQ.
 
     Parameters
     ----------
@@ -40,8 +43,9 @@ class Resampler:
 
     References
     ----------
-    Kaiser (1974), "Nonrecursive digital filter design using the I0-sinh window function". Smith, "Digital
-    Audio Resampling Home Page" (2002).
+    Kaiser (1974), "Nonrecursive digital filter design using the I0-sinh window function". Crochiere and
+    Rabiner (1975), "Optimum FIR digital filter implementations for decimation, interpolation, and narrow-band
+    filtering". Smith, "Digital Audio Resampling Home Page" (2002).
 
     Examples
     --------
