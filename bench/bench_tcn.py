@@ -1,4 +1,4 @@
-"""The causal TCN of residual blocks: one step, blocks of rows, many streams, int8, a whole recording.
+"""The causal TCN of residual blocks: steps, blocks of rows, many streams, int8, recordings, training.
 
 Every contender runs the same weights and is checked against the torch module before it is timed. A step of
 affekt is a call of the native object from Python with one row, (1, in) to (1, out), state inside. Peers of
@@ -11,6 +11,10 @@ the step:
   for this CPU when `AFFEKT_RTNEURAL` names a checkout, in sizes known at run time, as ours are, and to the
   compiler, and timed in C++, a thousand steps per call;
 - torch without state: the module over its receptive field.
+
+Training is one forward and backward pass of `affekt.nn.TCN`, weight norm included, with the gradients of all
+weights and none of the input, as in training on stored features; the peer is the same module over torch's own
+convolutions (oneDNN), rectifiers and dropout.
 """
 
 from __future__ import annotations
@@ -51,15 +55,25 @@ def label(what, shape) -> str:
 
 
 @functools.cache
+def plain_torch():
+    """Return the class of the torch module without our op."""
+    from affekt.nn import TCN
+
+    class Plain(TCN):
+        def _as_ops(self, x):
+            return False
+
+    return Plain
+
+
+@functools.cache
 def module_of(shape):
     """Return the torch module of a shape, its weights per block, test rows and what they become."""
     import torch
 
-    from affekt.nn import TCN
-
     torch.manual_seed(0)
     inputs, channels, blocks, taps = shape
-    module = TCN(inputs, [channels] * blocks, taps).eval()
+    module = plain_torch()(inputs, [channels] * blocks, taps).eval()
     tensors = module.folded("tcn")
     weights = [
         {name.split(".", 2)[2]: value for name, value in tensors.items() if name.startswith(f"tcn.{block}.")}
@@ -446,3 +460,76 @@ def bench_torch_recording(contender, peer, shape):
     batch = torch.from_numpy(rows)[None]
     with torch.inference_mode():
         contender(label("1000 rows", shape), "torch", lambda: module(batch))
+
+
+# Training -------------------------------------------------------------------------------------------------
+
+# name: inputs, channels, taps, steps. The first six are the networks of the leader-follower model (Table 6.3
+# of Zhang's thesis), the last is that of the shipped speech model on clips of four seconds.
+TRAINED = {
+    "face": (512, (256, 256, 128, 128), 5, 300),
+    "BERT": (768, (256, 256, 128, 128), 5, 300),
+    "EEG": (192, (128, 128), 5, 300),
+    "landmarks": (136, (128, 128, 64, 64), 5, 300),
+    "VGGish": (128, (128, 128, 64, 64), 5, 300),
+    "MFCC": (29, (32, 32, 32, 32), 5, 300),
+    "speech": (160, (64, 64, 64), 3, 100),
+}
+BATCH = 32
+
+
+def training_work(name) -> dict[str, float]:
+    """Return the operations and bytes of both passes, without the gradient of the input."""
+    width, channels, taps, steps = TRAINED[name]
+    rows, operations, values = BATCH * steps, 0.0, 0.0
+    for block, out in enumerate(channels):
+        first = width * out * (taps + (width != out))  # multiply-adds per row: what reads the block's input
+        operations += 2 * rows * (first * (2 if block == 0 else 3) + 3 * taps * out * out)
+        values += rows * (3 * width + 10 * out)  # every tensor of the block read and written once per pass
+        width = out
+    return {"operations": operations, "bytes_moved": 4 * values, "working_set": 4 * values}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dropout", [0.1, 0.0])
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("who", ["affekt", "torch"])
+def bench_training(contender, peer, who, name, dropout, threads):
+    torch = peer("torch")
+    from affekt.nn import TCN
+
+    width, channels, taps, steps = TRAINED[name]
+    if threads == 2 and (name not in ("face", "MFCC") or dropout == 0):
+        pytest.skip("two threads: the widest and the narrowest network will do")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        torch.manual_seed(0)
+        ours = TCN(width, channels, taps, dropout=dropout)
+        theirs = plain_torch()(width, channels, taps, dropout=dropout)
+        theirs.load_state_dict(ours.state_dict())
+        x, upstream = torch.randn(BATCH, steps, width), torch.randn(BATCH, steps, channels[-1])
+
+        def step(module):
+            module.zero_grad()
+            y = module(x)
+            y.backward(upstream)
+            return y
+
+        if dropout == 0:
+            torch.testing.assert_close(step(ours), step(theirs), rtol=1e-4, atol=1e-5)
+            for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+                assert (a.grad - b.grad).abs().max() <= 1e-5 * b.grad.abs().max()
+        sizes = f"in {width}, channels {' '.join(map(str, channels))}, {taps} taps; {BATCH} x {steps} steps"
+        contender(
+            f"TCN training forward + backward, {name} ({sizes}), dropout {dropout}"
+            + (", two threads" if threads == 2 else ""),
+            who,
+            lambda: step(ours if who == "affekt" else theirs),
+            floor={"torch": 1},
+            aim={"torch": 1.5},
+            **(training_work(name) if threads == 1 else {}),
+            note="our dropout draws a hash of the place, torch's uniform numbers" if dropout else None,
+        )
+    finally:
+        torch.set_num_threads(before)

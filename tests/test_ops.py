@@ -41,6 +41,13 @@ def test_schemas():
         " -> (Tensor loss, Tensor grad_a, Tensor grad_b, Tensor grad_scale)",
         "_sup_con(Tensor z, Tensor labels, Tensor? negatives, Tensor scale, int budget, bool for_z)"
         " -> (Tensor loss, Tensor grad_z, Tensor grad_scale)",
+        "_tcn_block(Tensor x, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2, Tensor? residual,"
+        " Tensor? residual_bias, Tensor? keys, int dilation, float slope, float dropout)"
+        " -> (Tensor y, Tensor h1, Tensor h2)",
+        "_tcn_block_bwd(Tensor grad, Tensor x, Tensor y, Tensor h1, Tensor h2, Tensor weight1,"
+        " Tensor weight2, Tensor? residual, int dilation, float slope, float dropout, bool for_x,"
+        " bool for_weights) -> (Tensor grad_x, Tensor grad_weight1, Tensor grad_bias1, Tensor grad_weight2,"
+        " Tensor grad_bias2, Tensor grad_residual, Tensor grad_residual_bias)",
     ):
         name = schema.partition("(")[0]
         assert str(getattr(torch.ops.affekt, name).default._schema) == f"affekt::{schema}"

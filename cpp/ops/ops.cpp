@@ -40,6 +40,17 @@ STABLE_TORCH_LIBRARY(affekt, m) {
   m.def(
       "_sup_con(Tensor z, Tensor labels, Tensor? negatives, Tensor scale, int budget, bool for_z)"
       " -> (Tensor loss, Tensor grad_z, Tensor grad_scale)");
+  // x (batch, time, in) through two causal convolutions with weights (out, in, taps) and the residual sum,
+  // see tcn_training.hpp; keys: two of int64, where dropout > 0 -> y, and what the backward op takes.
+  m.def(
+      "_tcn_block(Tensor x, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2, Tensor? residual,"
+      " Tensor? residual_bias, Tensor? keys, int dilation, float slope, float dropout)"
+      " -> (Tensor y, Tensor h1, Tensor h2)");
+  m.def(
+      "_tcn_block_bwd(Tensor grad, Tensor x, Tensor y, Tensor h1, Tensor h2, Tensor weight1, Tensor weight2,"
+      " Tensor? residual, int dilation, float slope, float dropout, bool for_x, bool for_weights)"
+      " -> (Tensor grad_x, Tensor grad_weight1, Tensor grad_bias1, Tensor grad_weight2, Tensor grad_bias2,"
+      " Tensor grad_residual, Tensor grad_residual_bias)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(affekt, CompositeExplicitAutograd, m) { m.impl("_version", TORCH_BOX(&version)); }

@@ -91,6 +91,46 @@ def load_library() -> None:
     def _(z: Any, labels: Any, negatives: Any, scale: Any, budget: int, for_z: bool) -> Any:
         return z.new_empty(()), z.new_empty(z.shape if for_z else (0,)), z.new_empty(())
 
+    @torch.library.register_fake("affekt::_tcn_block")
+    def _(
+        x: Any,
+        weight1: Any,
+        bias1: Any,
+        weight2: Any,
+        bias2: Any,
+        residual: Any,
+        residual_bias: Any,
+        keys: Any,
+        dilation: int,
+        slope: float,
+        dropout: float,
+    ) -> Any:
+        return tuple(x.new_empty((*x.shape[:2], weight1.shape[0])) for _ in range(3))
+
+    @torch.library.register_fake("affekt::_tcn_block_bwd")
+    def _(
+        grad: Any,
+        x: Any,
+        y: Any,
+        h1: Any,
+        h2: Any,
+        weight1: Any,
+        weight2: Any,
+        residual: Any,
+        dilation: int,
+        slope: float,
+        dropout: float,
+        for_x: bool,
+        for_weights: bool,
+    ) -> Any:
+        out = weight1.shape[:1]
+        aside = for_weights and residual is not None
+        return (
+            x.new_empty(x.shape if for_x else (0,)),
+            *(x.new_empty(s if for_weights else (0,)) for s in (weight1.shape, out, weight2.shape, out)),
+            *(x.new_empty(s if aside else (0,)) for s in ((*out, x.shape[2], 1), out)),
+        )
+
 
 @cache
 def available() -> bool:
