@@ -9,7 +9,8 @@ the step:
 - pytorch-tcn: its streaming mode, `forward(x, inference=True)` with its own buffers;
 - RTNeural: its Conv1D layers (Eigen) with the residual sum between them written by us, as it has none; built
   for this CPU when `AFFEKT_RTNEURAL` names a checkout, in sizes known at run time, as ours are, and to the
-  compiler, and timed in C++, a thousand steps per call;
+  compiler, and timed in C++, a thousand steps per call. Beside ours from Python it is compared with ours
+  called from C++ in the same way;
 - torch without state: the module over its receptive field.
 
 Training is one forward and backward pass of `affekt.nn.TCN`, weight norm included, with the gradients of all
@@ -38,6 +39,8 @@ STREAMS = 8
 
 # Ratios to reach, by channels: floor, aim.
 STEP = {32: ({"ONNX Runtime": 9}, 20), 64: ({"ONNX Runtime": 9}, 12), 128: ({"ONNX Runtime": 4}, 5)}
+RTNEURAL = ("RTNeural in C++", "RTNeural in C++, sizes compiled in")
+IN_CPP = "step, all called from C++"
 
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 
@@ -113,12 +116,11 @@ def check(step, shape) -> None:
         np.testing.assert_allclose(np.asarray(step(row)).reshape(-1), y, rtol=1e-4, atol=1e-5)
 
 
-def facts(shape, rows=1, arithmetic="float32"):
-    """Return the work of one call over `rows` rows that share a pass over the weights."""
+def facts(shape, rows=1, arithmetic="float32", calls=1):
+    """Return the work of `calls` passes over the weights that `rows` rows share."""
     weights = macs(shape) * (4 if arithmetic == "float32" else 1)
-    if arithmetic != "float32":
-        return {"bytes_moved": weights, "working_set": weights}
-    return {"operations": 2 * macs(shape) * rows, "bytes_moved": weights, "working_set": weights}
+    facts = {"bytes_moved": weights * calls, "working_set": weights}
+    return facts if arithmetic != "float32" else facts | {"operations": 2 * macs(shape) * rows * calls}
 
 
 # One step -------------------------------------------------------------------------------------------------
@@ -133,8 +135,7 @@ def bench_affekt_step(contender, peer, shape):
         label("step", shape),
         "affekt",
         lambda: tcn.process(row),
-        floor=floor
-        | {"pytorch-tcn, streaming": 100, "RTNeural in C++": 1, "RTNeural in C++, sizes compiled in": 1},
+        floor=floor | {"pytorch-tcn, streaming": 100} | dict.fromkeys(RTNEURAL, 1),
         aim={"ONNX Runtime": aim},
         **facts(shape),
     )
@@ -283,35 +284,48 @@ def bench_pytorch_tcn_step(contender, peer, shape):
 
 
 @functools.cache
-def rtneural(shape, fixed):
-    """Return a function that takes steps with RTNeural: f(rows, count, out).
+def compiled(source, *flags):
+    """Return a library built from a C++ file beside this one."""
+    library = Path(tempfile.mkdtemp()) / f"{source}.so"
+    command = [os.environ.get("CXX", "c++"), "-std=c++20", "-O3", "-march=native", "-DNDEBUG", "-shared"]
+    command += ["-fPIC", "-w", str(Path(__file__).with_name(source)), *flags, "-o", str(library)]
+    subprocess.run(command, check=True, capture_output=True)
+    return ctypes.CDLL(str(library))
 
-    `fixed`: in sizes known to the compiler, else at run time.
-    """
+
+def rtneural():
+    """Return the library of RTNeural's steps."""
+    if "AFFEKT_RTNEURAL" not in os.environ:
+        pytest.skip("AFFEKT_RTNEURAL names no checkout of RTNeural")
     home = Path(os.environ["AFFEKT_RTNEURAL"])
-    inputs, channels, blocks, taps = shape
-    folder = Path(tempfile.mkdtemp())
-    library = folder / "rtneural.so"
-    subprocess.run(
-        [
-            *[
-                os.environ.get("CXX", "c++"),
-                "-std=c++20",
-                "-O3",
-                "-march=native",
-                "-DNDEBUG",
-                "-shared",
-                "-fPIC",
-                "-w",
-            ],
-            *["-DRTNEURAL_USE_EIGEN=1", "-DRTNEURAL_DEFAULT_ALIGNMENT=32", "-DRTNEURAL_NAMESPACE=RTNeural"],
-            *[f"-I{home}", f"-I{home / 'modules' / 'Eigen'}", f"-I{home / 'modules' / 'json'}"],
-            *[str(Path(__file__).with_name("rtneural.cpp")), "-o", str(library)],
-        ],
-        check=True,
-        capture_output=True,
+    defines = ["-DRTNEURAL_USE_EIGEN=1", "-DRTNEURAL_DEFAULT_ALIGNMENT=32", "-DRTNEURAL_NAMESPACE=RTNeural"]
+    return compiled(
+        "rtneural.cpp",
+        *defines,
+        f"-I{home}",
+        f"-I{home / 'modules' / 'Eigen'}",
+        f"-I{home / 'modules' / 'json'}",
     )
-    code = ctypes.CDLL(str(library))
+
+
+def affekt_in_cpp():
+    """Return the library of our own steps, linked to the one that Python uses."""
+    package = Path(_core.__file__).parent
+    if not (package / "include").is_dir():
+        pytest.skip("affekt is not installed with its headers here")
+    return compiled(
+        "tcn_steps.cpp", f"-I{package / 'include'}", f"-L{package}", "-laffekt", f"-Wl,-rpath,{package}"
+    )
+
+
+@functools.cache
+def steps_in_cpp(library, shape, fixed=False):
+    """Return a function that takes one step after the other in C++: f(rows).
+
+    `fixed`: in sizes known to the compiler, where the library has them.
+    """
+    code = library()
+    inputs, channels, blocks, taps = shape
     floats = ctypes.POINTER(ctypes.c_float)
     code.tcn_create.restype = ctypes.c_void_p
     code.tcn_create.argtypes = [ctypes.c_int] * 5 + [floats]
@@ -319,7 +333,7 @@ def rtneural(shape, fixed):
     order = ["conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias", "residual.weight", "residual.bias"]
     flat = [np.ravel(block[name]) for block in module_of(shape)[1] for name in order if name in block]
     weights = np.concatenate(flat).astype(np.float32)
-    assert SLOPE == 0.01  # as in rtneural.cpp
+    assert SLOPE == 0.01  # as in the C++ files
     net = code.tcn_create(inputs, channels, blocks, taps, int(fixed), weights.ctypes.data_as(floats))
 
     def steps(rows):
@@ -331,15 +345,27 @@ def rtneural(shape, fixed):
     return steps
 
 
+@pytest.mark.parametrize("what", ["step", IN_CPP])
 @pytest.mark.parametrize("fixed", [True, False], ids=["compiled", "run-time"])
 @each_shape
-def bench_rtneural_step(contender, peer, shape, fixed):
+def bench_rtneural_step(contender, peer, shape, fixed, what):
     peer("torch")
-    if "AFFEKT_RTNEURAL" not in os.environ:
-        pytest.skip("AFFEKT_RTNEURAL names no checkout of RTNeural")
-    steps, rows = rtneural(shape, fixed), module_of(shape)[2]
-    name = "RTNeural in C++, sizes compiled in" if fixed else "RTNeural in C++"
-    contender(label("step", shape), name, lambda: steps(rows), units=len(rows))
+    steps, rows = steps_in_cpp(rtneural, shape, fixed), module_of(shape)[2]
+    contender(label(what, shape), RTNEURAL[fixed], lambda: steps(rows), units=len(rows))
+
+
+@each_shape
+def bench_affekt_step_in_cpp(contender, peer, shape):
+    peer("torch")
+    steps, rows = steps_in_cpp(affekt_in_cpp, shape), module_of(shape)[2]
+    contender(
+        label(IN_CPP, shape),
+        "affekt",
+        lambda: steps(rows),
+        units=len(rows),
+        floor=dict.fromkeys(RTNEURAL, 1),
+        **facts(shape, calls=len(rows)),
+    )
 
 
 @each_shape

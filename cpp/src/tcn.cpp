@@ -85,10 +85,12 @@ struct Tcn::Plan {
 
   Plan(const TcnOptions& options, std::span<const TcnBlockWeights> blocks);
   void run_tile(const Frame* frames, std::size_t n) const noexcept {
-    arithmetic == Arithmetic::int8 ? run_int8(frames, n) : run_float(frames, n);
+    // A step is short, so the loops over its frames are compiled away.
+    if (arithmetic == Arithmetic::int8) return n == 1 ? run_int8(frames, 1) : run_int8(frames, n);
+    n == 1 ? run_float(frames, 1) : run_float(frames, n);
   }
-  void run_float(const Frame* frames, std::size_t n) const noexcept;
-  void run_int8(const Frame* frames, std::size_t n) const noexcept;
+  [[gnu::always_inline]] inline void run_float(const Frame* frames, std::size_t n) const noexcept;
+  [[gnu::always_inline]] inline void run_int8(const Frame* frames, std::size_t n) const noexcept;
 
   /// Where the row `back` rows before that of `frame` lies; before the first row, unsigned wrap-around lands
   /// on rows that are still zero.
@@ -230,7 +232,7 @@ Tcn::Plan::Plan(const TcnOptions& options, std::span<const TcnBlockWeights> give
   state_floats += 3 * kTile * scratch_stride;
 }
 
-void Tcn::Plan::run_float(const Frame* frames, std::size_t n) const noexcept {
+inline void Tcn::Plan::run_float(const Frame* frames, std::size_t n) const noexcept {
   const float* rows[kMaxTaps * kTile];
   const auto gather = [&](const Conv& conv, const Ring& ring) {
     for (std::size_t j = 0; j < conv.layer.taps; ++j)
@@ -260,7 +262,7 @@ void Tcn::Plan::run_float(const Frame* frames, std::size_t n) const noexcept {
   }
 }
 
-void Tcn::Plan::run_int8(const Frame* frames, std::size_t n) const noexcept {
+inline void Tcn::Plan::run_int8(const Frame* frames, std::size_t n) const noexcept {
   const unsigned char* rows[kMaxTaps * kTile];
   const auto gather = [&](const Conv& conv, const Ring& ring) {
     for (std::size_t j = 0; j < conv.int8.taps; ++j)

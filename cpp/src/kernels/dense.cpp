@@ -18,9 +18,10 @@ constexpr int kStepVectors = 8, kFrames = 8, kFrameVectors = 2;
 constexpr int kStepVectors = 8, kFrames = 4, kFrameVectors = 2;
 #endif
 
+/// What a tile works on; by value, because a store of a vector may alias whatever lies behind a reference.
 template <class Layer, class Row>
 struct Call {
-  const Layer& layer;
+  Layer layer;
   const Row* const* rows;
   std::size_t row_step;
   const float* const* identity;
@@ -34,14 +35,25 @@ AFFEKT_INLINE V rectified(const V& x, const float* slope) noexcept {
   return select(x > V{}, x, load<V>(slope) * x);
 }
 
-template <class Call>
-AFFEKT_INLINE void finish(const Call& call, std::size_t f, std::size_t lane, V value) noexcept {
+/// N vectors of outputs of frame f, from `lane` on, become its y.
+template <int N, class Call>
+AFFEKT_INLINE void finish(const Call& call, std::size_t f, std::size_t lane, V (&value)[N]) noexcept {
   const auto& layer = call.layer;
-  if (layer.slope) value = rectified(value, layer.slope + lane);
-  if (call.identity) value = rectified(value + load<V>(call.identity[f] + lane), layer.slope_out + lane);
+  if (layer.slope)
+    for (int v = 0; v < N; ++v) value[v] = rectified(value[v], layer.slope + lane + v * L);
+  if (call.identity) {
+    const float* const identity = call.identity[f] + lane;
+    for (int v = 0; v < N; ++v)
+      value[v] = rectified(value[v] + load<V>(identity + v * L), layer.slope_out + lane + v * L);
+  }
   float* const y = call.y[f] + lane;
-  if (lane + L <= layer.out) return store(y, value);
-  for (std::size_t i = 0; lane + i < layer.out; ++i) y[i] = value[i];
+  if (lane + N * L <= layer.out) {
+    for (int v = 0; v < N; ++v) store(y + v * L, value[v]);
+  } else {
+    alignas(64) float values[N * L];
+    for (int v = 0; v < N; ++v) store(values + v * L, value[v]);
+    for (std::size_t i = 0; lane + i < layer.out; ++i) y[i] = values[i];
+  }
 }
 
 /// F frames from `f` on and N vectors of outputs from `lane` on, whose weights begin at `weight`, in a panel
@@ -57,20 +69,26 @@ AFFEKT_INLINE void tile(const FloatCall& call, std::size_t f, std::size_t lane, 
   for (std::size_t j = 0; j < layer.taps; ++j) {
     const float* x[F];
     for (int i = 0; i < F; ++i) x[i] = call.rows[j * call.row_step + f + i];
-#pragma GCC unroll 4
-    for (std::size_t c = 0; c < in; ++c, weight += width) {
+    const auto add = [&](std::size_t c) {
       V w[N];
       for (int v = 0; v < N; ++v) w[v] = load<V>(weight + v * L);
       for (int i = 0; i < F; ++i) {
         const V s = splat<V>(x[i][c]);
         for (int v = 0; v < N; ++v) sum[i][v] = fma(w[v], s, sum[i][v]);
       }
+      weight += width;
+    };
+    std::size_t c = 0;
+    for (; c + 4 <= in; c += 4) {
+      add(c);
+      add(c + 1);
+      add(c + 2);
+      add(c + 3);
     }
+    for (; c < in; ++c) add(c);
   }
 #pragma GCC unroll 8  // an index known at run time would send the sums through memory
-  for (int i = 0; i < F; ++i)
-#pragma GCC unroll 8
-    for (int v = 0; v < N; ++v) finish(call, f + i, lane + v * L, sum[i][v]);
+  for (int i = 0; i < F; ++i) finish(call, f + i, lane, sum[i]);
 }
 
 /// The same in integers; `weight` counts in units of four bytes.
@@ -106,12 +124,13 @@ AFFEKT_INLINE void tile(const Int8Call& call, std::size_t f, std::size_t lane, c
       for (int v = 0; v < N; ++v) sum[i][v] = fma(dots[i][v].total(), splat<V>(scale[i]), sum[i][v]);
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < F; ++i)
-#pragma GCC unroll 8
+  for (int i = 0; i < F; ++i) {
     for (int v = 0; v < N; ++v) {
       const std::size_t at = lane + v * L;
-      finish(call, f + i, at, fma(sum[i][v], load<V>(layer.scale + at), load<V>(layer.bias + at)));
+      sum[i][v] = fma(sum[i][v], load<V>(layer.scale + at), load<V>(layer.bias + at));
     }
+    finish(call, f + i, lane, sum[i]);
+  }
 }
 
 /// All outputs of one panel, in tiles of N vectors and then of fewer.
@@ -133,6 +152,21 @@ AFFEKT_INLINE void frames(const Call& call, std::size_t f, std::size_t n, std::s
     if (f < n) frames<F / 2>(call, f, n, first, weight, width);
 }
 
+/// Apart, so that a step does not set up their registers.
+template <class Call>
+[[gnu::noinline]] void many_frames(const Call& given, std::size_t n, std::size_t first, const float* weight,
+                                   std::size_t width) noexcept {
+  const Call call = given;
+  frames<kFrames>(call, 0, n, first, weight, width);
+}
+
+/// One frame across a panel whose width is known to the compiler, as are the strides then.
+template <int width, class Call>
+[[gnu::noinline]] void one_frame(const Call& given, std::size_t first, const float* weight) noexcept {
+  const Call call = given;
+  frames<1>(call, 0, 1, first, weight, width);
+}
+
 /// All panels, of which each output takes `column` times four bytes.
 template <class Call>
 AFFEKT_INLINE void panels(const Call& call, std::size_t n, std::size_t column) noexcept {
@@ -140,7 +174,17 @@ AFFEKT_INLINE void panels(const Call& call, std::size_t n, std::size_t column) n
   const float* weight = call.layer.weight;
   for (std::size_t first = 0; first < padded; first += dense::panel) {
     const std::size_t width = padded - first < dense::panel ? padded - first : dense::panel;
-    frames<kFrames>(call, 0, n, first, weight, width);
+    if (n != 1) {
+      many_frames(call, n, first, weight, width);
+    } else if (width == 64) {
+      one_frame<64>(call, first, weight);
+    } else if (width == 48) {
+      one_frame<48>(call, first, weight);
+    } else if (width == 32) {
+      one_frame<32>(call, first, weight);
+    } else {
+      one_frame<16>(call, first, weight);
+    }
     weight += column * width;
   }
 }
