@@ -155,7 +155,6 @@ def bench_affekt_kaldi(contender, seconds):
         lambda: mel(x),
         floor={"kaldi-native-fbank": 25},
         aim={"kaldi-native-fbank": 50},
-        note="ours transforms in float64 here, as Kaldi's filters ask for it",
     )
 
 

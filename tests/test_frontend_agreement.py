@@ -342,7 +342,10 @@ def test_a_large_offset_costs_kaldi_features_nothing() -> None:
     for config, _ in FBANK:
         mel = LogMel.kaldi(**config)
         reference = mel(x.astype(np.float64))
-        assert np.abs(mel(x) - reference).max() * 20 / mel.options["power"] / np.log(10) <= 1e-4
+        power = mel.options["power"]
+        worst = worst_decibel(mel(x), reference, np.exp(reference), power)
+        # What a float32 transform costs without an offset; a mean in float32 costs 0.01 dB more.
+        assert worst * 20 / power / np.log(10) <= DECIBEL
 
 
 def test_deltas_agree_with_kaldi_inside_and_repeat_the_edges(rng: np.random.Generator) -> None:

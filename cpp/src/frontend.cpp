@@ -270,10 +270,10 @@ struct FrontEnd::Impl {
   }
 
   /// Whether float samples are worth a transform in double. Bluestein's algorithm loses too many digits in
-  /// float. Kaldi's filters have no unit area and take fractions of a bin, so that a float transform errs by
-  /// up to 0.004 dB at -80 dB of the peak, on top of the 0.003 dB of Kaldi's own.
+  /// float. In Kaldi's convention a float transform errs by up to 0.003 dB at -80 dB of the peak, as Kaldi's
+  /// own does; magnitudes have no room for both within 0.005 dB.
   static bool wants_double(const FrontEndOptions& o) {
-    return o.mel_scale == MelScale::kaldi ||
+    return (o.mel_scale == MelScale::kaldi && o.power < 2.0) ||
            RealFft<float>::needs_bluestein(static_cast<std::size_t>(o.n_fft));
   }
 

@@ -130,10 +130,41 @@ AFFEKT_INLINE V fma(const V& a, const V& b, const V& c) noexcept {
 #endif
 }
 
+/// Whether fma rounds once.
+#if defined(__FMA__) || defined(__aarch64__)
+inline constexpr bool kFused = true;
+#else
+inline constexpr bool kFused = false;
+#endif
+
 /// mask ? a : b, lane by lane; mask is the result of a comparison.
 template <class V, class M>
 AFFEKT_INLINE V select(const M& mask, const V& a, const V& b) noexcept {
   return mask ? a : b;
+}
+
+template <class V, std::size_t... I>
+AFFEKT_INLINE V delayed_lanes(const V& v, std::index_sequence<I...>) noexcept {
+  return __builtin_shufflevector(v, v, (I == 0 ? 0 : static_cast<int>(I) - 1)...);
+}
+/// Lane i takes the value of lane i - 1; the first keeps its own.
+template <class V>
+AFFEKT_INLINE V delayed(const V& v) noexcept {
+  return delayed_lanes(v, std::make_index_sequence<sizeof(V) / sizeof(Element<V>)>());
+}
+
+/// Sum of the lanes, half onto half.
+template <class V>
+AFFEKT_INLINE Element<V> sum_lanes(const V& v) noexcept {
+  constexpr std::size_t lanes = sizeof(V) / sizeof(Element<V>);
+  if constexpr (lanes == 2) {
+    return v[0] + v[1];
+  } else {
+    Vec<Element<V>, lanes / 2> low, high;
+    __builtin_memcpy(&low, &v, sizeof(low));
+    __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(low), sizeof(high));
+    return sum_lanes(decltype(low)(low + high));
+  }
 }
 
 /// Unsigned integers of the size of T.

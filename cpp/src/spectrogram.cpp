@@ -73,8 +73,9 @@ struct Spectrogram::Impl {
                      [&](Tile<T>& tile, std::size_t, std::size_t i, std::size_t row, std::size_t count,
                          std::size_t lanes) noexcept {
                        const auto transform = complex ? plan.kernels.spectra : plan.kernels.powers;
-                       transform(v, tile.rows(), tile.template windowed<S>(), tile.scratch(), lanes);
                        O* out = signals.out[i] + row * columns;
+                       prefetch(out, count * columns);
+                       transform(v, tile.rows(), tile.template windowed<S>(), tile.scratch(), lanes);
                        if constexpr (std::is_same_v<O, float>) {
                          plan.kernels.store_floats(tile.scratch().bins, columns, count, lanes, out, columns);
                        } else {

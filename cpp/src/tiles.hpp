@@ -69,6 +69,13 @@ struct TilePlan {
   const FrontEndKernelsOf<T>& kernels = tile_kernels<T>();
 };
 
+/// Asks for n values to be brought near; they are needed once the work of a tile is done.
+template <class T>
+void prefetch(const T* x, std::size_t n) noexcept {
+  const char* at = reinterpret_cast<const char*>(x);
+  for (std::size_t i = 0; i < n * sizeof(T); i += 64) __builtin_prefetch(at + i);
+}
+
 /// What one tile works on: its rows, and the work space of the kernels.
 template <class T>
 class Tile {
@@ -88,7 +95,7 @@ class Tile {
     const std::size_t work = reserve(v.fft.work * lanes * sizeof(T));
     const std::size_t bins = reserve(((complex ? 2 : 1) * v.fft.bins * lanes + vector) * sizeof(T));
     const std::size_t mel = reserve((v.n_mels * lanes + vector) * sizeof(T));
-    const std::size_t frame = reserve((v.width + 17) * sizeof(double));
+    const std::size_t frame = reserve(2 * v.width * sizeof(double));
     const std::size_t edge = reserve(v.width * sizeof(double));
     const std::size_t floats = reserve((v.width + 1) * sizeof(float));
     const std::size_t rows = reserve(lanes * v.width * sizeof(T));

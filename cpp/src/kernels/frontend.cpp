@@ -23,74 +23,100 @@ AFFEKT_INLINE void each(T* x, std::size_t n, F&& f) noexcept {
   for (std::size_t i = 0; i < n; i += kLanes<T>) store<V>(x + i, f(load<V>(x + i)));
 }
 
-/// n values of S as doubles.
-template <class S>
-AFFEKT_INLINE Vec<double> wide(const S* x) noexcept {
-  return __builtin_convertvector(load<Vec<S, kLanes<double>>>(x), Vec<double>);
+/// n values of S as values of A.
+template <class A, class S>
+AFFEKT_INLINE Vec<A> wide(const S* x) noexcept {
+  return convert<A>(load<Vec<S, kLanes<A>>>(x));
 }
 
-/// Sum of f(i) over [0, n): vectors of doubles, the tail value by value.
-template <class F>
-AFFEKT_INLINE double sum(std::size_t n, const double* x, F&& f) noexcept {
+/// Sum of f(x[i]) over [0, n) in double: four vectors in turns, then their lanes, then the tail.
+template <class S, class F>
+AFFEKT_INLINE double sum(std::size_t n, const S* x, F&& f) noexcept {
   using V = Vec<double>;
   constexpr std::size_t L = kLanes<double>;
-  V a{}, b{};
+  V a[4] = {};
   std::size_t i = 0;
-  for (; i + 2 * L <= n; i += 2 * L) {
-    a = a + f(load<V>(x + i));
-    b = b + f(load<V>(x + i + L));
+  for (; i + 4 * L <= n; i += 4 * L) {
+    for (std::size_t j = 0; j < 4; ++j) a[j] = a[j] + f(wide<double>(x + i + j * L));
   }
-  a = a + b;
-  double total = 0;
-  for (std::size_t l = 0; l < L; ++l) total += a[l];
-  for (; i < n; ++i) total += f(x[i]);
+  for (; i + L <= n; i += L) a[0] = a[0] + f(wide<double>(x + i));
+  double total = sum_lanes(V((a[0] + a[1]) + (a[2] + a[3])));
+  for (; i < n; ++i) total += f(static_cast<double>(x[i]));
   return total;
+}
+
+/// (x[i] - mean) - c (x[i - 1] - mean), weighted, for i < n: put(i, vector or scalar). The sample before the
+/// first is taken to equal it.
+template <class A, class S, class F>
+AFFEKT_INLINE void emphasise(std::size_t n, const S* x, double mean, double c, const A* weights,
+                             F&& put) noexcept {
+  using V = Vec<A>;
+  constexpr std::size_t L = kLanes<A>;
+  // What is left of the mean, of the very factor that is used and in two parts where A is float: rounding
+  // either would leave an offset.
+  const A back = static_cast<A>(-c);
+  const double rest = mean * (1.0 + static_cast<double>(back));
+  const A high = static_cast<A>(rest);
+  const A low = static_cast<A>(rest - static_cast<double>(high));
+  const auto one = [&]<class U>(const U& now, const U& before, const U& weight) noexcept {
+    return ((fma<U>(before, splat<U>(back), now) - splat<U>(high)) - splat<U>(low)) * weight;
+  };
+  std::size_t i = 0;
+  if (n >= L) {
+    const V now = wide<A>(x);
+    put(0, one(now, delayed(now), load<V>(weights)));
+    for (i = L; i + L <= n; i += L) put(i, one(wide<A>(x + i), wide<A>(x + i - 1), load<V>(weights + i)));
+  }
+  for (; i < n; ++i) put(i, one(static_cast<A>(x[i]), static_cast<A>(x[i > 0 ? i - 1 : 0]), weights[i]));
+}
+
+template <class S, class T>
+AFFEKT_INLINE double prepared_row(const FrontEndView<T>& v, const S* x, double* frame, T* row) noexcept {
+  // With one rounding for the difference to the sample before, floats lose no more there than by the window.
+  using A = std::conditional_t<kFused && sizeof(S) == sizeof(T), T, double>;
+  const A* weights;
+  if constexpr (std::is_same_v<A, T>) {
+    weights = v.window;
+  } else {
+    weights = v.wide_window;
+  }
+  const std::size_t n = v.width;
+  const double c = v.frame_emphasis;
+  double mean = 0, energy = 0;
+  if (v.remove_dc) mean = sum(n, x, [](const auto& a) noexcept { return a; }) / static_cast<double>(n);
+  if (v.raw_energy)
+    energy = v.energy_scale * sum(n, x, [mean](const auto& a) noexcept { return (a - mean) * (a - mean); });
+  emphasise(n, x, mean, c, weights, [row](std::size_t i, const auto& a) noexcept {
+    const auto b = convert<T>(a);
+    store<std::remove_cvref_t<decltype(b)>>(row + i, b);
+  });
+  if (v.windowed_energy) {
+    emphasise(n, x, mean, c, v.wide_window, [frame](std::size_t i, const auto& a) noexcept {
+      store<std::remove_cvref_t<decltype(a)>>(frame + i, a);
+    });
+    energy = v.windowed_scale * sum(n, frame, [](const auto& a) noexcept { return a * a; });
+  }
+  return energy;
 }
 
 template <class S, class T>
 double prepare(const FrontEndView<T>& v, const S* x, bool first, bool emphasised, double* frame,
                T* row) noexcept {
+  const double c = v.signal_emphasis;
+  if (emphasised || c == 0.0) return prepared_row(v, x, frame, row);
   using V = Vec<double>;
   constexpr std::size_t L = kLanes<double>;
-  const std::size_t n = v.width;
-  double* y = frame + 1;  // the sample before y[i] is frame[i]
-  std::size_t i = 0;
-  if (emphasised || v.signal_emphasis == 0.0) {
-    for (; i + L <= n; i += L) store<V>(y + i, wide(x + i));
-    for (; i < n; ++i) y[i] = static_cast<double>(x[i]);
-  } else {
-    const double c = v.signal_emphasis;
-    y[0] = static_cast<double>(x[0]) - (first ? 0.0 : static_cast<double>(x[-1]) * c);
-    for (i = 1; i + L <= n; i += L) store<V>(y + i, wide(x + i) - wide(x + i - 1) * c);
-    for (; i < n; ++i) y[i] = static_cast<double>(x[i]) - static_cast<double>(x[i - 1]) * c;
-  }
-  double mean = 0;
-  if (v.remove_dc) mean = sum(n, y, [](const auto& a) noexcept { return a; }) / static_cast<double>(n);
-  double energy = 0;
-  if (v.raw_energy)
-    energy = v.energy_scale * sum(n, y, [mean](const auto& a) noexcept { return (a - mean) * (a - mean); });
-  frame[0] = y[0];
-  const double c = v.frame_emphasis;
-  const double* w = v.wide_window;
-  const auto windowed = [&](const auto& now, const auto& before, const auto& weight) noexcept {
-    return ((now - mean) - (before - mean) * c) * weight;
-  };
-  for (i = 0; i + L <= n; i += L) {
-    const V a = windowed(load<V>(y + i), load<V>(frame + i), load<V>(w + i));
-    store<Vec<T, kLanes<double>>>(row + i, __builtin_convertvector(a, Vec<T, kLanes<double>>));
-  }
-  for (; i < n; ++i) row[i] = static_cast<T>(windowed(y[i], frame[i], w[i]));
-  if (v.windowed_energy) {
-    for (i = n; i-- > 0;) y[i] = windowed(y[i], frame[i], w[i]);
-    energy = v.windowed_scale * sum(n, y, [](const auto& a) noexcept { return a * a; });
-  }
-  return energy;
+  double* y = frame + v.width;
+  y[0] = static_cast<double>(x[0]) - (first ? 0.0 : static_cast<double>(x[-1]) * c);
+  std::size_t i = 1;
+  for (; i + L <= v.width; i += L) store<V>(y + i, wide<double>(x + i) - wide<double>(x + i - 1) * c);
+  for (; i < v.width; ++i) y[i] = static_cast<double>(x[i]) - static_cast<double>(x[i - 1]) * c;
+  return prepared_row(v, y, frame, row);
 }
 
 /// Rows into z, side by side.
 template <int L, class T>
 AFFEKT_INLINE void load_rows(const FrontEndView<T>& v, const T* const* rows, bool windowed, T* z) noexcept {
-  using V = Vec<T, L>;
   const std::size_t n = v.width;
   const auto put_one = [&](std::size_t i) noexcept {
     const T w = windowed ? T(1) : v.window[i];
@@ -99,16 +125,21 @@ AFFEKT_INLINE void load_rows(const FrontEndView<T>& v, const T* const* rows, boo
   for (std::size_t i = 0; i < v.inset * L; ++i) z[i] = T(0);
   std::size_t i = 0;
   if constexpr (L > 1) {
-    V* to = reinterpret_cast<V*>(z) + v.inset;
-    for (; i + L <= n; i += L) {
-      V x[L];
-      for (int l = 0; l < L; ++l) x[l] = load<V>(rows[l] + i);
-      transpose(x);
-      for (int j = 0; j < L; ++j) {
-        const std::size_t at = i + static_cast<std::size_t>(j);
-        to[at] = windowed ? x[j] : V(x[j] * v.window[at]);
+    // Squares of 32 bytes: the shuffles of wider ones take longer than twice as many stores.
+    constexpr int side = L * sizeof(T) > 32 ? 32 / sizeof(T) : L;
+    using V = Vec<T, side>;
+    const auto squares = [&]<bool weigh>(std::bool_constant<weigh>) noexcept {
+      for (i = 0; i + side <= n; i += side) {
+        for (int first = 0; first < L; first += side) {
+          V x[side];
+          for (int l = 0; l < side; ++l) x[l] = load<V>(rows[first + l] + i);
+          transpose(x);
+          T* to = z + (v.inset + i) * L + static_cast<std::size_t>(first);
+          for (int j = 0; j < side; ++j) store<V>(to + j * L, weigh ? V(x[j] * v.window[i + j]) : x[j]);
+        }
       }
-    }
+    };
+    windowed ? squares(std::false_type()) : squares(std::true_type());
   }
   for (; i < n; ++i) put_one(i);
   for (i = (v.inset + n) * L; i < v.fft.n * L; ++i) z[i] = T(0);
@@ -189,12 +220,20 @@ AFFEKT_INLINE void store_rows(const T* x, std::size_t columns, std::size_t count
   if constexpr (L >= kBlock<O> && L > 1) {
     using V = Vec<T, L>;
     using W = Vec<O, L>;
-    for (; c + L <= columns; c += L) {
+    const auto square = [&](std::size_t at, auto rows) noexcept {
       W y[L];
-      for (std::size_t j = 0; j < L; ++j) y[j] = __builtin_convertvector(load<V>(x + (c + j) * L), W);
+      for (std::size_t j = 0; j < L; ++j) y[j] = convert<O>(load<V>(x + (at + j) * L));
       transpose(y);
-      for (std::size_t l = 0; l < count; ++l) store<W>(out + l * pitch + c, y[l]);
+      for (std::size_t l = 0; l < rows; ++l) store<W>(out + l * pitch + at, y[l]);
+    };
+    if (count == L && columns >= L) {
+      // The number is a constant, so that the rows stay in registers; the last square overlaps.
+      constexpr auto all = std::integral_constant<std::size_t, L>();
+      for (; c + L <= columns; c += L) square(c, all);
+      if (c < columns) square(columns - L, all);
+      return;
     }
+    for (; c + L <= columns; c += L) square(c, count);
   }
   for (std::size_t l = 0; l < count; ++l) {
     for (std::size_t i = c; i < columns; ++i) out[l * pitch + i] = static_cast<O>(x[i * L + l]);
@@ -286,8 +325,9 @@ AFFEKT_INLINE void each_column(const O* from, O* to, std::size_t c, F&& f) noexc
   std::size_t i = 0;
   for (; i + L <= c; i += L)
     store<Vec<O, kLanes<double>>>(
-        to + i, __builtin_convertvector(f([from, i](std::size_t at) noexcept { return wide(from + at + i); }),
-                                        Vec<O, kLanes<double>>));
+        to + i,
+        __builtin_convertvector(f([from, i](std::size_t at) noexcept { return wide<double>(from + at + i); }),
+                                Vec<O, kLanes<double>>));
   for (; i < c; ++i)
     to[i] =
         static_cast<O>(f([from, i](std::size_t at) noexcept { return static_cast<double>(from[at + i]); }));

@@ -37,7 +37,7 @@ struct FrontEndView {
   T energy_floor;
   LogScale<T> natural;
 
-  // The steps before the window, in double.
+  // The steps before the window.
   bool remove_dc, raw_energy, windowed_energy;
   double energy_scale;    // of the raw energy
   double windowed_scale;  // of the energy under `wide_window`
@@ -51,7 +51,7 @@ struct FrontEndScratch {
   T* work;        // fft.work * L
   T* bins;        // fft.bins * L, twice that for `spectra`, one vector more
   T* mel;         // n_mels * L, one vector more
-  double* frame;  // width + 1, two vectors more
+  double* frame;  // 2 width
 };
 
 template <class T>
