@@ -355,6 +355,7 @@ def test_infinite_and_overflowing_samples_are_errors(value, at):
         ({"sample_rate": -1}, "sample_rate: expected a positive"),
         ({"sample_rate": None}, "sample_rate: expected a finite number"),
         ({"window": 0.5}, "window: expected no less than a segment"),
+        ({"window": 1.6e7}, "win_length: expected a window of at most 4194304 segments"),
         ({"hop": 0}, "hop: expected seconds"),
         ({"segment": 1e9}, "segment: expected seconds"),
         ({"overlap": 1.0}, "overlap: expected a fraction"),
@@ -389,6 +390,15 @@ def test_bad_streams_are_named():
     ]:
         with pytest.raises(InputError, match=message):
             bands.stream(**options)
+
+
+def test_a_window_of_days_is_planned_at_once_and_refused_where_it_takes_too_much():
+    bands = BandPower(sample_rate=RATE, window=5e5, average="median")
+    power, valid = bands(eeg_like(2, 1000))
+    assert power.shape == (0, 2, 6)
+    assert valid.shape == (0, 2)
+    with pytest.raises(InputError, match="segments take at most 1 GiB for 2 channels"):
+        bands.stream(channels=2)
 
 
 def test_options_make_the_same_object_again():

@@ -219,12 +219,16 @@ std::size_t whole_segments(const WelchOptions& o, std::size_t n) {
   return n < o.n_per_seg ? 0 : (n - o.n_per_seg) / (o.n_per_seg - o.n_overlap) + 1;
 }
 
+/// What median_bias(n) is more than median_bias(n - 1), n > 1.
+double median_bias_step(std::size_t n) {
+  return n % 2 == 1 ? 1.0 / static_cast<double>(n) - 1.0 / static_cast<double>(n - 1) : 0.0;
+}
+
 /// Expectation of the median of n values of an exponential distribution of mean 1, the even n taken as n - 1
 /// (Allen, Anderson, Brady, Brown, Creighton 2012, eq. B12).
 double median_bias(std::size_t n) {
   double bias = 1.0;
-  for (std::size_t i = 2; i < n; i += 2)
-    bias += 1.0 / static_cast<double>(i + 1) - 1.0 / static_cast<double>(i);
+  for (std::size_t i = 2; i <= n; ++i) bias += median_bias_step(i);
   return bias;
 }
 
@@ -264,6 +268,7 @@ class Trouble {
     if (row_ == none) return;
     std::size_t nan_end = 0;
     const std::size_t i = first_beyond(x[row_], n, limit, &nan_end);
+    if (i == n) throw Error("samples: changed while they were transformed");
     std::ostringstream text;
     text << "samples: expected values within +-" << limit << ", or NaN where one is missing, got "
          << x[row_][i] << " at sample " << i << " of row " << row_;
@@ -485,6 +490,7 @@ namespace {
 /// step. So window f brings n_new segments, the last ones; window f - a (perhaps a virtual one, before the
 /// first) has brought the others.
 struct Sharing {
+  static constexpr std::size_t kMostSegments = std::size_t{1} << 22;
   std::size_t samples = 0, step = 0, hop = 0;
   std::size_t segments = 0;  // of a window
   std::size_t span = 0;      // samples of a window
@@ -498,6 +504,10 @@ struct Sharing {
   explicit Sharing(const BandPowerOptions& o)
       : samples(o.welch.n_per_seg), step(samples - o.welch.n_overlap), hop(o.hop_length) {
     segments = whole_segments(o.welch, o.win_length);
+    if (segments > kMostSegments) {
+      refuse("win_length", "a window of at most " + std::to_string(kMostSegments) + " segments",
+             static_cast<double>(segments));
+    }
     span = (segments - 1) * step + samples;
     const std::size_t common = std::gcd(hop, step);
     const std::size_t a = step / common, b = hop / common;
@@ -562,7 +572,8 @@ struct BandPlan {
     for (const PowerBand& band : o.bands) add(band);
     if (o.relative) add({"total", o.total_low, o.total_high});
     if (median) {
-      for (std::size_t n = 0; n <= sharing.segments; ++n) bias.push_back(median_bias(n));
+      for (std::size_t n = 0; n <= sharing.segments; ++n)
+        bias.push_back(n < 2 ? 1.0 : bias.back() + median_bias_step(n));
     }
   }
 
@@ -572,6 +583,17 @@ struct BandPlan {
   const BandView<double>* bands(double) const { return double_bands.data(); }
   /// Values that are kept of each segment.
   std::size_t width() const { return median ? padded_bins(bins) : n_values; }
+
+  /// Throws where the segments that windows share would take too much memory.
+  void check_memory(std::size_t channels, std::size_t block, std::size_t value_bytes) const {
+    constexpr double most = 1 << 30;
+    const double bytes = static_cast<double>((sharing.back + block) * sharing.n_new) *
+                         static_cast<double>(channels * width() * value_bytes);
+    if (bytes <= most) return;
+    refuse("win_length",
+           "windows whose segments take at most 1 GiB for " + std::to_string(channels) + " channels",
+           static_cast<double>(o.win_length));
+  }
 
   void add(const PowerBand& band) {
     const double rate = o.welch.sample_rate, step = rate / static_cast<double>(o.welch.n_fft);
@@ -758,6 +780,7 @@ void BandPlan::compute(const T* const* x, std::size_t recordings, std::size_t ch
   const std::size_t groups = (channels + together - 1) / together;
   const std::size_t block = std::max<std::size_t>(1, 128 / (together * sharing.n_new));
   const T limit = spectra(T()).limit();
+  if (frames > 0) check_memory(together, block, sizeof(T));
   Trouble trouble;
   parallel_for(recordings * groups, 1, [&](std::size_t begin, std::size_t end) noexcept {
     try {
@@ -766,9 +789,11 @@ void BandPlan::compute(const T* const* x, std::size_t recordings, std::size_t ch
       for (std::size_t i = begin; i < end; ++i) {
         const std::size_t recording = i / groups, first = i % groups * together;
         const std::size_t here = std::min(together, channels - first);
-        if (!windows || here != width) windows.emplace(*this, here, block);
-        width = here;
-        windows->reset();
+        if (frames > 0) {  // else there is no use for their memory
+          if (!windows || here != width) windows.emplace(*this, here, block);
+          width = here;
+          windows->reset();
+        }
         const std::size_t row = recording * channels + first;
         const std::size_t base = recording * frames * channels + first;
         for (std::int64_t v = sharing.first_window(); frames > 0 && v < static_cast<std::int64_t>(frames);) {
@@ -916,6 +941,7 @@ BandPowerStream<T>::BandPowerStream(std::shared_ptr<const BandPower> plan, std::
   if (channels < 1 || channels > 65536) refuse("channels", "a number from 1 to 65536", channels);
   if (capacity_samples < 1 || capacity_samples > (std::size_t{1} << 32))
     refuse("capacity", "a number of samples from 1 to 4294967296", capacity_samples);
+  plan->impl_->check_memory(channels, 1, sizeof(T));
   impl_ = std::make_unique<Impl>(std::move(plan), channels, capacity_samples);
 }
 template <class T>

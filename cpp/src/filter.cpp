@@ -208,6 +208,7 @@ std::vector<Section> notch(double frequency, double quality, double sample_rate)
 }
 
 Filter::Filter(const std::vector<Section>& sections) : sections_(sections) {
+  active_isa();  // an AFFEKT_ISA that this CPU lacks throws here; streams may not
   if (sections.empty() || sections.size() > kMostSections)
     throw InvalidArgument("sections: expected 1 to 64 of them, got " + std::to_string(sections.size()));
   std::size_t no_b2 = 0, no_a2 = 0;

@@ -99,6 +99,7 @@ Mix<S> mixer(const ResamplerKernels& kernels) {
 }  // namespace
 
 Resampler::Resampler(const ResamplerOptions& options) : options_(options) {
+  active_isa();  // an AFFEKT_ISA that this CPU lacks throws here; streams may not
   check("input_rate", options.input_rate, 1e-3, 1e9);
   check("output_rate", options.output_rate, options.input_rate / 256, options.input_rate * 256);
   check("passband", options.passband, 0.5, 0.98);

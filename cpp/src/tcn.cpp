@@ -41,6 +41,9 @@ const DenseKernels& int8_kernels() {
 
 /// One scale per output, s = max |w| / 127, and round(w / s).
 std::vector<std::int8_t> to_int8(std::span<const float> weight, std::vector<float>& scale) {
+  for (const float w : weight)
+    if (!std::isfinite(w))
+      throw InvalidArgument("tcn: weights must be finite to become int8, got " + std::to_string(w));
   const std::size_t columns = weight.size() / scale.size();
   std::vector<std::int8_t> values(weight.size());
   for (std::size_t o = 0; o < scale.size(); ++o) {

@@ -4,11 +4,16 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "affekt/bandpower.hpp"
 #include "affekt/error.hpp"
+#include "affekt/filter.hpp"
+#include "affekt/frontend.hpp"
+#include "affekt/resampler.hpp"
 #include "affekt/runtime.hpp"
 #include "check.hpp"
 #include "parallel.hpp"
@@ -73,6 +78,42 @@ void works_in_the_child_of_a_fork() {
 }
 #endif
 
+#if !defined(AFFEKT_TEST_NO_FORK)
+/// Whether `make` throws InvalidArgument in a process whose AFFEKT_ISA names nothing. Before any other test,
+/// because the choice is made once.
+template <class F>
+bool refuses_unknown_isa(F&& make) {
+  const pid_t child = fork();
+  if (child == 0) {
+    setenv("AFFEKT_ISA", "mmx", 1);
+    try {
+      make();
+    } catch (const affekt::InvalidArgument& error) {
+      _exit(std::string(error.what()).find("\"mmx\"") == std::string::npos ? 2 : 0);
+    }
+    _exit(1);
+  }
+  int status = -1;
+  return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+void plans_refuse_an_unknown_isa() {
+  CHECK(refuses_unknown_isa([] { affekt::isa(); }));
+  CHECK(refuses_unknown_isa([] {
+    affekt::FilterStream stream(std::make_shared<affekt::Filter>(affekt::notch(50, 30, 1000)), 1,
+                                affekt::Start::zero);
+    float x = 1, *y = &x;
+    stream.push(&y, &y, 1);
+  }));
+  CHECK(refuses_unknown_isa([] {
+    affekt::ResamplerStream stream(
+        std::make_shared<affekt::Resampler>(affekt::ResamplerOptions{.input_rate = 48000}), {1.0f});
+  }));
+  CHECK(refuses_unknown_isa([] { affekt::FrontEnd plan(affekt::FrontEndOptions{}); }));
+  CHECK(refuses_unknown_isa([] { affekt::Welch plan(affekt::WelchOptions{}); }));
+}
+#endif
+
 void refuses_bad_numbers() {
   affekt::set_num_threads(2);
   for (const int n : {0, -1, 1025})
@@ -90,6 +131,9 @@ void names_the_instruction_set() {
 }  // namespace
 
 int main() {
+#if !defined(AFFEKT_TEST_NO_FORK)
+  plans_refuse_an_unknown_isa();
+#endif
   names_the_instruction_set();
   covers_every_index_once();
   callers_at_once_and_calls_within_calls();

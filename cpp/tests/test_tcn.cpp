@@ -295,6 +295,12 @@ void wrong_arguments_are_named() {
   bare.blocks[0].br.clear();
   CHECK_THROWS(Tcn(bare.options, bare.views()), InvalidArgument, "residual");
   CHECK_THROWS(Tcn(good.options, {}), InvalidArgument, "weights of 1 blocks");
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    Case odd = good;
+    odd.options.arithmetic = affekt::Arithmetic::int8;
+    odd.blocks[0].w2.back() = bad;
+    CHECK_THROWS(Tcn(odd.options, odd.views()), InvalidArgument, "finite");
+  }
   const Case far = make(64, {64}, 3, Rectifier::relu);
   TcnOptions options = far.options;
   options.dilations = {1 << 24};
