@@ -1,5 +1,6 @@
 """The torch op library: loads, carries its schemas, and runs on the libaffekt of the package."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import json
@@ -11,6 +12,15 @@ import affekt
 from affekt import _core, ops
 
 torch = pytest.importorskip("torch")
+
+from affekt.losses import (
+    ccc_loss,
+    info_nce_loss,
+    mcl_loss,
+    nt_xent_loss,
+    pairwise_info_nce_loss,
+    sup_con_loss,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +41,10 @@ def test_schemas():
     # Public schemas only grow; these are private so far and listed so that a change is seen.
     assert str(torch.ops.affekt._version.default._schema) == "affekt::_version() -> str"
     for schema in (
-        "_frontend(Tensor signal, str options) -> Tensor",
+        "acoustic(Tensor signal, str options) -> Tensor",
+        "spectrogram(Tensor signal, str options) -> Tensor",
+        "stft(Tensor signal, str options) -> Tensor",
+        "_acoustic_bwd(Tensor grad, Tensor signal, str options) -> Tensor",
         "_ccc_fwd(Tensor pred, Tensor target, Tensor? mask, bool pool, int reduction, float eps, bool mixed)"
         " -> (Tensor loss, Tensor columns)",
         "_ccc_bwd(Tensor grad, Tensor pred, Tensor target, Tensor? mask, Tensor columns, bool pool,"
@@ -63,7 +76,7 @@ def test_loading_twice_is_harmless():
 @pytest.mark.parametrize("shape", [(4000,), (3, 2000), (2, 3, 1000), (0, 1000), (2, 100), (0,)])
 def test_front_end_equals_the_core_bit_for_bit(shape, dtype):
     x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
-    ours = torch.ops.affekt._frontend(torch.from_numpy(x), LOG_MEL)
+    ours = torch.ops.affekt.acoustic(torch.from_numpy(x), LOG_MEL)
     expected = _core.FrontEnd(LOG_MEL).compute(x)
     assert ours.dtype == torch.from_numpy(x).dtype
     assert ours.shape == expected.shape
@@ -73,7 +86,7 @@ def test_front_end_equals_the_core_bit_for_bit(shape, dtype):
 def test_front_end_takes_any_strides():
     x = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(
-        torch.ops.affekt._frontend(x.T, LOG_MEL), torch.ops.affekt._frontend(x.T.contiguous(), LOG_MEL)
+        torch.ops.affekt.acoustic(x.T, LOG_MEL), torch.ops.affekt.acoustic(x.T.contiguous(), LOG_MEL)
     )
 
 
@@ -82,9 +95,9 @@ def test_front_end_is_the_same_for_any_number_of_threads():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = torch.ops.affekt._frontend(x, LOG_MEL)
+        one = torch.ops.affekt.acoustic(x, LOG_MEL)
         torch.set_num_threads(4)
-        assert torch.equal(one, torch.ops.affekt._frontend(x, LOG_MEL))
+        assert torch.equal(one, torch.ops.affekt.acoustic(x, LOG_MEL))
     finally:
         torch.set_num_threads(before)
 
@@ -102,20 +115,45 @@ def test_front_end_is_the_same_for_any_number_of_threads():
 )
 def test_front_end_refuses_bad_input(signal, options, message):
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.affekt._frontend(signal, options)
+        torch.ops.affekt.acoustic(signal, options)
 
 
 def test_front_end_passes_the_checks_of_torch():
     x = torch.randn(2, 1000)
     torch.library.opcheck(
-        torch.ops.affekt._frontend.default, (x, LOG_MEL), test_utils=("test_schema", "test_faketensor")
+        torch.ops.affekt.acoustic.default, (x, LOG_MEL), test_utils=("test_schema", "test_faketensor")
     )
 
 
 def test_front_end_in_torchscript():
     @torch.jit.script
     def rows(x: torch.Tensor, options: str) -> torch.Tensor:
-        return torch.ops.affekt._frontend(x, options)
+        return torch.ops.affekt.acoustic(x, options)
 
     x = torch.randn(1000)
-    assert torch.equal(rows(x, LOG_MEL), torch.ops.affekt._frontend(x, LOG_MEL))
+    assert torch.equal(rows(x, LOG_MEL), torch.ops.affekt.acoustic(x, LOG_MEL))
+
+
+def losses():
+    labels, q = torch.randint(0, 3, (8,), generator=torch.Generator().manual_seed(0)), torch.randn(4, 5)
+    return {
+        "ccc": ccc_loss,
+        "info_nce": info_nce_loss,
+        "one-sided": lambda a, b: info_nce_loss(a, b, symmetric=False, negatives=q),
+        "pairwise": lambda a, b: pairwise_info_nce_loss([a, b, a + b]),
+        "nt_xent": nt_xent_loss,
+        "sup_con": lambda a, b: sup_con_loss(a, labels) + 0 * b.sum(),
+        "mcl": lambda a, b: mcl_loss([a, b], [b, a]),
+    }
+
+
+@pytest.mark.parametrize("name", losses())
+def test_losses_compile_into_one_graph(name):
+    loss = losses()[name]
+    a, b = torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(1)).unbind()
+    grads = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        inputs = [v.clone().requires_grad_() for v in (a, b)]
+        function(*inputs).backward()
+        grads.append(torch.stack([v.grad for v in inputs]))
+    assert torch.allclose(grads[0], grads[1], atol=1e-6)

@@ -11,14 +11,14 @@ from affekt import ops
 torch = pytest.importorskip("torch")
 
 from affekt.nn import TCN  # noqa: E402
-from affekt.nn import tcn as module  # noqa: E402
+from affekt.ops import tcn as native  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def _loaded():
     if ops.library_path() is None:
         pytest.skip("this build has no torch op library (AFFEKT_TORCH=ON builds it)")
-    module._native_block()
+    ops.load_library()
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_agrees_with_torch_in_float64(
     options = dilation, slope, dropout
     y, h1, h2 = op(args, torch.tensor([3, -4]), *options)
     wide = [None if a is None else a.detach().double().requires_grad_() for a in args]
-    expected = module._reference((h1, h2), options, *wide)
+    expected = native._reference((h1, h2), options, *wide)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     close([y], [expected], tolerance)
     # A rectifier whose input is zero to rounding may turn either way: such gradients are no common ground.
@@ -136,7 +136,7 @@ def test_gradients_of_first_and_second_order(residual, dropout):
     given, keys = [a for a in args if a is not None], torch.tensor([5, 6])
 
     def run(*values):
-        return module._native_block()(*values, *(7 - len(values)) * [None], keys, 2, 0.1, dropout)
+        return native.block(*values, *(7 - len(values)) * [None], keys, 2, 0.1, dropout)
 
     def registered(*values):
         return op([*values, *(7 - len(values)) * [None]], keys, 2, 0.1, dropout)[0]

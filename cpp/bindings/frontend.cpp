@@ -256,6 +256,13 @@ class Stream {
   mutable std::mutex mutex_;
 };
 
+/// Values in rows of `columns`; 0: one row without a second axis.
+py::array_t<double> table(const std::vector<double>& values, int columns) {
+  if (columns == 0) return py::array_t<double>(static_cast<py::ssize_t>(values.size()), values.data());
+  const auto width = static_cast<py::ssize_t>(columns);
+  return py::array_t<double>({static_cast<py::ssize_t>(values.size()) / width, width}, values.data());
+}
+
 }  // namespace
 
 void bind_frontend(py::module_& m) {
@@ -281,6 +288,14 @@ void bind_frontend(py::module_& m) {
             return reason;
           },
           "Why the front end cannot stream; empty if it can.")
+      .def_property_readonly(
+          "window", [](const FrontEnd& f) { return table(f.window(), 0); }, "(win_length), float64.")
+      .def_property_readonly(
+          "mel_filters", [](const FrontEnd& f) { return table(f.mel_filters(), f.options().n_fft / 2 + 1); },
+          "(n_mels, n_fft / 2 + 1), float64.")
+      .def_property_readonly(
+          "dct", [](const FrontEnd& f) { return table(f.dct(), f.options().n_mels); },
+          "The DCT with its lifter, (n_mfcc, n_mels), float64.")
       .def("frames", &FrontEnd::frames, py::arg("n_samples"), "Rows that a signal of n_samples gives.")
       .def(
           "compute",

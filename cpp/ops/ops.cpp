@@ -16,8 +16,15 @@ std::string version() { return affekt::version(); }
 
 STABLE_TORCH_LIBRARY(affekt, m) {
   m.def("_version() -> str");
-  // signal (..., time), float32 or float64; options as FrontEndOptions::to_json -> (..., frames, features).
-  m.def("_frontend(Tensor signal, str options) -> Tensor");
+  // signal (..., time), float32 or float64; options as FrontEndOptions::to_json -> (..., frames, features or
+  // bins); the last is complex.
+  m.def("acoustic(Tensor signal, str options) -> Tensor");
+  m.def("spectrogram(Tensor signal, str options) -> Tensor");
+  m.def("stft(Tensor signal, str options) -> Tensor");
+  // The gradient of the signal; that of a spectrum comes as pairs of real and imaginary part.
+  m.def("_acoustic_bwd(Tensor grad, Tensor signal, str options) -> Tensor");
+  m.def("_spectrogram_bwd(Tensor grad, Tensor signal, str options) -> Tensor");
+  m.def("_stft_bwd(Tensor grad, Tensor signal, str options) -> Tensor");
   // pred, target (batch, time[, dims]), one dtype; mask bool of that shape; reduction 0 mean, 1 sum, 2 none
   // -> the loss, and the columns (n, 7) float64 that the backward op takes.
   m.def(

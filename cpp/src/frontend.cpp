@@ -431,6 +431,21 @@ std::size_t FrontEnd::features() const noexcept {
   return impl_->columns * static_cast<std::size_t>(1 + impl_->o.deltas);
 }
 int FrontEnd::empty_filters() const noexcept { return impl_->bank.empty; }
+std::vector<double> FrontEnd::window() const {
+  return make_window(impl_->o.window, impl_->o.periodic, impl_->o.win_length);
+}
+std::vector<double> FrontEnd::mel_filters() const {
+  const auto bins = static_cast<std::size_t>(impl_->o.n_fft / 2 + 1);
+  const MelBank& bank = impl_->bank;
+  std::vector<double> filters(bank.bands.size() * bins);
+  for (std::size_t m = 0; m < bank.bands.size(); ++m) {
+    const MelBand& band = bank.bands[m];
+    for (std::size_t i = 0; i < band.count; ++i)
+      filters[m * bins + band.bin + i] = bank.weights[band.weight + i];
+  }
+  return filters;
+}
+std::vector<double> FrontEnd::dct() const { return make_dct(impl_->o); }
 int FrontEnd::latency_samples() const noexcept { return impl_->framing.span(); }
 int FrontEnd::hop_samples() const noexcept { return impl_->o.hop_length; }
 

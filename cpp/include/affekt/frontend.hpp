@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "affekt/error.hpp"
 #include "affekt/export.hpp"
@@ -112,6 +113,11 @@ class AFFEKT_API FrontEnd {
   std::size_t features() const noexcept;
   /// Mel filters without any transform bin inside (n_mels is too large for n_fft); they only give the floor.
   int empty_filters() const noexcept;
+  /// The tables behind the steps, in double, for those who compute the same elsewhere: the window (win_length),
+  /// the mel filters (n_mels, n_fft / 2 + 1), the DCT with its lifter (n_mfcc, n_mels), row-major.
+  std::vector<double> window() const;
+  std::vector<double> mel_filters() const;
+  std::vector<double> dct() const;
 
   /// Index of the first sample that is NaN, infinite or beyond this plan's limit, where a power could
   /// overflow; `n` if there is none. The limit depends on scale, power, window and filters, and is higher for

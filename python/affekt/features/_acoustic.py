@@ -14,7 +14,7 @@ import numpy as np
 
 from affekt import _core
 from affekt.errors import InputError, NotStreamableError
-from affekt.features._signals import as_numpy, like
+from affekt.features._signals import as_numpy, by_op, like
 
 __all__ = ["FeatureStream", "LogMel", "Mfcc", "PowerSpectrogram", "Stft"]
 
@@ -120,7 +120,8 @@ class _Acoustic(_Frames):
     def __init__(self, options: Mapping[str, Any]) -> None:
         text = json.dumps({name: _plain(name, value) for name, value in options.items()})
         self._plan = _core.FrontEnd(text)
-        self._options: dict[str, Any] = json.loads(self._plan.options)
+        self._text: str = self._plan.options
+        self._options: dict[str, Any] = json.loads(self._text)
         if self._plan.empty_filters:
             warnings.warn(
                 f"n_mels={self._options['n_mels']}: {self._plan.empty_filters} of the mel filters contain no "
@@ -161,10 +162,10 @@ class _Acoustic(_Frames):
 
         Parameters
         ----------
-        samples : array (..., time), NumPy array, torch CPU tensor or nested list; float32, float64 or int16
+        samples : array (..., time), NumPy array, torch tensor or nested list; float32, float64 or int16
             Audio at full scale 1; int16 is taken as ``x / 32768``. Any strides are accepted, and nothing is
             copied while neighbouring samples lie together. Each signal is independent of the others in the
-            batch.
+            batch. A tensor with ``requires_grad`` passes gradients back to the samples.
         out : where the result goes, an array as `Returns` says, C-contiguous; None: a new one
 
         Returns
@@ -181,7 +182,8 @@ class _Acoustic(_Frames):
         """
         if out is not None:
             return self._plan.compute(as_numpy(samples), out)
-        return like(samples, self._plan.compute(as_numpy(samples)))
+        found = by_op("acoustic", samples, self._text)
+        return like(samples, self._plan.compute(as_numpy(samples))) if found is None else found
 
     def batch(self, signals: Sequence[Any]) -> list[Any]:
         """Signals of any lengths -> the features of each, with the bits that each gives alone.
@@ -518,6 +520,7 @@ class _Spectral(_Frames):
             raise InputError(f"sample_rate: expected a positive number of Hz, got {rate!r}")
         self._plan = _core.Spectrogram(json.dumps(plain))
         self._options = {**plain, "span": "n_fft"}
+        self._text = json.dumps(self._options)
 
     @classmethod
     def from_options(cls: type[_SelfSpectral], options: Mapping[str, Any]) -> _SelfSpectral:
@@ -620,7 +623,8 @@ class Stft(_Spectral):
         """
         if out is not None:
             return self._plan.spectra(as_numpy(samples), out)
-        return like(samples, self._plan.spectra(as_numpy(samples)))
+        found = by_op("stft", samples, self._text)
+        return like(samples, self._plan.spectra(as_numpy(samples))) if found is None else found
 
 
 class PowerSpectrogram(_Spectral):
@@ -677,7 +681,8 @@ class PowerSpectrogram(_Spectral):
         """
         if out is not None:
             return self._plan.powers(as_numpy(samples), out)
-        return like(samples, self._plan.powers(as_numpy(samples)))
+        found = by_op("spectrogram", samples, self._text)
+        return like(samples, self._plan.powers(as_numpy(samples))) if found is None else found
 
 
 class FeatureStream:

@@ -1,4 +1,4 @@
-"""Signals as callers have them (NumPy, torch on the CPU, nested lists) -> NumPy, and results back."""
+"""Signals as callers have them (NumPy, torch, nested lists) -> NumPy or the torch ops, and results back."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from affekt import ops
 from affekt.errors import InputError
 
-__all__ = ["as_numpy", "like"]
+__all__ = ["as_numpy", "by_op", "like"]
 
 
 def as_numpy(samples: Any) -> np.ndarray:
@@ -31,6 +32,39 @@ def like(samples: Any, result: np.ndarray) -> Any:
     return sys.modules["torch"].from_numpy(result) if _is_tensor(samples) else result
 
 
+def by_op(op: str, samples: Any, options: str) -> Any:
+    """Result of the torch op of this name; None where `samples` need none: arrays, and plain CPU tensors.
+
+    An op runs where a tensor wants its gradient, lies on another device, or is being traced.
+
+    Raises
+    ------
+    InputError : another dtype, a 0-dimensional tensor, a sample that the op refuses.
+    """
+    if not _is_tensor(samples):
+        return None
+    torch = sys.modules["torch"]
+    traced = torch.compiler.is_compiling()
+    if not (samples.requires_grad or samples.device.type != "cpu" or traced):
+        return None
+    if samples.dtype == torch.int16:
+        samples = samples.float() / 32768
+    elif samples.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"samples: expected dtype float32, float64 or int16, got {samples.dtype}")
+    if samples.dim() == 0:
+        raise InputError("samples: expected an array of shape (..., time), got 0 dimensions")
+    if not ops.native(samples):
+        from affekt.ops import acoustic
+
+        return acoustic.REFERENCES[op](samples, options)
+    try:
+        return getattr(torch.ops.affekt, op)(samples, options)
+    except RuntimeError as error:
+        if traced:
+            raise
+        raise InputError(str(error).splitlines()[0]) from None
+
+
 def _is_tensor(samples: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(samples, torch.Tensor)
@@ -39,7 +73,7 @@ def _is_tensor(samples: Any) -> bool:
 def _from_torch(tensor: Any) -> np.ndarray:
     if tensor.requires_grad:
         raise InputError(
-            "samples: expected a tensor without gradient (features do not differentiate), got one with "
+            "samples: expected a tensor without gradient (this does not differentiate), got one with "
             "requires_grad=True; pass samples.detach()"
         )
     if tensor.device.type != "cpu":

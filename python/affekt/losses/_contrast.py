@@ -1,18 +1,15 @@
-"""What the contrastive losses share: checks, the two native ops, and the same in plain torch."""
+"""What the contrastive losses share: checks, and the choice between the native op and plain torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from affekt import ops
 from affekt.errors import InputError
+from affekt.ops import losses as native
 
 BUDGET = 256 * 2**20  # bytes
 
@@ -99,72 +96,9 @@ def info_nce(
         for_b = b.requires_grad and torch.is_grad_enabled()
         for_a = (a.requires_grad or scale.requires_grad) and torch.is_grad_enabled()
         args = a, b, negatives, scale, shift, exclude, columns, weight, budget, for_a, for_b
-        loss: Tensor = _native_info_nce()(*args)
+        loss: Tensor = native.info_nce(*args)
         return loss
-    return reference_info_nce(a, b, negatives, scale, shift, exclude, columns, weight)
-
-
-def reference_info_nce(
-    a: Tensor,
-    b: Tensor,
-    negatives: Tensor | None,
-    scale: Tensor,
-    shift: int,
-    exclude: bool,
-    columns: bool,
-    weight: float,
-) -> Tensor:
-    """`info_nce` in plain torch: for other devices, for second derivatives, and as the oracle of the op."""
-    a, b = normalize(a, dim=1), normalize(b, dim=1)
-    logits = scale * (a @ b.T)
-    rows = torch.arange(len(a), device=a.device)
-    positives = logits[rows, (rows + shift) % len(a)]
-    if exclude:
-        logits = logits.masked_fill(torch.eye(len(a), dtype=torch.bool, device=a.device), -torch.inf)
-    candidates = logits
-    if negatives is not None:
-        candidates = torch.cat([logits, scale * (a @ normalize(negatives, dim=1).T)], 1)
-    loss = (candidates.logsumexp(1) - positives).sum()
-    if columns:
-        loss = loss + (logits.logsumexp(0) - positives).sum()
-    return weight * loss
-
-
-@cache
-def _native_info_nce() -> Callable[..., Any]:
-    return ops.differentiable("affekt::_info_nce", _setup_info_nce, _backward_info_nce)
-
-
-def _setup_info_nce(ctx: Any, inputs: Any, output: Any) -> None:
-    a, b, negatives, scale, *ctx.options = inputs
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(a, b, negatives, scale, *output[1:])
-
-
-def _backward_info_nce(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
-    a, b, negatives, scale, *known = ctx.saved_tensors
-    wanted = [ctx.needs_input_grad[i] for i in (0, 1, 3)]
-    options = ctx.options[:4]
-    found = _gradients(
-        lambda a, b, scale: reference_info_nce(a, b, negatives, scale, *options),
-        (a, b, scale),
-        known,
-        wanted,
-        grad,
-    )
-    return found[0], found[1], None, found[2], *[None] * 7
-
-
-def _gradients(
-    reference: Callable[..., Any], inputs: tuple[Tensor, ...], known: Any, wanted: Any, grad: Tensor | None
-) -> Any:
-    """Return the gradients that the forward pass left, times the upstream one."""
-    if grad is None:
-        return [None] * len(inputs)
-    if torch.is_grad_enabled():  # somebody differentiates the gradient
-        return ops.gradient_of(reference, inputs, wanted, grad)
-    return [value * grad if want else None for value, want in zip(known, wanted, strict=True)]
+    return native.reference_info_nce(a, b, negatives, scale, shift, exclude, columns, weight)
 
 
 def sup_con(
@@ -173,47 +107,6 @@ def sup_con(
     """Return the supervised contrastive loss: natively where that is possible."""
     if ops.native(z):
         wanted = (z.requires_grad or scale.requires_grad) and torch.is_grad_enabled()
-        loss: Tensor = _native_sup_con()(z, labels, negatives, scale, budget, wanted)
+        loss: Tensor = native.sup_con(z, labels, negatives, scale, budget, wanted)
         return loss
-    return reference_sup_con(z, labels, negatives, scale)
-
-
-def reference_sup_con(z: Tensor, labels: Tensor, negatives: Tensor | None, scale: Tensor) -> Tensor:
-    """`sup_con` in plain torch: for other devices, for second derivatives, and as the oracle of the op."""
-    unit = normalize(z, dim=1)
-    logits = scale * (unit @ unit.T)
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    positives = (labels[:, None] == labels[None, :]) & ~itself
-    candidates = logits.masked_fill(itself, -torch.inf)
-    if negatives is not None:
-        candidates = torch.cat([candidates, scale * (unit @ normalize(negatives, dim=1).T)], 1)
-    count = positives.sum(1)
-    anchors = count > 0
-    if not anchors.any():
-        return 0 * (z.sum() + scale)
-    matched = (logits * positives).sum(1)[anchors] / count[anchors]
-    return (candidates[anchors].logsumexp(1) - matched).mean()
-
-
-@cache
-def _native_sup_con() -> Callable[..., Any]:
-    return ops.differentiable("affekt::_sup_con", _setup_sup_con, _backward_sup_con)
-
-
-def _setup_sup_con(ctx: Any, inputs: Any, output: Any) -> None:
-    z, labels, negatives, scale, *_ = inputs
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(z, labels, negatives, scale, *output[1:])
-
-
-def _backward_sup_con(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
-    z, labels, negatives, scale, *known = ctx.saved_tensors
-    found = _gradients(
-        lambda z, scale: reference_sup_con(z, labels, negatives, scale),
-        (z, scale),
-        known,
-        [ctx.needs_input_grad[0], ctx.needs_input_grad[3]],
-        grad,
-    )
-    return found[0], None, None, found[1], None, None
+    return native.reference_sup_con(z, labels, negatives, scale)

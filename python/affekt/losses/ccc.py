@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from affekt import ops
 from affekt.errors import InputError
 from affekt.losses._module import LossModule
+from affekt.ops import losses as native
 
 __all__ = ["CCCLoss", "ccc_loss"]
 
@@ -95,78 +92,9 @@ def ccc_loss(
         pred, target = pred.to(dtype), target.to(dtype)
     args = pred, target, mask, over == "batch", _REDUCTIONS.index(reduction), eps, bias == "mixed"
     if ops.native(pred):
-        loss: Tensor = _native()(*args)
+        loss: Tensor = native.ccc(*args)
         return loss
-    return _reference(*args)
-
-
-def _reference(
-    pred: Tensor, target: Tensor, mask: Tensor | None, pool: bool, reduction: int, eps: float, mixed: bool
-) -> Tensor:
-    """The loss in plain torch: for other devices, for second derivatives, and as the oracle of the op."""
-    dtype = pred.dtype
-    if mask is None:
-        weight = torch.ones_like(pred)
-    else:
-        weight = mask.to(dtype)
-        pred, target = pred.masked_fill(~mask, 0), target.masked_fill(~mask, 0)
-    if pool:
-        weight, pred, target = (v.flatten(0, 1)[None] for v in (weight, pred, target))
-
-    steps = weight.sum(1, keepdim=True)
-    count = steps.clamp(min=1)
-    # Near the data the subtraction is exact, so the second mean costs no digits; the pivot is a constant and
-    # cancels from every moment.
-    pivot = ((weight * target).sum(1, keepdim=True) / count).detach()
-    pred, target = (pred - pivot) * weight, (target - pivot) * weight
-    mean_p, mean_y = pred.sum(1, keepdim=True) / count, target.sum(1, keepdim=True) / count
-    dev_p, dev_y = (pred - mean_p) * weight, (target - mean_y) * weight
-    cov = (dev_p * dev_y).sum(1, keepdim=True) / count
-    freedom = (count - 1).clamp(min=1) if mixed else count
-    spread = (dev_p.square() + dev_y.square()).sum(1, keepdim=True) / freedom
-    denominator = spread + (mean_p - mean_y).square() + eps
-    counted = (steps > 0).to(dtype)
-    loss = ((1 - 2 * cov / (denominator + (denominator == 0))) * counted).squeeze(1)
-    if _REDUCTIONS[reduction] == "none":
-        return loss.squeeze(0) if pool else loss
-    if _REDUCTIONS[reduction] == "sum":
-        return loss.sum()
-    return loss.sum() / counted.sum().clamp(min=1)
-
-
-@cache
-def _native() -> Callable[..., Any]:
-    return ops.differentiable("affekt::_ccc_fwd", _setup, _backward)
-
-
-@cache
-def _backward_op() -> Callable[..., Any]:
-    op: Callable[..., Any] = torch.ops.affekt._ccc_bwd.default
-    return op
-
-
-def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-    pred, target, mask, *ctx.options = inputs
-    columns = output[1]
-    ctx.mark_non_differentiable(columns)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(pred, target, mask, columns)
-
-
-def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
-    pred, target, mask, columns = ctx.saved_tensors
-    wanted = ctx.needs_input_grad[:2]
-    grads: Any
-    if grad is None:
-        grads = (None, None)
-    elif torch.is_grad_enabled():  # somebody differentiates the gradient
-        grads = ops.gradient_of(
-            lambda p, y: _reference(p, y, mask, *ctx.options), (pred, target), wanted, grad
-        )
-    else:
-        found = _backward_op()(grad, pred, target, mask, columns, ctx.options[0], *wanted)
-        grads = [g if want else None for g, want in zip(found, wanted, strict=True)]
-    return (*grads, None, None, None, None, None)
+    return native.reference_ccc(*args)
 
 
 class CCCLoss(LossModule):

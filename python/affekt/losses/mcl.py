@@ -83,7 +83,8 @@ def icl_loss(
     softening : T, positive.
     budget : bytes of scratch memory, and a minimum of a few rows of the batch against all keys.
 
-    NaN or infinity in the embeddings makes the loss NaN. Second derivatives go through plain torch.
+    NaN or infinity in the embeddings makes the loss NaN. Second derivatives and compiled graphs go through
+    plain torch, with the whole matrices.
 
     Raises
     ------
@@ -132,9 +133,10 @@ def _icl(
     softening: float,
     budget: int,
 ) -> Tensor:
-    loss: Tensor = _ICL.apply(
-        *(normalize(x, dim=1) for x in (q1, q2, k1, k2)), n1, n2, scale, softening, budget
-    )
+    q1, q2, k1, k2 = (normalize(x, dim=1) for x in (q1, q2, k1, k2))
+    if torch.compiler.is_compiling():
+        return _reference(q1, q2, k1, k2, n1, n2, scale, softening)
+    loss: Tensor = _ICL.apply(q1, q2, k1, k2, n1, n2, scale, softening, budget)
     return loss
 
 

@@ -10,6 +10,7 @@ from affekt._lazy import require
 
 require("torch", purpose="affekt.nn")
 
+from affekt.nn.acoustic import Acoustic
 from affekt.nn.augment import FeatureAugment
 from affekt.nn.pool import Pool
 from affekt.nn.rows import Stack, Standardise, lengths_to_mask
@@ -18,6 +19,7 @@ from affekt.nn.tcn import TCN
 
 __all__ = [
     "TCN",
+    "Acoustic",
     "Activity",
     "Adapt",
     "FeatureAugment",

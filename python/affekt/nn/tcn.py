@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn.utils.parametrize import remove_parametrizations
 
 from affekt import ops
 from affekt.errors import InputError
+from affekt.ops import tcn as native
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,8 @@ class _CausalConv(nn.Conv1d):
     """`Conv1d` with (k - 1) d zeros before the first step: y_t = b + sum_j W[:, :, j] x_{t - (k-1-j) d}."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(nn.functional.pad(x, ((self.kernel_size[0] - 1) * self.dilation[0], 0)))
+        x = nn.functional.pad(x, ((self.kernel_size[0] - 1) * self.dilation[0], 0))
+        return self._conv_forward(x, self.weight, self.bias)
 
 
 class _Dropout(nn.Dropout):
@@ -60,6 +61,7 @@ class _Block(nn.Module):
         slope: float,
     ) -> None:
         super().__init__()
+        self.dilation = dilation
         self.conv1 = _CausalConv(width_in, width, kernel, dilation=dilation)
         self.conv2 = _CausalConv(width, width, kernel, dilation=dilation)
         self.residual = nn.Conv1d(width_in, width, 1) if width_in != width else None
@@ -75,82 +77,46 @@ class _Block(nn.Module):
 
     def as_op(self, x: Tensor, slope: float) -> Tensor:
         """The same of `(batch, time, width)` by the native op; other draws of the dropout."""
-        dropout = self.dropout.p if self.dropout.training else 0.0
-        keys = torch.randint(-(2**63), 2**63 - 1, (2,)) if dropout else None
-        residual = (None, None) if self.residual is None else (self.residual.weight, self.residual.bias)
-        convs = self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias
-        args = x, *convs, *residual, keys, self.conv1.dilation[0], slope, dropout
-        y: Tensor = (
-            torch.ops.affekt._tcn_block(*args)[0] if torch.compiler.is_compiling() else _native_block()(*args)
+        dropout = float(self.dropout.p) if self.training else 0.0
+        keys: Tensor | None = None
+        if dropout > 0:
+            keys = torch.randint(0, 0x7FFFFFFFFFFFFFFF, [2])
+        weight: Tensor | None = None
+        bias: Tensor | None = None
+        if self.residual is not None:
+            weight, bias = self.residual.weight, self.residual.bias
+        bias1, bias2 = self.conv1.bias, self.conv2.bias
+        assert bias1 is not None  # `nn.Conv1d` says that it might be
+        assert bias2 is not None
+        if torch.jit.is_scripting():
+            out: Tensor = torch.ops.affekt._tcn_block(
+                x,
+                self.conv1.weight,
+                bias1,
+                self.conv2.weight,
+                bias2,
+                weight,
+                bias,
+                keys,
+                self.dilation,
+                slope,
+                dropout,
+            )[0]
+            return out
+        found: Tensor = native.block(
+            x,
+            self.conv1.weight,
+            self.conv1.bias,
+            self.conv2.weight,
+            self.conv2.bias,
+            weight,
+            bias,
+            keys,
+            self.dilation,
+            slope,
+            dropout,
         )
-        return y
-
-
-@torch.compiler.assume_constant_result
-def _has_ops() -> bool:
-    return ops.available() and _native_block() is not None
-
-
-@cache
-def _native_block() -> Callable[..., Any]:
-    return ops.differentiable("affekt::_tcn_block", _setup, _backward)
-
-
-@cache
-def _backward_op() -> Callable[..., Any]:
-    op: Callable[..., Any] = torch.ops.affekt._tcn_block_bwd.default
-    return op
-
-
-def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-    *tensors, _, dilation, slope, dropout = inputs
-    ctx.options = dilation, slope, dropout
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, *output)
-
-
-def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
-    *inputs, y, h1, h2 = ctx.saved_tensors
-    x, weight1, _, weight2, _, residual, _ = inputs
-    wanted = ctx.needs_input_grad[:7]
-    grads: Any
-    if grad is None:
-        grads = [None] * 7
-    elif torch.is_grad_enabled():  # somebody differentiates the gradient
-        grads = ops.gradient_of(partial(_reference, (h1, h2), ctx.options), inputs, wanted, grad)
-    else:
-        found = _backward_op()(
-            grad, x, y, h1, h2, weight1, weight2, residual, *ctx.options, wanted[0], any(wanted[1:])
-        )
-        grads = [g if want else None for g, want in zip(found, wanted, strict=True)]
-    return (*grads, None, None, None, None)
-
-
-def _reference(
-    outputs: tuple[Tensor, Tensor],
-    options: tuple[int, float, float],
-    x: Tensor,
-    weight1: Tensor,
-    bias1: Tensor,
-    weight2: Tensor,
-    bias2: Tensor,
-    residual: Tensor | None,
-    residual_bias: Tensor | None,
-) -> Tensor:
-    """The op `_tcn_block` in plain torch, dropping what it dropped: its h1 and h2 are -0 there alone."""
-    (h1, h2), (dilation, slope, dropout), functional = outputs, options, nn.functional
-
-    def conv(x: Tensor, weight: Tensor, bias: Tensor, h: Tensor) -> Tensor:
-        x = functional.pad(x, ((weight.shape[2] - 1) * dilation, 0))
-        z = functional.leaky_relu(functional.conv1d(x, weight, bias, dilation=dilation), slope)
-        dropped = (h == 0) & h.signbit()
-        return z.masked_fill(dropped.transpose(1, 2), 0) / (1 - dropout)
-
-    x = x.transpose(1, 2)
-    y = conv(conv(x, weight1, bias1, h1), weight2, bias2, h2)
-    aside = x if residual is None else functional.conv1d(x, residual, residual_bias)
-    return functional.leaky_relu(y + aside, slope).transpose(1, 2)
+        return found
 
 
 class TCN(nn.Module):
@@ -160,6 +126,9 @@ class TCN(nn.Module):
     activation and dropout after each, a 1x1 convolution on the residual path where the width changes, and an
     activation after the sum. An output step sees the last R = 1 + 2 (k - 1) sum_l d_l input steps and nothing
     later, so right padding never changes an earlier step.
+
+    `torch.jit.script` takes it once the weight norm is folded away (`fold_`) and the ops are loaded
+    (`affekt.ops.load_library`).
 
     On the CPU each block with a fixed slope >= 0 runs, forward and backward, as one native op with draws of
     dropout of its own; hooks of the modules inside a block are not called then. Elsewhere, and in traced or
@@ -192,6 +161,8 @@ class TCN(nn.Module):
     >>> TCN(192, (128, 128), kernel_size=5).receptive_field
     25
     """
+
+    __jit_unused_properties__ = ["out_features", "receptive_field"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -237,6 +208,8 @@ class TCN(nn.Module):
             slope,
             weight_norm,
         )
+        # What the native op takes; none for PReLU.
+        self.fixed_slope = {"relu": 0.0, "prelu": -1.0}.get(activation, float(slope))
         widths = [self.in_features, *channels]
         self.blocks = nn.ModuleList(
             _Block(a, b, kernel_size, d, dropout, activation, slope)
@@ -273,29 +246,30 @@ class TCN(nn.Module):
         return count - (2 * sum(self.channels) if folded and self.weight_norm else 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() != 3 or x.shape[-1] != self.in_features:
-            raise InputError(f"x must be (batch, time, {self.in_features}), got {tuple(x.shape)}")
-        if self._as_ops(x):
-            slope = 0.0 if self.activation == "relu" else self.slope
-            for block in self._each():
-                x = block.as_op(x, slope)
-            return x
-        x = x.transpose(1, 2)
-        for block in self._each():
-            x = block(x)
-        return x.transpose(1, 2)
+        if torch.jit.is_scripting():
+            by_op = (
+                self.fixed_slope >= 0 and x.is_cpu and (x.dtype == torch.float32 or x.dtype == torch.float64)
+            )
+        else:
+            by_op = self._as_ops(x)
+        if not by_op:
+            x = x.transpose(1, 2)
+        for block in self.blocks:
+            x = block.as_op(x, self.fixed_slope) if by_op else block(x)
+        return x if by_op else x.transpose(1, 2)
 
+    @torch.jit.unused
     def _as_ops(self, x: Tensor) -> bool:
         """Tell whether the blocks run as native ops; an exported or traced graph keeps to torch's own."""
+        if x.dim() != 3 or x.shape[-1] != self.in_features:
+            raise InputError(f"x must be (batch, time, {self.in_features}), got {tuple(x.shape)}")
         return bool(
-            self.activation != "prelu"
-            and self.slope >= 0
+            self.fixed_slope >= 0
             and x.dtype in (torch.float32, torch.float64)
             and not torch.jit.is_tracing()
             and not torch.compiler.is_exporting()
             and not torch.is_autocast_enabled("cpu")
-            and x.is_cpu
-            and (_has_ops() if torch.compiler.is_compiling() else ops.native(x))
+            and ops.native(x)
         )
 
     def folded(self, name: str = "tcn") -> dict[str, np.ndarray]:

@@ -1,0 +1,139 @@
+"""The native kernels as torch custom ops, `torch.ops.affekt.*`.
+
+The ops live in a shared library of their own that is built on request (``AFFEKT_TORCH=ON``) and loads into
+any torch from 2.10 on.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from affekt import _core
+from affekt._lazy import require
+from affekt.errors import AffektError
+
+__all__ = ["Op", "available", "gradient_of", "library_path", "load_library", "native"]
+
+
+def library_path() -> Path | None:
+    """Path of the op library, or None in a build without it."""
+    path = Path(_core.__file__).with_name("libaffekt_ops.so")
+    return path if path.exists() else None
+
+
+@cache
+def load_library() -> None:
+    """Register `torch.ops.affekt.*` with torch; a second call does nothing.
+
+    Raises
+    ------
+    MissingExtraError : torch is not installed.
+    AffektError : affekt was built without the op library, or torch refuses it.
+    """
+    torch = require("torch", purpose="the torch ops")
+    path = library_path()
+    if path is None:
+        raise AffektError(
+            "this build of affekt has no torch ops: build it with AFFEKT_TORCH=ON in the environment"
+        )
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        raise AffektError(f"torch {torch.__version__} cannot load {path}: {error}") from error
+
+    from affekt.ops import acoustic, losses, tcn
+
+    for part in (acoustic, losses, tcn):
+        part.register()
+
+
+def available() -> bool:
+    """Load the op library; False, with one warning, where this build or this torch cannot have it.
+
+    Callers then compute the same in plain torch.
+    """
+    return _loaded()
+
+
+available._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compiler.assume_constant_result
+
+
+@cache
+def _loaded() -> bool:
+    try:
+        load_library()
+    except AffektError as error:
+        warnings.warn(f"{error}. Plain torch computes the same numbers, more slowly.", stacklevel=4)
+        return False
+    return True
+
+
+def native(tensor: Any) -> bool:
+    """Tell whether the ops can take this tensor: on the CPU, outside the transforms of `torch.func`."""
+    if not (tensor.is_cpu and available()):
+        return False
+    torch = sys.modules["torch"]
+    return bool(torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active())
+
+
+class Op:
+    """An op of this library with its shapes and its gradient; a call gives its first output.
+
+    `fake` and `setup(ctx, inputs, output)` and `backward(ctx, *grads)` are those of `torch.library`. In eager
+    mode a call goes through an autograd function, which costs half of the detour through the dispatcher: a
+    loss of a few values is all overhead. Traced by the compiler it is the op itself.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fake: Callable[..., Any],
+        setup: Callable[[Any, Any, Any], None],
+        backward: Callable[..., Any],
+    ) -> None:
+        self.name, self._fake, self._setup, self._backward = name, fake, setup, backward
+        self._overload: Any = None
+        self._apply: Any = None
+
+    def register(self) -> None:
+        """Tell torch; the library must be loaded."""
+        torch = sys.modules["torch"]
+        self._overload = overload = getattr(torch.ops.affekt, self.name).default
+        setup, backward = self._setup, self._backward
+        torch.library.register_fake(f"affekt::{self.name}", self._fake)
+        torch.library.register_autograd(f"affekt::{self.name}", backward, setup_context=setup)
+        # Autograd is handled here: the op's own, above, would only cost a second round through Python.
+        below_autograd = torch._C._AutoDispatchBelowAutograd
+
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            with below_autograd():
+                output = overload(*inputs)
+            setup(ctx, inputs, output)
+            return output[0]
+
+        parts = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+        function: Any = type(self.name, (torch.autograd.Function,), parts)
+        self._apply = function.apply
+        self._compiling = torch.compiler.is_compiling
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self._overload(*inputs)[0] if self._compiling() else self._apply(*inputs)
+
+
+def gradient_of(
+    reference: Callable[..., Any], inputs: Sequence[Any], wanted: Sequence[bool], grad: Any
+) -> list[Any]:
+    """Return the gradients of reference(*inputs) that are `wanted`, else None; differentiable again.
+
+    For the backward pass of an op whose own gradient cannot be differentiated: `reference` computes the same
+    in plain torch.
+    """
+    torch = require("torch", purpose="the torch ops")
+    of = [value for value, want in zip(inputs, wanted, strict=True) if want]
+    found = iter(torch.autograd.grad(reference(*inputs), of, grad, create_graph=True))
+    return [next(found) if want else None for want in wanted]
