@@ -77,15 +77,17 @@ struct Kaiser {
 double sinc(double x) { return x == 0 ? 1.0 : std::sin(std::numbers::pi * x) / (std::numbers::pi * x); }
 
 AlignedVector<float> halving_taps(const Kaiser& window, double rejection, double width) {
-  const auto pairs = static_cast<std::size_t>(std::ceil((Kaiser::taps(rejection, width) + 1) / 4));
+  const auto least = static_cast<std::size_t>(std::ceil((Kaiser::taps(rejection, width) + 1) / 4));
+  const std::size_t pairs = (least + kFoldsMultiple - 1) / kFoldsMultiple * kFoldsMultiple;
   std::vector<double> taps(pairs);
   for (std::size_t k = 0; k < pairs; ++k) {
     const auto at = static_cast<double>(2 * k + 1);
     taps[k] = 0.5 * sinc(at / 2) * window(at / static_cast<double>(2 * pairs));
   }
   const double sum = std::accumulate(taps.begin(), taps.end(), 0.0);
-  AlignedVector<float> out(pairs);
-  for (std::size_t k = 0; k < pairs; ++k) out[k] = static_cast<float>(taps[k] * 0.25 / sum);  // 1 at 0 Hz
+  AlignedVector<float> out(2 * pairs);
+  for (std::size_t k = 0; k < pairs; ++k)
+    out[pairs + k] = static_cast<float>(taps[k] * 0.25 / sum);  // 1 at 0 Hz
   return out;
 }
 
@@ -188,7 +190,7 @@ std::size_t Resampler::latency_samples() const noexcept {
     const Stage& s = stages_[i];
     samples = s.taps / 2 + static_cast<std::size_t>((samples * s.step + s.phases - 1) / s.phases);
   }
-  for (std::size_t h = halvings_.size(); h-- > 0;) samples = 2 * (samples + halvings_[h].size());
+  for (std::size_t h = halvings_.size(); h-- > 0;) samples = 2 * samples + halvings_[h].size();
   return samples;
 }
 
@@ -200,7 +202,7 @@ double Resampler::multiplications() const noexcept {
     rate *= static_cast<double>(s.step) / static_cast<double>(s.phases);
   }
   for (std::size_t h = halvings_.size(); h-- > 0; rate *= 2)
-    count += rate * static_cast<double>(halvings_[h].size() + 1);
+    count += rate * static_cast<double>(halvings_[h].size() / 2 + 1);
   return count;
 }
 
@@ -264,11 +266,11 @@ ResamplerStream::ResamplerStream(std::shared_ptr<const Resampler> plan, const st
   if (used_.empty()) used_ = {0}, weights_ = {0};
   std::size_t most = kBlock;
   for (const auto& taps : plan_->halvings_) {
-    const std::size_t pairs = taps.size();
+    const std::size_t pairs = taps.size() / 2;
     most = most / 2 + 1;
     Halving h;
     h.even.resize(most + pairs + 2);
-    h.odd.resize(most + 2 * pairs + 2);
+    h.odd.resize(kBefore + most + 2 * pairs + 2 + kAfter);
     h.result.resize(most);
     halvings_.push_back(std::move(h));
   }
@@ -288,7 +290,7 @@ void ResamplerStream::reset() noexcept {
   // Silence before the start, so that the first result lies at the first sample.
   for (std::size_t h = 0; h < halvings_.size(); ++h) {
     halvings_[h].evens = 0;
-    halvings_[h].odds = plan_->halvings_[h].size();
+    halvings_[h].odds = plan_->halvings_[h].size() / 2;
     halvings_[h].odd_next = false;
     std::fill(halvings_[h].odd.begin(), halvings_[h].odd.end(), 0.0f);
   }
@@ -321,25 +323,26 @@ void ResamplerStream::halve(const float* x, std::size_t n) noexcept {
   const ResamplerKernels& kernels = resampler();
   for (std::size_t s = 0; s < halvings_.size(); ++s) {
     Halving& h = halvings_[s];
+    float* odd = h.odd.data() + kBefore;
     const AlignedVector<float>& taps = plan_->halvings_[s];
-    const std::size_t pairs = taps.size();
+    const std::size_t pairs = taps.size() / 2;
     if (n > 0 && h.odd_next) {
-      h.odd[h.odds++] = *x++;
+      odd[h.odds++] = *x++;
       --n;
       h.odd_next = false;
     }
-    kernels.deal(x, n, h.even.data() + h.evens, h.odd.data() + h.odds);
+    kernels.deal(x, n, h.even.data() + h.evens, odd + h.odds);
     h.evens += (n + 1) / 2;
     h.odds += n / 2;
     if (n > 0) h.odd_next = n % 2 == 1;
     const std::size_t ready = h.odds < 2 * pairs ? 0 : std::min(h.evens, h.odds - 2 * pairs + 1);
     const bool last = s + 1 == halvings_.size();
     float* to = last ? held_[0].samples.data() + kBefore + held_[0].filled : h.result.data();
-    kernels.halve(taps.data(), pairs, h.even.data(), h.odd.data(), ready, to);
+    kernels.halve(taps.data(), pairs, h.even.data(), odd, ready, to);
     h.evens -= ready;
     h.odds -= ready;
     std::memmove(h.even.data(), h.even.data() + ready, h.evens * sizeof(float));
-    std::memmove(h.odd.data(), h.odd.data() + ready, h.odds * sizeof(float));
+    std::memmove(odd, odd + ready, h.odds * sizeof(float));
     x = to;
     n = ready;
   }

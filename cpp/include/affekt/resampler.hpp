@@ -68,7 +68,8 @@ class AFFEKT_API Resampler {
 
   ResamplerOptions options_;
   std::uint64_t up_ = 1, down_ = 1;
-  std::vector<AlignedVector<float>> halvings_;  // taps at distance 1, 3, 5 ... from the middle
+  std::vector<AlignedVector<float>>
+      halvings_;  // (2, pairs): zeros, taps at distance 1, 3 ... from the middle
   /// A filter in phases: result m lies at sample m step / phases.
   struct Stage {
     std::uint64_t phases = 1, step = 1;

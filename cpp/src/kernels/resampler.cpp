@@ -19,7 +19,7 @@ static_assert(kSums == 8);
 constexpr std::size_t kScratch = 16384;
 
 // Vectors of results side by side: enough sums to hide the wait for each, few enough for the registers.
-constexpr int kWide = 2, kWideFolded = L == 16 ? 2 : 1;
+constexpr int kWide = 2;
 
 // -0 from a sum of nothing but underflow becomes 0, however many zeros were added to it.
 template <class U>
@@ -241,82 +241,102 @@ template <int W>
   }
 }
 
-// ---- symmetric rows, W * L lanes
+// ---- symmetric rows, L lanes
 
-/// Four results of every lane, `step` rows apart: the products of c with the sums of two rows, of which one
-/// goes down from a and the other up from b, in `step` rounds of `folds` products.
-template <int W>
-AFFEKT_INLINE void four_folded(const float* a, const float* b, const float* c, std::size_t step,
-                               std::size_t folds, V (*s)[W]) noexcept {
-  constexpr std::ptrdiff_t row = W * L;
-  const auto far = static_cast<std::ptrdiff_t>(step) * row;
-  for (int q = 0; q < 4; ++q)
-    for (int w = 0; w < W; ++w) s[q][w] = V{};
-  for (std::size_t round = 0; round < step; ++round) {
-    const float* down = a - static_cast<std::ptrdiff_t>(round) * row;
-    const float* up = b + static_cast<std::ptrdiff_t>(round) * row;
-    // A row serves every result in turn: of `low` and `high` one is new per product.
-    V low[4][W], high[4][W];
-    for (int q = 0; q < 4; ++q) {
-      for (int w = 0; w < W; ++w) {
-        low[q][w] = load<V>(down + q * far + w * L);
-        high[q][w] = load<V>(up + q * far + w * L);
-      }
-    }
-    up += 3 * far;
-    for (std::size_t i = 0; i < folds; i += 4) {
-      for (int k = 0; k < 4; ++k) {
-        const V h = splat<V>(*c++);
-        for (int q = 0; q < 4; ++q)
-          for (int w = 0; w < W; ++w)
-            s[q][w] = fma(h, low[(q - k + 4) % 4][w] + high[(q + k) % 4][w], s[q][w]);
-        down -= far;
-        up += far;
-        for (int w = 0; w < W; ++w) {
-          low[3 - k][w] = load<V>(down + w * L);
-          high[k][w] = load<V>(up + w * L);
-        }
-      }
+/// Product k of each of Q results; c times the sum of two rows. A row serves every result in turn: one of
+/// `low` and one of `high` are new per product.
+template <int Q, int k>
+AFFEKT_INLINE void fold(float c, const float* down, const float* up, V* low, V* high, V* s) noexcept {
+  const V h = splat<V>(c);
+  for (int q = 0; q < Q; ++q) s[q] = fma(h, low[(q - k + Q) % Q] + high[(q + k) % Q], s[q]);
+  low[Q - 1 - k] = load<V>(down);
+  high[k] = load<V>(up);
+}
+
+/// Products first, first + 1 ... of a round.
+template <int Q, int... k>
+AFFEKT_INLINE void folds(const float* c, const float* down, const float* up, std::ptrdiff_t far, V* low,
+                         V* high, V* s, std::integer_sequence<int, k...>) noexcept {
+  (fold<Q, k>(c[k], down - k * far, up + k * far, low, high, s), ...);
+}
+
+/// Q results of every lane, `step` rows apart: the products of c with the sums of two rows, of which one goes
+/// down from a and the other up from b, in `step` rounds of `n` products.
+template <int Q>
+AFFEKT_INLINE void folded_results(const float* a, const float* b, const float* c, std::size_t step,
+                                  std::size_t n, V* s) noexcept {
+  const auto far = static_cast<std::ptrdiff_t>(step) * L;
+  for (int q = 0; q < Q; ++q) s[q] = V{};
+  for (std::size_t round = 0; round < step; ++round, a -= L, b += L) {
+    V low[Q], high[Q];
+    for (int q = 0; q < Q; ++q) low[q] = load<V>(a + q * far), high[q] = load<V>(b + q * far);
+    const float* down = a - far;
+    const float* up = b + Q * far;
+    std::size_t i = 0;
+    for (; i + Q <= n; i += Q, c += Q, down -= Q * far, up += Q * far)
+      folds<Q>(c, down, up, far, low, high, s, std::make_integer_sequence<int, Q>());
+    if (i < n) {
+      folds<Q>(c, down, up, far, low, high, s, std::make_integer_sequence<int, kFoldsMultiple>());
+      c += kFoldsMultiple;
     }
   }
-  for (int q = 0; q < 4; ++q)
-    for (int w = 0; w < W; ++w) s[q][w] = settled(s[q][w]);
+  for (int q = 0; q < Q; ++q) s[q] = settled(s[q]);
 }
+
+// Results of a lane at once: enough sums to hide the wait for each, few enough for the registers.
+constexpr int kTile = L == 16 ? 8 : 4;
 
 /// Rows of samples that `periods` of a lane take, with those that the last round loads in vain.
 AFFEKT_INLINE std::size_t folded_rows(const PhaseTable& table, std::size_t periods) noexcept {
-  return ((2 * table.folds + (periods + 3) / 4 * 4 + 2) * table.step + 3) / 4 * 4;
+  return ((2 * table.folds + (periods + kTile - 1) / kTile * kTile + 2) * table.step + 3) / 4 * 4;
 }
 
-/// n results, `periods` in each of W * L lanes. What lies around the samples must be finite.
-template <int W>
+/// Results of Q periods of every lane from period q on.
+template <int Q>
+AFFEKT_INLINE void folded_periods(const PhaseTable& table, const float* middle, std::uint64_t fraction,
+                                  std::size_t q, std::size_t own, std::size_t n, float* y) noexcept {
+  const Walk walk(table);
+  V s[2][Q];
+  std::uint64_t index = q * table.step;
+  for (std::size_t p = 0; p < table.phases; ++p) {
+    const float* a = middle + index * L;
+    folded_results<Q>(a, a + fraction * L, table.folded + fraction * table.step * table.folds, table.step,
+                      table.folds, s[p]);
+    walk.next(index, fraction);
+  }
+  for (std::size_t f = 0; f < Q * table.phases; f += 4) {
+    V four[4][1];
+    for (std::size_t k = 0; k < 4; ++k) four[k][0] = table.phases == 1 ? s[0][f + k] : s[k % 2][(f + k) / 2];
+    hand_out<1>(four, q * table.phases + f, own, n, y);
+  }
+}
+
+/// n results, `periods` in each of L lanes. What lies around the samples must be finite.
 [[gnu::noinline]] void folded(const PhaseTable& table, const float* x, std::uint64_t fraction,
                               std::size_t periods, float* y, std::size_t n) noexcept {
   alignas(64) float scratch[kScratch];
-  const Walk walk(table);
   const std::size_t half = table.taps / 2, before = table.step * (table.folds + 1) - half;
   const std::size_t own = periods * table.phases;
-  lay_out<W>(x - before, periods * table.step, folded_rows(table, periods), scratch);
-  const float* middle = scratch + (before + half - 1) * W * L;
-  for (std::size_t q = 0; q < periods; q += 4) {
-    V s[2][4][W];
-    std::uint64_t index = q * table.step, phase = fraction;
-    for (std::size_t p = 0; p < table.phases; ++p) {
-      const float* a = middle + index * W * L;
-      four_folded<W>(a, a + phase * W * L, table.folded + phase * table.step * table.folds, table.step,
-                     table.folds, s[p]);
-      walk.next(index, phase);
-    }
-    if (table.phases == 1) {
-      hand_out<W>(s[0], q, own, n, y);
-    } else {
-      for (std::size_t h = 0; h < 2; ++h) {
-        V mixed[4][W];
-        for (std::size_t k = 0; k < 4; ++k)
-          for (int w = 0; w < W; ++w) mixed[k][w] = s[k % 2][2 * h + k / 2][w];
-        hand_out<W>(mixed, 2 * q + 4 * h, own, n, y);
-      }
-    }
+  lay_out<1>(x - before, periods * table.step, folded_rows(table, periods), scratch);
+  const float* middle = scratch + (before + half - 1) * L;
+  std::size_t q = 0;
+  for (; q + 4 < periods && kTile > 4; q += kTile)
+    folded_periods<kTile>(table, middle, fraction, q, own, n, y);
+  for (; q < periods; q += 4) folded_periods<4>(table, middle, fraction, q, own, n, y);
+}
+
+/// n > 0 results of a folded table, the first at x.
+void folded_all(const PhaseTable& table, const float* x, std::uint64_t fraction, float* y,
+                std::size_t n) noexcept {
+  constexpr std::size_t rows = kScratch / L;
+  for (std::size_t m = 0; m < n;) {
+    std::size_t periods = ((n - m + table.phases - 1) / table.phases + L - 1) / L;
+    if (folded_rows(table, periods) > rows)
+      periods = (rows - folded_rows(table, 0)) / table.step / kTile * kTile;
+    const std::size_t some = L * periods * table.phases, now = some < n - m ? some : n - m;
+    folded(table, x, fraction, periods, y + m, now);
+    m += now;
+    x += L * periods * table.step;
   }
 }
 
@@ -334,24 +354,10 @@ std::size_t phases(const PhaseTable& table, const float* x, std::size_t filled, 
   }
   std::size_t m = 0;
   if (table.folded != nullptr) {
-    while (m < n) {
-      const std::size_t all = (n - m + table.phases - 1) / table.phases;
-      const bool wide = all >= 8 * kWideFolded * L && folded_rows(table, 4) <= kScratch / (kWideFolded * L);
-      const std::size_t lanes = (wide ? kWideFolded : 1) * L, rows = kScratch / lanes;
-      std::size_t periods = (all + lanes - 1) / lanes;
-      while (folded_rows(table, periods) > rows)
-        periods = (rows - folded_rows(table, 0)) / table.step / 4 * 4;
-      const std::size_t some = lanes * periods * table.phases, now = some < n - m ? some : n - m;
-      if (wide) {
-        folded<kWideFolded>(table, x + index, fraction, periods, y + m, now);
-      } else {
-        folded<1>(table, x + index, fraction, periods, y + m, now);
-      }
-      m += now;
-      const std::uint64_t position = fraction + now * table.step;
-      index += position / table.phases;
-      fraction = position % table.phases;
-    }
+    folded_all(table, x + index, fraction, y, n);
+    const std::uint64_t position = fraction + n * table.step;
+    index += position / table.phases;
+    fraction = position % table.phases;
     return n;
   }
   const std::size_t period = table.phases, long_enough = 2 * table.taps / table.step;
@@ -373,34 +379,13 @@ std::size_t phases(const PhaseTable& table, const float* x, std::size_t filled, 
   return n;
 }
 
-template <class U>
-AFFEKT_INLINE U halved(const float* taps, std::size_t pairs, const float* even, const float* odd) noexcept {
-  U s = load<U>(even) * splat<U>(0.5f);
-  const float* before = odd + pairs - 1;
-  const float* after = odd + pairs;
-  for (std::size_t k = 0; k < pairs; ++k)
-    s = fma(splat<U>(taps[k]), load<U>(before - k) + load<U>(after + k), s);
-  return s;
-}
-
 void halve(const float* taps, std::size_t pairs, const float* even, const float* odd, std::size_t n,
            float* y) noexcept {
-  constexpr std::size_t several = 4;  // sums at once, to hide the wait for each
+  const PhaseTable table{nullptr, 1, 2 * pairs, 0, taps, pairs, 1, 1};
+  folded_all(table, odd, 1, y, n);
   std::size_t i = 0;
-  for (; i + several * L <= n; i += several * L) {
-    V s[several];
-    for (std::size_t j = 0; j < several; ++j) s[j] = load<V>(even + i + j * L) * splat<V>(0.5f);
-    const float* before = odd + i + pairs - 1;
-    const float* after = odd + i + pairs;
-    for (std::size_t k = 0; k < pairs; ++k) {
-      const V c = splat<V>(taps[k]);
-      for (std::size_t j = 0; j < several; ++j)
-        s[j] = fma(c, load<V>(before + j * L - k) + load<V>(after + j * L + k), s[j]);
-    }
-    for (std::size_t j = 0; j < several; ++j) store(y + i + j * L, s[j]);
-  }
-  for (; i + L <= n; i += L) store(y + i, halved<V>(taps, pairs, even + i, odd + i));
-  for (; i < n; ++i) y[i] = halved<float>(taps, pairs, even + i, odd + i);
+  for (; i + L <= n; i += L) store(y + i, fma(splat<V>(0.5f), load<V>(even + i), load<V>(y + i)));
+  for (; i < n; ++i) y[i] = fma(0.5f, even[i], y[i]);
 }
 
 template <class U, class S>
