@@ -22,7 +22,15 @@ TYPES = ["float32", "float64"]
 GROUP = "band-pass 1-40 Hz, {} ch x {} s at 256 Hz, {}"
 GROUP_ZERO = "zero-phase band-pass 1-40 Hz, {} ch x {} s at 256 Hz, {}"
 GROUP_LIVE = "band-pass 1-40 Hz live, 32 channels, 64 samples a push, float32"
-RATIOS = [(48000, 16000), (44100, 16000), (16000, 48000)]
+RATIOS = [
+    (48000, 16000),
+    (44100, 16000),
+    (32000, 16000),
+    (22050, 16000),
+    (8000, 16000),
+    (16000, 48000),
+    (44100, 44101),
+]
 GROUP_RESAMPLE = "resample {} -> {} Hz, {} s"
 GROUP_PUSH = "resample {} -> {} Hz live, 10 ms a push"
 

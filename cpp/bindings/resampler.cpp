@@ -79,25 +79,22 @@ class Stream {
                               (flat_in_ ? "(time,)" : "(" + std::to_string(channels) + ", time)") + ", got " +
                               py::str(samples.attr("shape")).cast<std::string>());
       }
-      return gather([&](std::size_t) { return rows.length(); },
-                    [&](const std::vector<float*>& y) {
-                      const RowPointers<S> x(rows);
-                      check_usable(rows, x);
-                      std::size_t made = 0;
-                      for (std::size_t r = 0; r < y.size(); ++r)
-                        made = streams_[r].push(x.data(), rows.length(), y[r]);
-                      return made;
-                    });
+      return gather(rows.length(), [&](const std::vector<float*>& y) {
+        const RowPointers<S> x(rows);
+        check_usable(rows, x);
+        std::size_t made = 0;
+        for (std::size_t r = 0; r < y.size(); ++r) made = streams_[r].push(x.data(), rows.length(), y[r]);
+        return made;
+      });
     });
   }
 
   py::array finish() {
-    return gather([](std::size_t) { return std::size_t{0}; },
-                  [&](const std::vector<float*>& y) {
-                    std::size_t made = 0;
-                    for (std::size_t r = 0; r < y.size(); ++r) made = streams_[r].finish(y[r]);
-                    return made;
-                  });
+    return gather(0, [&](const std::vector<float*>& y) {
+      std::size_t made = 0;
+      for (std::size_t r = 0; r < y.size(); ++r) made = streams_[r].finish(y[r]);
+      return made;
+    });
   }
 
   void reset() {
@@ -111,26 +108,26 @@ class Stream {
   }
 
  private:
-  /// Runs `work` on scratch rows, then copies what it made into an array of that size.
-  template <class N, class F>
-  py::array gather(N&& n, F&& work) {
-    std::size_t made = 0;
-    std::vector<std::vector<float>> rows(streams_.size());
+  /// Runs `work`, which takes n samples, on scratch rows, then copies what it made into an array of that
+  /// size.
+  template <class F>
+  py::array gather(std::size_t n, F&& work) {
+    std::size_t made = 0, most = 0;
+    std::unique_ptr<float[]> scratch;
     {
       py::gil_scoped_release release;
       const std::lock_guard lock(mutex_);
+      most = streams_[0].most(n);
+      scratch.reset(new float[streams_.size() * most]);
       std::vector<float*> y;
-      for (std::size_t r = 0; r < streams_.size(); ++r) {
-        rows[r].resize(streams_[r].most(n(r)) + 1);
-        y.push_back(rows[r].data());
-      }
+      for (std::size_t r = 0; r < streams_.size(); ++r) y.push_back(scratch.get() + r * most);
       made = work(y);
     }
     std::vector<std::size_t> shape{made};
     if (!flat_out_) shape.insert(shape.begin(), streams_.size());
     py::array_t<float> out(shape);
-    for (std::size_t r = 0; r < rows.size(); ++r)
-      std::copy_n(rows[r].data(), made, out.mutable_data() + r * made);
+    for (std::size_t r = 0; r < streams_.size(); ++r)
+      std::copy_n(scratch.get() + r * most, made, out.mutable_data() + r * made);
     return out;
   }
 

@@ -18,7 +18,7 @@
 namespace affekt {
 namespace {
 
-constexpr std::size_t kBlock = 1024;       // input samples at a time
+constexpr std::size_t kBlock = 4096;       // input samples at a time
 constexpr std::uint64_t kMostRows = 1024;  // phases with a row each
 constexpr double kMargin = 15;             // dB of the halvings, so that their errors hardly add
 constexpr std::size_t kLeastHeld = 8192, kMostHeld = 32768;  // samples that wait for a stage
