@@ -208,7 +208,9 @@ template <int L, class S, class T>
 
 // ---- one row: sections across lanes
 
-constexpr int kLag = 3;  // samples that a section is behind the one before it
+// Samples that a section is behind the one before it: a result takes five additions, so that many samples
+// must be under way for the wait from one sample to the next, which is one, to be all that there is.
+constexpr std::size_t kLag = 6;
 constexpr std::size_t kRowSections = kMostLanes < 4 ? kMostLanes : 4;  // that one pass takes
 
 /// N <= kRowSections sections over one row, x into y, which may be the same. history: (N + 1, 2), `in` the
@@ -231,13 +233,13 @@ template <int N, class S, class T>
   V c[5];
   for (int k = 0; k < 5; ++k) c[k] = load<V>(lanes[k]);
   V x1 = load<V>(lanes[5]), x2 = load<V>(lanes[6]), y1 = load<V>(lanes[7]), y2 = load<V>(lanes[8]);
-  V behind[kLag] = {};  // results, newest first
+  V behind[kLag] = {};  // the last results, that of sample t at t % kLag
   bool good = true;
 
-  const auto step = [&](std::size_t t, auto edge) noexcept {
+  const auto step = [&](std::size_t t, V& slot, auto edge) noexcept {
     const S now = !edge || t < n ? *(x + static_cast<std::ptrdiff_t>(t) * x_step) : S{};
     good &= within(now, limit);
-    V v = behind[kLag - 1];  // one lane up, the signal below
+    V v = slot;  // one lane up, the signal below
     if constexpr (L == 4) v = __builtin_shufflevector(v, v, 0, 0, 1, 2);
     if constexpr (L == 2) v[1] = v[0];
     if constexpr (L == 1) {
@@ -246,7 +248,7 @@ template <int N, class S, class T>
       v[0] = sample(now);
     }
     const V r = section(c, v, x1, x2, y1, y2);
-    behind[2] = behind[1], behind[1] = behind[0], behind[0] = r;
+    slot = r;
     if constexpr (edge) {  // a lane works on sample t - kLag * lane, if there is one
       double keep[9][4] = {};
       store(keep[0], x1), store(keep[1], x2), store(keep[2], y1), store(keep[3], y2);
@@ -270,10 +272,13 @@ template <int N, class S, class T>
       *(y + static_cast<std::ptrdiff_t>(t - delay) * y_step) = static_cast<T>(last);
     }
   };
+  static_assert(delay % kLag == 0);
   std::size_t t = 0;
-  for (; t < delay; ++t) step(t, std::true_type());
-  for (; t < n; ++t) step(t, std::false_type());
-  for (; t < n + delay; ++t) step(t, std::true_type());
+  for (; t < delay; ++t) step(t, behind[t % kLag], std::true_type());
+  for (; t + kLag <= n; t += kLag)
+    for (std::size_t k = 0; k < kLag; ++k) step(t + k, behind[k], std::false_type());
+  for (; t < n; ++t) step(t, behind[t % kLag], std::false_type());
+  for (; t < n + delay; ++t) step(t, behind[t % kLag], std::true_type());
 
   store(lanes[7], y1), store(lanes[8], y2);
   for (int s = 0; s < N; ++s) history[2 * s] = lanes[7][s], history[2 * s + 1] = lanes[8][s];
