@@ -211,7 +211,7 @@ template <int L, class S, class T>
 // Samples that a section is behind the one before it: a result takes five additions, so that many samples
 // must be under way for the wait from one sample to the next, which is one, to be all that there is.
 constexpr std::size_t kLag = 6;
-constexpr std::size_t kRowSections = kMostLanes < 4 ? kMostLanes : 4;  // that one pass takes
+constexpr std::size_t kRowSections = 4;  // that one pass takes
 
 /// N <= kRowSections sections over one row, x into y, which may be the same. history: (N + 1, 2), `in` the
 /// one before.
@@ -219,7 +219,8 @@ template <int N, class S, class T>
 [[gnu::noinline]] bool run_row(const double* coefficients, const double* in, double* history, const S* x,
                                std::ptrdiff_t x_step, T* y, std::ptrdiff_t y_step, std::size_t n,
                                S limit) noexcept {
-  constexpr int L = N == 1 ? 1 : N == 2 ? 2 : 4;
+  constexpr int L = N == 1 ? 1 : N == 2 || kMostLanes == 2 ? 2 : 4;
+  constexpr int G = (N + L - 1) / L;  // vectors of sections
   using V = Vec<double, L>;
   constexpr std::size_t delay = kLag * (N - 1);
   double lanes[9][4] = {};
@@ -230,44 +231,54 @@ template <int N, class S, class T>
     lanes[7][s] = history[2 * s];
     lanes[8][s] = history[2 * s + 1];
   }
-  V c[5];
-  for (int k = 0; k < 5; ++k) c[k] = load<V>(lanes[k]);
-  V x1 = load<V>(lanes[5]), x2 = load<V>(lanes[6]), y1 = load<V>(lanes[7]), y2 = load<V>(lanes[8]);
-  V behind[kLag] = {};  // the last results, that of sample t at t % kLag
+  V c[G][5], x1[G], x2[G], y1[G], y2[G];
+  for (int g = 0; g < G; ++g) {
+    for (int k = 0; k < 5; ++k) c[g][k] = load<V>(lanes[k] + g * L);
+    x1[g] = load<V>(lanes[5] + g * L), x2[g] = load<V>(lanes[6] + g * L);
+    y1[g] = load<V>(lanes[7] + g * L), y2[g] = load<V>(lanes[8] + g * L);
+  }
+  V behind[kLag][G] = {};  // the last results, that of sample t at t % kLag
   bool good = true;
 
-  const auto step = [&](std::size_t t, V& slot, auto edge) noexcept {
+  const auto step = [&](std::size_t t, V* slot, auto edge) noexcept {
     const S now = !edge || t < n ? *(x + static_cast<std::ptrdiff_t>(t) * x_step) : S{};
     good &= within(now, limit);
-    V v = slot;  // one lane up, the signal below
-    if constexpr (L == 4) v = __builtin_shufflevector(v, v, 0, 0, 1, 2);
-    if constexpr (L == 2) v[1] = v[0];
+    V v[G], r[G];  // one lane up, the signal below
     if constexpr (L == 1) {
-      v = sample(now);
-    } else {
       v[0] = sample(now);
+    } else if constexpr (L == 2) {
+      v[0] = V{sample(now), slot[0][0]};
+      for (int g = 1; g < G; ++g) v[g] = __builtin_shufflevector(slot[g - 1], slot[g], 1, 2);
+    } else {
+      v[0] = __builtin_shufflevector(slot[0], slot[0], 0, 0, 1, 2);
+      v[0][0] = sample(now);
     }
-    const V r = section(c, v, x1, x2, y1, y2);
-    slot = r;
+    for (int g = 0; g < G; ++g) slot[g] = r[g] = section(c[g], v[g], x1[g], x2[g], y1[g], y2[g]);
     if constexpr (edge) {  // a lane works on sample t - kLag * lane, if there is one
-      double keep[9][4] = {};
-      store(keep[0], x1), store(keep[1], x2), store(keep[2], y1), store(keep[3], y2);
-      store(keep[4], v), store(keep[5], r);
+      double keep[6][4] = {};
+      for (int g = 0; g < G; ++g) {
+        store(keep[0] + g * L, x1[g]), store(keep[1] + g * L, x2[g]);
+        store(keep[2] + g * L, y1[g]), store(keep[3] + g * L, y2[g]);
+        store(keep[4] + g * L, v[g]), store(keep[5] + g * L, r[g]);
+      }
       for (std::size_t s = 0; s < N; ++s) {
         if (t < kLag * s || t - kLag * s >= n) continue;
         keep[1][s] = keep[0][s], keep[0][s] = keep[4][s];
         keep[3][s] = keep[2][s], keep[2][s] = keep[5][s];
       }
-      x1 = load<V>(keep[0]), x2 = load<V>(keep[1]), y1 = load<V>(keep[2]), y2 = load<V>(keep[3]);
+      for (int g = 0; g < G; ++g) {
+        x1[g] = load<V>(keep[0] + g * L), x2[g] = load<V>(keep[1] + g * L);
+        y1[g] = load<V>(keep[2] + g * L), y2[g] = load<V>(keep[3] + g * L);
+      }
     } else {
-      x2 = x1, x1 = v, y2 = y1, y1 = r;
+      for (int g = 0; g < G; ++g) x2[g] = x1[g], x1[g] = v[g], y2[g] = y1[g], y1[g] = r[g];
     }
     if (!edge || t >= delay) {
       double last;
       if constexpr (L == 1) {
-        last = r;
+        last = r[0];
       } else {
-        last = r[N - 1];
+        last = r[G - 1][(N - 1) % L];
       }
       *(y + static_cast<std::ptrdiff_t>(t - delay) * y_step) = static_cast<T>(last);
     }
@@ -280,7 +291,7 @@ template <int N, class S, class T>
   for (; t < n; ++t) step(t, behind[t % kLag], std::false_type());
   for (; t < n + delay; ++t) step(t, behind[t % kLag], std::true_type());
 
-  store(lanes[7], y1), store(lanes[8], y2);
+  for (int g = 0; g < G; ++g) store(lanes[7] + g * L, y1[g]), store(lanes[8] + g * L, y2[g]);
   for (int s = 0; s < N; ++s) history[2 * s] = lanes[7][s], history[2 * s + 1] = lanes[8][s];
   return good;
 }
@@ -297,10 +308,8 @@ bool cascade_row(const Cascade& cascade, double* history, const S* x, T* y, std:
   history[0] = sample(*last);
   bool good = true;
   const auto run = [&](const double* c, double* own, const auto* from, auto most, std::size_t now) noexcept {
-    if constexpr (kRowSections == 4) {
-      if (now == 4) good &= run_row<4>(c, in, own, from, step, y, step, n, most);
-      if (now == 3) good &= run_row<3>(c, in, own, from, step, y, step, n, most);
-    }
+    if (now == 4) good &= run_row<4>(c, in, own, from, step, y, step, n, most);
+    if (now == 3) good &= run_row<3>(c, in, own, from, step, y, step, n, most);
     if (now == 2) good &= run_row<2>(c, in, own, from, step, y, step, n, most);
     if (now == 1) good &= run_row<1>(c, in, own, from, step, y, step, n, most);
   };
