@@ -6,6 +6,13 @@ timed; where a definition differs, the note of the row says how.
 The bound of log-mel counts per frame: the window, a real split-radix transform (2 n log2 n - 4 n + 6
 additions and multiplications), |X|^2, the weights of the filters that are not zero, and 22 operations for a
 logarithm of a filter.
+
+Where the 205 ns of such a frame go (Zen 4, AVX-512, each step alone): samples of 16 frames side by side
+under the window 30, transform with powers 100, filters and logarithms 40, rows out 7, the search for bad
+samples 7. A pass of radix 8 takes 60 cycles for 16 frames, of which its 44 additions, one a cycle, would
+take 44. In Kaldi's convention 75 come first: the mean in float64, and the pre-emphasis. The complex STFT
+spends 40 % (n_fft 256) on its stores of 15 MB; asking for the lines before the transform gained 15 %,
+stores past the caches nothing.
 """
 
 from __future__ import annotations

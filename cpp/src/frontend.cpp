@@ -354,12 +354,11 @@ void FrontEnd::Impl::run(const Signals<S, O>& signals) const {
   each_usable_tile(k, signals, cost, limit(signals.x[0]), false,
                    [&](Tile<T>& tile, std::size_t t, std::size_t i, std::size_t row, std::size_t count,
                        std::size_t used) noexcept {
+                     O* out = signals.out[i] + row * pitch;
+                     if (!whole_clip) prefetch(out, count * pitch);
                      k.mel(tile, tile.template windowed<S>(), used);
                      T* mel = tile.scratch().mel;
-                     if (!whole_clip) {
-                       k.rows(mel, tile.energies(), count, used, signals.out[i] + row * pitch, pitch);
-                       return;
-                     }
+                     if (!whole_clip) return k.rows(mel, tile.energies(), count, used, out, pitch);
                      std::copy(mel, mel + n_mels * used, mels.data() + t * n_mels * lanes);
                      std::copy(tile.energies(), tile.energies() + used, energies.data() + t * lanes);
                      T top = -std::numeric_limits<T>::infinity();

@@ -69,11 +69,14 @@ struct TilePlan {
   const FrontEndKernelsOf<T>& kernels = tile_kernels<T>();
 };
 
-/// Asks for n values to be brought near; they are needed once the work of a tile is done.
+/// Asks for n values to be brought near, as far as they fit there; they are needed when the work of a tile is
+/// done.
 template <class T>
 void prefetch(const T* x, std::size_t n) noexcept {
+  constexpr std::size_t room = std::size_t{1} << 18, line = 64;
   const char* at = reinterpret_cast<const char*>(x);
-  for (std::size_t i = 0; i < n * sizeof(T); i += 64) __builtin_prefetch(at + i);
+  const std::size_t bytes = std::min(n, room / sizeof(T)) * sizeof(T);
+  for (std::size_t i = 0; i < bytes; i += line) __builtin_prefetch(at + i);
 }
 
 /// What one tile works on: its rows, and the work space of the kernels.
@@ -312,6 +315,7 @@ void each_usable_tile(const TilePlan<T>& plan, const Signals<S, O>& signals, dou
           usable.store(false, std::memory_order_relaxed);
           return;
         }
+        prefetch(x + end, std::min(n - end, count * hop));
         f(tile, t, i, row, count, tile.load(x, n, row, count));
       });
   for (std::size_t i = 0; i < signals.count; ++i) {

@@ -310,7 +310,7 @@ class LogMel(_Acoustic):
 
     The results for float32 samples lie within 1e-6 of the clip's peak of a float64 computation, and on
     speech within 0.0025 dB wherever that is above -80 dB of the peak. Transforms run in float32, except for
-    float64 samples, ``mel_scale="kaldi"`` and lengths with a prime factor above 31.
+    float64 samples, magnitudes under Kaldi's filters and lengths with a prime factor above 31.
 
     References
     ----------
