@@ -88,7 +88,7 @@ class AFFEKT_API Resampler {
 /// Live resampler of one result over a shared plan. Nothing is allocated after construction.
 class AFFEKT_API ResamplerStream {
  public:
-  /// `mix`: weight of each input channel, 1 to 1024 finite values.
+  /// `mix`: weight of each input channel, 1 to 1024 values whose magnitudes add up to at most 1e6.
   ResamplerStream(std::shared_ptr<const Resampler> plan, const std::vector<float>& mix = {1.0f});
 
   /// Most samples that push gives for `n`, and finish for 0.

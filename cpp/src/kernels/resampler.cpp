@@ -11,7 +11,8 @@ using V = Vec<float>;
 // The one order of a result's sum: product k goes onto partial sum k mod 8, and these are added as
 // ((0+4) + (2+6)) + ((1+5) + (3+7)), which stays the same if all are numbered from another start. Alone, a
 // result has its partial sums across lanes. In bulk, results one period apart, which share a row of the
-// table, lie across lanes, and rows of samples i mod 8 belong to the same partial sum of all of them.
+// table, lie across lanes, and rows of samples i mod 8 belong to the same partial sum of all of them. Folded
+// results have one sum, and always lie across lanes.
 constexpr std::size_t kSums = kTapsMultiple;
 static_assert(kSums == 8);
 

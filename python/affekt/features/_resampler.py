@@ -94,7 +94,7 @@ class Resampler:
         samples : array (..., time), or (..., channel, time) with `mix`; NumPy, torch CPU tensor or nested
             list; float32, float64 (rounded to float32 first) or int16 (taken as ``x / 32768``)
         mix : None: every signal by itself; ``"mean"``: the mean of the channels; an integer: that channel; an
-            array (channel,): their weights.
+            array (channel,): their weights, whose magnitudes add up to at most 1e6.
 
         Returns
         -------
