@@ -13,8 +13,9 @@ namespace {
 // Rows that one job takes from the convolution to what follows it, in the cache; a multiple of what the
 // kernels take at once. Fixed, because the sums over rows are cut here.
 constexpr std::size_t kRows = 96;
-// Outputs of one job on the gradient of weights.
-constexpr std::size_t kOutputs = 48;
+// Jobs that the gradient of weights is cut into, at least. Few, as each reads its part of the inputs anew,
+// from memory where they are many.
+constexpr std::size_t kWeightJobs = 8;
 
 template <class F>
 void run_jobs(RunRanges run, std::size_t n, F&& f) {
@@ -61,6 +62,22 @@ AlignedVector<T> packed(const T* weight, std::size_t out, std::size_t in, std::s
   return all;
 }
 
+// Room for n values, whatever they are: to fill megabytes with zeros first costs as much as a pass over them.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(std::size_t n) : data_(n == 0 ? nullptr : AlignedAllocator<T>().allocate(n)) {}
+  ~Scratch() {
+    if (data_ != nullptr) AlignedAllocator<T>().deallocate(data_, 0);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  T* data() const { return data_; }
+
+ private:
+  T* data_;
+};
+
 // One block at work: its sizes, and the convolutions of its rows.
 template <class T>
 class Work {
@@ -98,14 +115,21 @@ class Work {
   // outputs.
   void weight_gradient(const T* x, std::size_t in, const T* grad, std::size_t taps, T* to) const {
     const std::size_t panel = kernels<T>().panel, out = block_.out;
-    const std::size_t panels = padded(in, panel) / panel, groups = padded(out, kOutputs) / kOutputs;
+    const std::size_t panels = padded(in, panel) / panel, strip = kernels<T>().strip;
+    const std::size_t strips = padded(out, strip) / strip;
+    const std::size_t each_job = (strips * panels + kWeightJobs - 1) / kWeightJobs;  // strips, if one panel
+    const std::size_t some = std::min(each_job, strips), groups = padded(strips, some) / some;
+    Scratch<T> turned(rows_ * strips * strip);
+    each([&](std::size_t row, std::size_t n) noexcept {
+      kernels<T>().strips(grad, row, n, rows_, out, turned.data());
+    });
     AlignedVector<T> sums(panels * taps * out * panel);
     const ConvRows<T> lags = conv(x, in, out, taps, false, nullptr, nullptr, nullptr);
-    const ConvWeights<T> sum{x,   grad, block_.batch, block_.time, in,
-                             out, taps, lags.first,   lags.step,   sums.data()};
+    const ConvWeights<T> sum{x,   turned.data(), block_.batch, block_.time, in,
+                             out, taps,          lags.first,   lags.step,   sums.data()};
     run_jobs(run_, panels * groups, [&](std::size_t job) noexcept {
-      const std::size_t begin = job % groups * kOutputs;
-      kernels<T>().weights(sum, job / groups, begin, std::min(begin + kOutputs, out));
+      const std::size_t begin = job % groups * some;
+      kernels<T>().weights(sum, job / groups, begin, std::min(begin + some, strips));
     });
     run_jobs(run_, out, [&](std::size_t o) noexcept {
       for (std::size_t c = 0; c < in; ++c) {
@@ -179,15 +203,18 @@ void tcn_block_backward(const TcnBlock<T>& block, const T* x, const T* h1, const
   const std::size_t in = block.in, out = block.out, taps = block.taps;
   const T slope = static_cast<T>(block.slope), scale = dropout_of(block, 0).scale;
   const auto none = padded_bias<T>(nullptr, std::max(in, out));
-  // The gradients of the sum before the last rectifier, and of what the two convolutions gave.
-  AlignedVector<T> sum(work.values()), second(work.values()), first(work.values());
+  // The gradients of the sum before the last rectifier, and of what the two convolutions gave. Where x goes
+  // into the sum as it is, the first of them is where the gradient of x begins.
+  const bool in_place = block.residual == nullptr && grads.x != nullptr;
+  const Scratch<T> own_sum(in_place ? 0 : work.values()), second(work.values()), first(work.values());
+  T* const sum = in_place ? grads.x : own_sum.data();
   std::vector<T> of_sum(work.jobs() * out), of_second(work.jobs() * out), of_first(work.jobs() * out);
   work.each([&](std::size_t row, std::size_t n) noexcept {
     const std::size_t at = row * out, job = row / kRows * out;
-    k.gate(grad_y + at, y + at, sum.data() + at, n * out, slope, T(1));
-    k.gate(sum.data() + at, h2 + at, second.data() + at, n * out, slope, scale);
+    k.gate(grad_y + at, y + at, sum + at, n * out, slope, T(1));
+    k.gate(sum + at, h2 + at, second.data() + at, n * out, slope, scale);
     k.column_sums(second.data() + at, n, out, of_second.data() + job);
-    if (block.residual != nullptr) k.column_sums(sum.data() + at, n, out, of_sum.data() + job);
+    if (block.residual != nullptr) k.column_sums(sum + at, n, out, of_sum.data() + job);
   });
   {
     const auto weight2 = packed(block.weight2, out, out, taps, true, run);
@@ -204,13 +231,10 @@ void tcn_block_backward(const TcnBlock<T>& block, const T* x, const T* h1, const
     const auto weight1 = packed(block.weight1, out, in, taps, true, run);
     AlignedVector<T> residual;
     if (block.residual != nullptr) residual = packed(block.residual, out, in, 1, true, run);
-    const ConvRows<T> aside = work.conv(sum.data(), out, in, 1, true, residual.data(), none.data(), grads.x);
+    const ConvRows<T> aside = work.conv(sum, out, in, 1, true, residual.data(), none.data(), grads.x);
     const ConvRows<T> back = work.conv(first.data(), out, in, taps, true, weight1.data(), nullptr, grads.x);
     work.each([&](std::size_t row, std::size_t n) noexcept {
-      if (block.residual != nullptr)
-        k.rows(aside, row, n);
-      else
-        std::copy_n(sum.data() + row * out, n * out, grads.x + row * out);
+      if (block.residual != nullptr) k.rows(aside, row, n);
       k.rows(back, row, n);
     });
   }
@@ -221,7 +245,7 @@ void tcn_block_backward(const TcnBlock<T>& block, const T* x, const T* h1, const
   work.weight_gradient(h1, out, second.data(), taps, grads.weight2);
   if (block.residual == nullptr) return;
   work.merge(of_sum, out, grads.residual_bias);
-  work.weight_gradient(x, in, sum.data(), 1, grads.residual);
+  work.weight_gradient(x, in, sum, 1, grads.residual);
 }
 
 template AFFEKT_API void tcn_block_forward(const TcnBlock<float>&, const float*, float*, float*, float*,

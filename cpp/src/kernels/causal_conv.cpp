@@ -6,10 +6,10 @@ namespace affekt::AFFEKT_ISA {
 namespace {
 
 // Sums of kFrames (of the weights: kOutputs) x kVectors vectors must fit the registers beside what they are
-// made of, and each frame has a pointer of its own.
+// made of, and each frame has a pointer of its own. Widths are often multiples of eight.
 constexpr int kVectors = 2;
 #if defined(__AVX512F__)
-constexpr int kFrames = 8, kOutputs = 12;
+constexpr int kFrames = 8, kOutputs = 8;
 #elif defined(__aarch64__)
 constexpr int kFrames = 8, kOutputs = 8;
 #elif defined(__AVX2__)
@@ -90,7 +90,7 @@ AFFEKT_INLINE void frames(const ConvRows<T>& conv, std::size_t f, std::size_t en
                           const T* weight) noexcept {
   for (; f + F <= end; f += F) tile<F>(conv, f, lane, weight);
   if constexpr (F > 1)
-    if (f < end) frames<F / 2>(conv, f, end, lane, weight);
+    if (f < end) frames<F - 1>(conv, f, end, lane, weight);
 }
 
 template <class T>
@@ -104,13 +104,13 @@ void rows(const ConvRows<T>& conv, std::size_t begin, std::size_t n) noexcept {
 
 /// sums[F][panel] += grad^T x over n steps.
 template <int F, class T>
-AFFEKT_INLINE void outer(const T* x, const T* grad, std::size_t step, std::size_t n, T* sums) noexcept {
+AFFEKT_INLINE void outer(const T* x, const T* grad, std::size_t n, T* sums) noexcept {
   using V = Vec<T>;
   constexpr int N = kVectors;
   constexpr std::size_t L = kLanes<T>;
   V sum[F][N] = {};
 #pragma GCC unroll 2
-  for (std::size_t t = 0; t < n; ++t, x += kPanel<T>, grad += step) {
+  for (std::size_t t = 0; t < n; ++t, x += kPanel<T>, grad += kOutputs) {
     V row[N];
     for (int v = 0; v < N; ++v) row[v] = load<V>(x + v * L);
     for (int i = 0; i < F; ++i) {
@@ -127,13 +127,27 @@ AFFEKT_INLINE void outer(const T* x, const T* grad, std::size_t step, std::size_
     }
 }
 
+/// The same for a strip that is `count` wide.
 template <int F, class T>
-AFFEKT_INLINE void outputs(const T* x, const T* grad, std::size_t step, std::size_t n, std::size_t count,
-                           T* sums) noexcept {
-  std::size_t o = 0;
-  for (; o + F <= count; o += F) outer<F>(x, grad + o, step, n, sums + o * kPanel<T>);
-  if constexpr (F > 1)
-    if (o < count) outputs<F / 2>(x, grad + o, step, n, count - o, sums + o * kPanel<T>);
+AFFEKT_INLINE void strip(const T* x, const T* grad, std::size_t n, std::size_t count, T* sums) noexcept {
+  if (count == F) return outer<F>(x, grad, n, sums);
+  if constexpr (F > 1) strip<F - 1>(x, grad, n, count, sums);
+}
+
+template <class T>
+void strips(const T* x, std::size_t begin, std::size_t n, std::size_t rows, std::size_t width,
+            T* to) noexcept {
+  to += begin * kOutputs;
+  for (std::size_t c = 0; c < width; c += kOutputs, to += rows * kOutputs) {
+    const T* from = x + begin * width + c;
+    if (c + kOutputs <= width) {
+      for (std::size_t r = 0; r < n; ++r, from += width)
+        __builtin_memcpy(to + r * kOutputs, from, kOutputs * sizeof(T));
+    } else {
+      for (std::size_t r = 0; r < n; ++r, from += width)
+        for (std::size_t i = 0; c + i < width; ++i) to[r * kOutputs + i] = from[i];
+    }
+  }
 }
 
 template <class T>
@@ -148,8 +162,13 @@ void weights(const ConvWeights<T>& conv, std::size_t panel, std::size_t begin, s
     for (std::size_t u = 0; u < time; u += steps) {
       const std::size_t n = time - u < steps ? time - u : steps;
       const T* x = conv.x + (b * time + u) * conv.in + from;
-      for (std::size_t i = 0; i < n; ++i, x += conv.in)
-        __builtin_memcpy(block + i * kPanel<T>, x, width * sizeof(T));
+      if (width == kPanel<T>) {  // a size that the compiler knows: many rows are under way at once
+        for (std::size_t i = 0; i < n; ++i, x += conv.in)
+          __builtin_memcpy(block + i * kPanel<T>, x, kPanel<T> * sizeof(T));
+      } else {
+        for (std::size_t i = 0; i < n; ++i, x += conv.in)
+          __builtin_memcpy(block + i * kPanel<T>, x, width * sizeof(T));
+      }
       for (std::size_t j = 0; j < conv.taps; ++j) {
         // Step i of the block meets the gradient of step u + i - shift.
         const std::ptrdiff_t to =
@@ -160,8 +179,12 @@ void weights(const ConvWeights<T>& conv, std::size_t panel, std::size_t begin, s
             last < static_cast<std::ptrdiff_t>(n) ? (last < 0 ? 0 : static_cast<std::size_t>(last)) : n;
         if (lo >= hi) continue;
         const std::size_t row = b * time + static_cast<std::size_t>(to + static_cast<std::ptrdiff_t>(lo));
-        outputs<kOutputs>(block + lo * kPanel<T>, conv.grad + row * conv.out + begin, conv.out, hi - lo,
-                          end - begin, sums + (j * conv.out + begin) * kPanel<T>);
+        for (std::size_t o = begin; o < end; ++o) {
+          const std::size_t first = o * kOutputs, room = conv.out - first;
+          strip<kOutputs>(block + lo * kPanel<T>, conv.grad + (o * conv.batch * time + row) * kOutputs,
+                          hi - lo, room < kOutputs ? room : kOutputs,
+                          sums + (j * conv.out + first) * kPanel<T>);
+        }
       }
     }
   }
@@ -246,17 +269,27 @@ void gate(const T* grad, const T* y, T* to, std::size_t n, T slope, T scale) noe
 
 template <class T>
 void column_sums(const T* x, std::size_t rows, std::size_t width, T* sums) noexcept {
-  each<T>(width, [&](std::size_t c, auto v) {
+  constexpr std::size_t L = kLanes<T>, N = 4;  // chains of additions side by side
+  std::size_t c = 0;
+  for (; c + N * L <= width; c += N * L) {
+    Vec<T> sum[N] = {};
+    for (std::size_t r = 0; r < rows; ++r)
+      for (std::size_t v = 0; v < N; ++v) sum[v] += load<Vec<T>>(x + r * width + c + v * L);
+    for (std::size_t v = 0; v < N; ++v) store(sums + c + v * L, sum[v]);
+  }
+  x += c;
+  sums += c;
+  each<T>(width - c, [&](std::size_t i, auto v) {
     using V = decltype(v);
     V sum{};
-    for (std::size_t r = 0; r < rows; ++r) sum += load<V>(x + r * width + c);
-    store<V>(sums + c, sum);
+    for (std::size_t r = 0; r < rows; ++r) sum += load<V>(x + r * width + i);
+    store<V>(sums + i, sum);
   });
 }
 
 template <class T>
-constexpr CausalConvKernelsOf<T> kernels{kPanel<T>,      rows<T>, weights<T>,    rectify<T>,
-                                         add_rectify<T>, gate<T>, column_sums<T>};
+constexpr CausalConvKernelsOf<T> kernels{kPanel<T>,  kOutputs,       rows<T>, strips<T>,     weights<T>,
+                                         rectify<T>, add_rectify<T>, gate<T>, column_sums<T>};
 
 }  // namespace
 

@@ -27,7 +27,7 @@ struct ConvRows {
 template <class T>
 struct ConvWeights {
   const T* x;
-  const T* grad;
+  const T* grad;  // as `strips` leaves it
   std::size_t batch, time, in, out, taps;
   std::ptrdiff_t first, step;
   T* sums;
@@ -45,11 +45,16 @@ struct Dropout {
 template <class T>
 struct CausalConvKernelsOf {
   std::size_t panel;  // outputs of `rows`, inputs of `weights`, that share a pass
+  std::size_t strip;  // outputs of `weights` that do
 
   /// Frames [begin, begin + n). Every output is one chain of fma: start, then taps, then inputs.
   void (*rows)(const ConvRows<T>& conv, std::size_t begin, std::size_t n) noexcept;
 
-  /// Panel `panel` of the inputs, outputs [begin, end). One order of accumulation per weight.
+  /// `n` of `rows` rows of x, from `begin` on, to [strip of columns][row][column of the strip].
+  void (*strips)(const T* x, std::size_t begin, std::size_t n, std::size_t rows, std::size_t width,
+                 T* to) noexcept;
+
+  /// Panel `panel` of the inputs, strips [begin, end) of the outputs. One order of accumulation per weight.
   void (*weights)(const ConvWeights<T>& conv, std::size_t panel, std::size_t begin, std::size_t end) noexcept;
 
   /// x = x > 0 ? x : slope x, then dropout. What is dropped becomes -0, no other value does.
