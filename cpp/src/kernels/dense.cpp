@@ -39,18 +39,23 @@ AFFEKT_INLINE V rectified(const V& x, const float* slope) noexcept {
 template <int N, class Call>
 AFFEKT_INLINE void finish(const Call& call, std::size_t f, std::size_t lane, V (&value)[N]) noexcept {
   const auto& layer = call.layer;
-  if (layer.slope)
+  if (layer.slope) {
+#pragma GCC unroll 8  // an index known at run time would send the values through memory
     for (int v = 0; v < N; ++v) value[v] = rectified(value[v], layer.slope + lane + v * L);
+  }
   if (call.identity) {
     const float* const identity = call.identity[f] + lane;
+#pragma GCC unroll 8
     for (int v = 0; v < N; ++v)
       value[v] = rectified(value[v] + load<V>(identity + v * L), layer.slope_out + lane + v * L);
   }
   float* const y = call.y[f] + lane;
   if (lane + N * L <= layer.out) {
+#pragma GCC unroll 8
     for (int v = 0; v < N; ++v) store(y + v * L, value[v]);
   } else {
     alignas(64) float values[N * L];
+#pragma GCC unroll 8
     for (int v = 0; v < N; ++v) store(values + v * L, value[v]);
     for (std::size_t i = 0; lane + i < layer.out; ++i) y[i] = values[i];
   }
@@ -87,7 +92,7 @@ AFFEKT_INLINE void tile(const FloatCall& call, std::size_t f, std::size_t lane, 
     }
     for (; c < in; ++c) add(c);
   }
-#pragma GCC unroll 8  // an index known at run time would send the sums through memory
+#pragma GCC unroll 8  // as above
   for (int i = 0; i < F; ++i) finish(call, f + i, lane, sum[i]);
 }
 
@@ -125,6 +130,7 @@ AFFEKT_INLINE void tile(const Int8Call& call, std::size_t f, std::size_t lane, c
   }
 #pragma GCC unroll 8
   for (int i = 0; i < F; ++i) {
+#pragma GCC unroll 8
     for (int v = 0; v < N; ++v) {
       const std::size_t at = lane + v * L;
       sum[i][v] = fma(sum[i][v], load<V>(layer.scale + at), load<V>(layer.bias + at));
