@@ -88,6 +88,7 @@ struct Segments {
 
   Segments(const WelchOptions& o, const std::vector<double>& taper) : fft(o.n_fft) {
     for (const double w : taper) window.push_back(static_cast<C>(w / static_cast<double>(fft.view().gain)));
+    window.resize(o.n_fft, C(0));
     view = {fft.view(), o.n_per_seg, window.data(), static_cast<int>(o.detrend)};
   }
 
@@ -652,7 +653,8 @@ class Windows {
         whole_(slots_ * sharing_.n_new * channels),
         all_(slots_ * sharing_.n_new),
         sums_(std::max(channels * width_, padded_bins(plan.bins))),
-        values_(plan.n_values),
+        values_(plan.median ? channels * plan.n_values : 0),
+        by_(channels),
         x_(block * sharing_.n_new * channels),
         out_(x_.size()),
         rows_(sharing_.segments),
@@ -668,8 +670,8 @@ class Windows {
 
   static constexpr std::size_t fine = static_cast<std::size_t>(-1);
   /// Windows [v0, v1), at most a block of them and each after the last; sample `origin` of channel c is at
-  /// x[c]. Frame f, if it is not virtual, goes to power + f frame_stride and valid + f valid_stride. Returns
-  /// a channel with an unusable sample, or `fine`.
+  /// x[c]. Frame f, if it is not virtual, goes to power
+  /// + f frame_stride and valid + f valid_stride. Returns a channel with an unusable sample, or `fine`.
   std::size_t run(const T* const* x, std::uint64_t origin, std::int64_t v0, std::int64_t v1, T* power,
                   std::size_t frame_stride, bool* valid, std::size_t valid_stride) noexcept {
     std::size_t n = 0;
@@ -735,17 +737,18 @@ class Windows {
           if (flags_[j][c] != 0) usable_[count++] = rows_[j] + c * width_;
         }
       }
-      const T* from = sums_.data() + c * width_;
+      T* const values = values_.data() + c * plan_.n_values;
       if (plan_.median && count > 0) {
         kernels.median(usable_.data(), count, width_, static_cast<T>(1.0 / plan_.bias[count]), sums_.data(),
                        sorting_.data());
-        kernels.integrate(plan_.bands(T()), plan_.n_values, sums_.data(), values_.data());
-        from = values_.data();
+        kernels.integrate(plan_.bands(T()), plan_.n_values, sums_.data(), values);
       }
+      const T* const from = plan_.median ? values : sums_.data() + c * width_;
       valid[c] = count > 0 && (!plan_.o.relative || from[n_bands] > T(0));
-      const T by = plan_.o.relative ? from[n_bands] : static_cast<T>(plan_.median ? 1 : count);
-      kernels.divide(from, valid[c] ? by : T(1), n_bands, power + c * n_bands);
+      by_[c] = !valid[c] ? T(1) : plan_.o.relative ? from[n_bands] : static_cast<T>(plan_.median ? 1 : count);
     }
+    kernels.divide(plan_.median ? values_.data() : sums_.data(), plan_.n_values, by_.data(), channels_,
+                   n_bands, power);
     if (plan_.o.log != LogMode::none)
       kernels.logarithm(power, channels_ * n_bands, static_cast<T>(plan_.o.floor), log_);
     for (std::size_t c = 0; c < channels_; ++c) {
@@ -763,7 +766,7 @@ class Windows {
   AlignedVector<T> ring_;            // (slot, new segment, channel, width)
   std::vector<std::uint8_t> whole_;  // (slot, new segment, channel): no sample is missing
   std::vector<std::uint8_t> all_;    // (slot, new segment): in no channel
-  AlignedVector<T> sums_, values_, sorting_;
+  AlignedVector<T> sums_, values_, by_, sorting_;
   std::vector<const T*> x_;
   std::vector<T*> out_;
   std::vector<const T*> rows_, usable_;  // of the segments of a window

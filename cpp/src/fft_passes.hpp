@@ -106,14 +106,26 @@ AFFEKT_INLINE void butterfly(Complex<V>* x) noexcept {
   }
 }
 
-template <int R, class V, class T>
-void pass(const FftPass<T>& p, V* z) noexcept {
+/// Values as they lie there, for passes that do not prepare their input.
+struct AsTheyAre {
+  template <class V>
+  AFFEKT_INLINE V operator()(std::size_t, const V& v) const noexcept {
+    return v;
+  }
+};
+
+/// `prepare(i, v)` stands for value i of z; only the first pass, of one block, may be given one.
+template <int R, class V, class T, class Prepare = AsTheyAre>
+void pass(const FftPass<T>& p, V* z, const Prepare& prepare = {}) noexcept {
   const std::size_t ido = p.ido;
   for (std::size_t k = 0; k < p.blocks; ++k, z += 2 * R * ido) {
     for (std::size_t i = 0; i < ido; ++i) {
       const T* w = p.twiddles + i * 2 * (R - 1);  // none where ido is 1
       Complex<V> x[R];
-      for (int b = 0; b < R; ++b) x[b] = get(z, i + static_cast<std::size_t>(b) * ido);
+      for (int b = 0; b < R; ++b) {
+        const std::size_t at = 2 * (i + static_cast<std::size_t>(b) * ido);
+        x[b] = {prepare(at, z[at]), prepare(at + 1, z[at + 1])};
+      }
       butterfly<R>(x);
       put(z, i, x[0]);
       for (int j = 1; j < R; ++j) {
@@ -161,10 +173,31 @@ void odd_pass(const FftPass<T>& p, V* z) noexcept {
   }
 }
 
-/// The first `n_passes` passes.
+/// Whether `pass` has the radix.
+constexpr bool is_small(std::size_t radix) { return radix <= 5 || radix == 8; }
+
+/// The first pass of those of a small radix, its input prepared as it is read.
+template <class V, class T, class Prepare>
+AFFEKT_INLINE void run_first_pass(const FftPass<T>& p, V* z, const Prepare& prepare) noexcept {
+  switch (p.radix) {
+    case 2:
+      return pass<2>(p, z, prepare);
+    case 3:
+      return pass<3>(p, z, prepare);
+    case 4:
+      return pass<4>(p, z, prepare);
+    case 5:
+      return pass<5>(p, z, prepare);
+    default:
+      return pass<8>(p, z, prepare);
+  }
+}
+
+/// Passes first ... n_passes - 1.
 template <class V, class T>
-AFFEKT_INLINE void run_passes(const FftView<T>& plan, std::size_t n_passes, V* z) noexcept {
-  for (std::size_t i = 0; i < n_passes; ++i) {
+AFFEKT_INLINE void run_passes(const FftView<T>& plan, std::size_t first, std::size_t n_passes,
+                              V* z) noexcept {
+  for (std::size_t i = first; i < n_passes; ++i) {
     const FftPass<T>& p = plan.passes[i];
     switch (p.radix) {
       case 2:
@@ -191,7 +224,7 @@ AFFEKT_INLINE void run_passes(const FftView<T>& plan, std::size_t n_passes, V* z
 /// Complex transform of z in place; bin k ends at plan.order[k].
 template <class V, class T>
 AFFEKT_INLINE void complex_fft(const FftView<T>& plan, V* z) noexcept {
-  run_passes(plan, plan.n_passes, z);
+  run_passes(plan, 0, plan.n_passes, z);
 }
 
 /// Bluestein: a convolution with a chirp. The result lies in `work`, bin k at plan.transform.order[k].
@@ -263,11 +296,19 @@ void last_pass(const RealFftView<T>& plan, const V* z, Sink&& sink) noexcept {
 
 /// Spectrum of the n values in z, times plan.gain: sink(k, re, im) is called for every bin k < plan.bins, in
 /// any order, the middle one perhaps twice with the same values. z holds plan.values entries and is
-/// overwritten, as is `work` of plan.work entries.
-template <class V, class T, class Sink>
-AFFEKT_INLINE void real_fft(const RealFftView<T>& plan, V* z, V* work, Sink&& sink) noexcept {
+/// overwritten, as is `work` of plan.work entries. Value i of the signal is prepare(i, z[i]), applied where
+/// the transform reads it first, which spares a walk through z.
+template <class V, class T, class Sink, class Prepare = AsTheyAre>
+AFFEKT_INLINE void real_fft(const RealFftView<T>& plan, V* z, V* work, Sink&& sink,
+                            const Prepare& prepare = {}) noexcept {
   const FftView<T>& fft = plan.transform;
   const V* result = z;
+  constexpr bool prepares = !std::is_same_v<Prepare, AsTheyAre>;
+  const bool early =
+      plan.twiddles != nullptr && plan.chirp == nullptr && fft.n_passes > 1 && is_small(fft.passes[0].radix);
+  if (prepares && !early) {
+    for (std::size_t i = 0; i < plan.n; ++i) z[i] = prepare(i, z[i]);
+  }
   if (plan.twiddles == nullptr) {  // odd length: neighbours move apart, from the end on
     for (std::size_t i = plan.n; i-- > 0;) {
       const V x = z[i];
@@ -282,7 +323,8 @@ AFFEKT_INLINE void real_fft(const RealFftView<T>& plan, V* z, V* work, Sink&& si
     complex_fft(fft, z);
   } else {
     const std::size_t before = fft.n_passes > 0 ? fft.n_passes - 1 : 0;
-    run_passes(fft, before, z);
+    if (prepares && early) run_first_pass(fft.passes[0], z, prepare);
+    run_passes(fft, prepares && early ? 1 : 0, before, z);
     switch (fft.n_passes > 0 ? fft.passes[before].radix : 1) {
       case 2:
         return last_pass<2>(plan, z, sink);

@@ -115,33 +115,32 @@ void ccc_backward(const CccShape& shape, const T* pred, const T* target, const s
   const std::size_t size = shape.steps * shape.dims, n = shape.groups * shape.dims;
   std::vector<T> values(6 * n);
   T* const of = values.data();
+  T *const mean_p = of, *const mean_y = of + n, *const other = of + 2 * n, *const self = of + 3 * n;
+  T *const constant_p = of + 4 * n, *const constant_y = of + 5 * n;
   for (std::size_t i = 0; i < n; ++i) {
     const CccColumn& c = columns[i];
-    const T mean_p = static_cast<T>(c.mean_p), mean_y = static_cast<T>(c.mean_y);
-    const double g = upstream[i], other = g * c.on_other, self = g * c.on_self;
+    mean_p[i] = static_cast<T>(c.mean_p), mean_y[i] = static_cast<T>(c.mean_y);
+    const double g = upstream[i], on_other = g * c.on_other, on_self = g * c.on_self;
     // What rounding took from the means, far from zero more than the data's spread, returns in the constants.
-    const double lost_p = c.mean_p - static_cast<double>(mean_p);
-    const double lost_y = c.mean_y - static_cast<double>(mean_y);
-    const double constants[] = {g * c.shift - other * lost_y - self * lost_p,
-                                -g * c.shift - other * lost_p - self * lost_y};
-    of[i] = mean_p;
-    of[n + i] = mean_y;
-    of[2 * n + i] = static_cast<T>(other);
-    of[3 * n + i] = static_cast<T>(self);
-    of[4 * n + i] = static_cast<T>(constants[0]);
-    of[5 * n + i] = static_cast<T>(constants[1]);
+    const double lost_p = c.mean_p - static_cast<double>(mean_p[i]);
+    const double lost_y = c.mean_y - static_cast<double>(mean_y[i]);
+    other[i] = static_cast<T>(on_other), self[i] = static_cast<T>(on_self);
+    constant_p[i] = static_cast<T>(g * c.shift - on_other * lost_y - on_self * lost_p);
+    constant_y[i] = static_cast<T>(-g * c.shift - on_other * lost_p - on_self * lost_y);
   }
   const std::size_t chunks = std::max<std::size_t>(1, (shape.steps + kChunk - 1) / kChunk);
   const std::size_t work = std::max<std::size_t>(1, std::min(shape.steps, kChunk) * shape.dims);
   run_ranges(run, shape.groups * chunks, (kGrain + work - 1) / work, [&](std::size_t begin, std::size_t end) {
     for (std::size_t job = begin; job < end; ++job) {
       const std::size_t g = job / chunks, first = job % chunks * kChunk, k = g * shape.dims;
-      const std::size_t at = g * size + first * shape.dims;
-      kernels.gradient(pred + at, target + at, mask == nullptr ? nullptr : mask + at,
-                       std::min(kChunk, shape.steps - first), shape.dims,
-                       {of + k, of + n + k, of + 2 * n + k, of + 3 * n + k, of + 4 * n + k, of + 5 * n + k},
-                       grad_pred == nullptr ? nullptr : grad_pred + at,
-                       grad_target == nullptr ? nullptr : grad_target + at);
+      const std::size_t at = g * size + first * shape.dims, steps = std::min(kChunk, shape.steps - first);
+      const std::uint8_t* const from = mask == nullptr ? nullptr : mask + at;
+      if (grad_pred != nullptr)
+        kernels.gradient(pred + at, target + at, from, steps, shape.dims,
+                         {mean_p + k, mean_y + k, self + k, other + k, constant_p + k}, grad_pred + at);
+      if (grad_target != nullptr)
+        kernels.gradient(target + at, pred + at, from, steps, shape.dims,
+                         {mean_y + k, mean_p + k, self + k, other + k, constant_y + k}, grad_target + at);
     }
   });
 }

@@ -58,8 +58,9 @@ struct Sums {
   }
 };
 
-// Few columns: K vectors hold L whole steps, so lane l of vector j always meets column (j L + l) mod K.
-template <class T, int K, bool Masked>
+// Few columns, `dims` of them: K vectors, a multiple, hold whole steps, so lane l of vector j always meets
+// column (j L + l) mod dims.
+template <class T, int dims, int K, bool Masked>
 void sums_interleaved(const T* p, const T* y, const std::uint8_t* mask, std::size_t steps,
                       const double* origin, double* out) noexcept {
   constexpr int L = kLanes<double>;
@@ -68,21 +69,22 @@ void sums_interleaved(const T* p, const T* y, const std::uint8_t* mask, std::siz
   Sums<L> sums[K];
   for (int j = 0; j < K; ++j) {
     for (int l = 0; l < L; ++l) {
-      p0[j][l] = origin[2 * ((j * L + l) % K)];
-      y0[j][l] = origin[2 * ((j * L + l) % K) + 1];
+      p0[j][l] = origin[2 * ((j * L + l) % dims)];
+      y0[j][l] = origin[2 * ((j * L + l) % dims) + 1];
     }
   }
-  const std::size_t whole = steps / L * L * K, end = steps * K;
+  const std::size_t whole = steps * dims / (L * K) * (L * K), end = steps * dims;
   for (std::size_t e = 0; e < whole; e += L * K) {
     for (int j = 0; j < K; ++j)
       sums[j].template add<Masked>(p + e + j * L, y + e + j * L, Masked ? mask + e + j * L : nullptr, p0[j],
                                    y0[j]);
   }
   for (int j = 0; j < K; ++j) {
-    for (int l = 0; l < L; ++l) sums[j].into(out + ((j * L + l) % K) * kCccSums, static_cast<std::size_t>(l));
+    for (int l = 0; l < L; ++l)
+      sums[j].into(out + ((j * L + l) % dims) * kCccSums, static_cast<std::size_t>(l));
   }
   for (std::size_t e = whole; e < end; ++e) {
-    const std::size_t k = e % K;
+    const std::size_t k = e % dims;
     Sums<1> one;
     one.template add<Masked>(p + e, y + e, Masked ? mask + e : nullptr, origin[2 * k], origin[2 * k + 1]);
     one.into(out + k * kCccSums, 0);
@@ -111,11 +113,11 @@ void sums_any(const T* p, const T* y, const std::uint8_t* mask, std::size_t step
   constexpr int L = kLanes<double>;
   for (std::size_t i = 0; i < dims * kCccSums; ++i) out[i] = 0;
   if (dims == 1) {
-    sums_interleaved<T, 1, Masked>(p, y, mask, steps, origin, out);
+    sums_interleaved<T, 1, 2, Masked>(p, y, mask, steps, origin, out);
   } else if (dims == 2) {
-    sums_interleaved<T, 2, Masked>(p, y, mask, steps, origin, out);
+    sums_interleaved<T, 2, 2, Masked>(p, y, mask, steps, origin, out);
   } else if (dims == 3) {
-    sums_interleaved<T, 3, Masked>(p, y, mask, steps, origin, out);
+    sums_interleaved<T, 3, 3, Masked>(p, y, mask, steps, origin, out);
   } else {
     std::size_t k = 0;
     for (; k + L <= dims; k += L)
@@ -139,57 +141,89 @@ void sums(const T* p, const T* y, const std::uint8_t* mask, std::size_t steps, s
     sums_any<T, false>(p, y, nullptr, steps, dims, origin, out);
 }
 
-template <class T, int L, bool Masked>
-AFFEKT_INLINE void gradient_at(const T* p, const T* y, const std::uint8_t* mask, const CccCoefficients<T>& of,
-                               std::size_t c, std::size_t e, T* grad_p, T* grad_y) noexcept {
+// The coefficients of L neighbouring elements.
+template <class T, int L>
+struct Map {
   using V = Vec<T, L>;
-  const V dp = load<V>(p + e) - load<V>(of.mean_p + c), dy = load<V>(y + e) - load<V>(of.mean_y + c);
-  const V other = load<V>(of.on_other + c), self = load<V>(of.on_self + c);
-  V gp = fma(other, dy, fma(self, dp, load<V>(of.constant_p + c)));
-  V gy = fma(other, dp, fma(self, dy, load<V>(of.constant_y + c)));
-  if constexpr (Masked) {
-    const auto on = valid<T, L>(mask + e);
-    gp = select(on, gp, V{});
-    gy = select(on, gy, V{});
+  V mean_self, mean_other, on_self, on_other, constant;
+
+  AFFEKT_INLINE Map(const CccCoefficients<T>& of, std::size_t c) noexcept
+      : mean_self(load<V>(of.mean_self + c)),
+        mean_other(load<V>(of.mean_other + c)),
+        on_self(load<V>(of.on_self + c)),
+        on_other(load<V>(of.on_other + c)),
+        constant(load<V>(of.constant + c)) {}
+
+  template <bool Masked>
+  AFFEKT_INLINE void apply(const T* self, const T* other, const std::uint8_t* mask, std::size_t e,
+                           T* grad) const noexcept {
+    const V ds = load<V>(self + e) - mean_self, d = load<V>(other + e) - mean_other;
+    V g = fma<V>(on_other, d, fma<V>(on_self, ds, constant));
+    if constexpr (Masked) g = select(valid<T, L>(mask + e), g, V{});
+    store<V>(grad + e, g);
   }
-  if (grad_p != nullptr) store(grad_p + e, gp);
-  if (grad_y != nullptr) store(grad_y + e, gy);
-}
+};
 
 // `of` repeats with `period`, a multiple of dims.
 template <class T, bool Masked>
-void gradient_periodic(const T* p, const T* y, const std::uint8_t* mask, std::size_t n, std::size_t period,
-                       const CccCoefficients<T>& of, T* grad_p, T* grad_y) noexcept {
-  constexpr int L = kLanes<T>;
+void gradient_periodic(const T* self, const T* other, const std::uint8_t* mask, std::size_t n,
+                       std::size_t period, const CccCoefficients<T>& of, T* grad) noexcept {
+  constexpr std::size_t L = kLanes<T>;
   for (std::size_t start = 0; start < n; start += period) {
     const std::size_t size = n - start < period ? n - start : period;
     std::size_t c = 0;
-    for (; c + L <= size; c += L) gradient_at<T, L, Masked>(p, y, mask, of, c, start + c, grad_p, grad_y);
-    for (; c < size; ++c) gradient_at<T, 1, Masked>(p, y, mask, of, c, start + c, grad_p, grad_y);
+    for (; c + L <= size; c += L)
+      Map<T, kLanes<T>>(of, c).template apply<Masked>(self, other, mask, start + c, grad);
+    for (; c < size; ++c) Map<T, 1>(of, c).template apply<Masked>(self, other, mask, start + c, grad);
+  }
+}
+
+// The same with a period of K vectors, which stay in registers.
+template <class T, bool Masked, std::size_t... K>
+void gradient_few(const T* self, const T* other, const std::uint8_t* mask, std::size_t n,
+                  const CccCoefficients<T>& of, T* grad, std::index_sequence<K...>) noexcept {
+  constexpr std::size_t L = kLanes<T>, period = sizeof...(K) * L;
+  const Map<T, kLanes<T>> maps[] = {{of, K * L}...};
+  std::size_t e = 0;
+  for (; e + period <= n; e += period)
+    (maps[K].template apply<Masked>(self, other, mask, e + K * L, grad), ...);
+  for (std::size_t c = 0; e < n; ++e, ++c)
+    Map<T, 1>(of, c).template apply<Masked>(self, other, mask, e, grad);
+}
+
+template <class T, bool Masked>
+void gradient_any(const T* self, const T* other, const std::uint8_t* mask, std::size_t steps,
+                  std::size_t dims, const CccCoefficients<T>& of, T* grad) noexcept {
+  constexpr std::size_t L = kLanes<T>;
+  const std::size_t n = steps * dims;
+  if (dims > 8 || dims >= L) return gradient_periodic<T, Masked>(self, other, mask, n, dims, of, grad);
+  // Fewer columns than a vector holds: repeat the coefficients, so that vectors span steps.
+  T repeated[5][8 * L];
+  const T* from[5] = {of.mean_self, of.mean_other, of.on_self, of.on_other, of.constant};
+  const std::size_t period = dims * L;
+  for (int i = 0; i < 5; ++i) {
+    for (std::size_t c = 0; c < period; ++c) repeated[i][c] = from[i][c % dims];
+  }
+  const CccCoefficients<T> use{repeated[0], repeated[1], repeated[2], repeated[3], repeated[4]};
+  switch (dims) {
+    case 1:
+      return gradient_few<T, Masked>(self, other, mask, n, use, grad, std::make_index_sequence<1>());
+    case 2:
+      return gradient_few<T, Masked>(self, other, mask, n, use, grad, std::make_index_sequence<2>());
+    case 3:
+      return gradient_few<T, Masked>(self, other, mask, n, use, grad, std::make_index_sequence<3>());
+    default:
+      return gradient_periodic<T, Masked>(self, other, mask, n, period, use, grad);
   }
 }
 
 template <class T>
-void gradient(const T* p, const T* y, const std::uint8_t* mask, std::size_t steps, std::size_t dims,
-              const CccCoefficients<T>& of, T* grad_p, T* grad_y) noexcept {
-  constexpr std::size_t L = kLanes<T>;
-  // Fewer columns than half a vector: repeat the coefficients, so that vectors span steps.
-  constexpr std::size_t room = 8 * L;
-  T repeated[6][room];
-  CccCoefficients<T> use = of;
-  std::size_t period = dims;
-  if (dims < L && dims <= 8) {
-    period = dims * L;
-    const T* from[6] = {of.mean_p, of.mean_y, of.on_other, of.on_self, of.constant_p, of.constant_y};
-    for (int i = 0; i < 6; ++i) {
-      for (std::size_t c = 0; c < period; ++c) repeated[i][c] = from[i][c % dims];
-    }
-    use = {repeated[0], repeated[1], repeated[2], repeated[3], repeated[4], repeated[5]};
-  }
+void gradient(const T* self, const T* other, const std::uint8_t* mask, std::size_t steps, std::size_t dims,
+              const CccCoefficients<T>& of, T* grad) noexcept {
   if (mask != nullptr)
-    gradient_periodic<T, true>(p, y, mask, steps * dims, period, use, grad_p, grad_y);
+    gradient_any<T, true>(self, other, mask, steps, dims, of, grad);
   else
-    gradient_periodic<T, false>(p, y, nullptr, steps * dims, period, use, grad_p, grad_y);
+    gradient_any<T, false>(self, other, nullptr, steps, dims, of, grad);
 }
 
 }  // namespace

@@ -11,10 +11,11 @@ namespace affekt {
 /// Sums of one column about (p0, y0): n, d p, d y, d p^2, d y^2, d p d y.
 inline constexpr std::size_t kCccSums = 6;
 
-/// What an element's gradient needs of its column; `mean_*` are rounded to T and `constant_*` make up for it.
+/// What the gradient of one side, `self`, needs of each column; `mean_*` are rounded to T and `constant`
+/// makes up for it.
 template <class T>
 struct CccCoefficients {
-  const T *mean_p, *mean_y, *on_other, *on_self, *constant_p, *constant_y;
+  const T *mean_self, *mean_other, *on_self, *on_other, *constant;
 };
 
 /// Arrays are (steps, dims), dense; mask null or of the same shape.
@@ -23,9 +24,9 @@ struct CccKernelsOf {
   /// sums[k * kCccSums + ...] of column k; origin[2 k] = p0, origin[2 k + 1] = y0.
   void (*sums)(const T* p, const T* y, const std::uint8_t* mask, std::size_t steps, std::size_t dims,
                const double* origin, double* sums) noexcept;
-  /// Coefficients have one value per column. grad_p or grad_y may be null.
-  void (*gradient)(const T* p, const T* y, const std::uint8_t* mask, std::size_t steps, std::size_t dims,
-                   const CccCoefficients<T>& of, T* grad_p, T* grad_y) noexcept;
+  /// The gradient of one side. Coefficients have one value per column.
+  void (*gradient)(const T* self, const T* other, const std::uint8_t* mask, std::size_t steps,
+                   std::size_t dims, const CccCoefficients<T>& of, T* grad) noexcept;
 };
 struct CccKernels {
   CccKernelsOf<float> floats;

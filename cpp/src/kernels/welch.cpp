@@ -43,58 +43,58 @@ AFFEKT_INLINE void load_run(const T* const* x, std::size_t i, V* rows) noexcept 
   }
 }
 
-/// z = the segments, detrended and windowed. What is detrended is taken relative to its first sample, so that
-/// a large offset costs no precision and a constant segment gives exact zeros.
+/// What turns a loaded sample into one of the detrended and windowed segment.
+template <class V>
+struct Trend {
+  V mean{}, slope{};  // of the line mean + slope (i - middle)
+  Element<V> middle{};
+};
+
+/// z = the segments, and the trend that is to be taken off them. What is detrended is taken relative to its
+/// first sample, so that a large offset costs no precision and a constant segment gives exact zeros.
 template <class V, class T, class C>
-void load_segments(const SegmentView<C>& plan, const T* const* x, V* z) noexcept {
+Trend<V> load_segments(const SegmentView<C>& plan, const T* const* x, V* z) noexcept {
   const std::size_t n = plan.samples, whole = n / kRun * kRun;
-  const C* w = plan.window;
+  Trend<V> trend;
   V rows[kRun];
+  for (std::size_t i = n; i < plan.fft.n; ++i) z[i] = V{};
   if (plan.detrend == 0) {
-    for (std::size_t i = 0; i < whole; i += kRun) {
-      load_run(x, i, rows);
-      for (std::size_t s = 0; s < kRun; ++s) z[i + s] = rows[s] * w[i + s];
+    for (std::size_t i = 0; i < whole; i += kRun) load_run(x, i, z + i);
+    for (std::size_t i = whole; i < n; ++i) z[i] = load_one<V>(x, i);
+    return trend;
+  }
+  const V origin = load_one<V>(x, 0);
+  const C middle = static_cast<C>(n - 1) * C(0.5);
+  LongSum<V> sum, moment;  // of x and of x (i - middle)
+  for (std::size_t i = 0; i < whole; i += kRun) {
+    load_run(x, i, rows);
+    V s0{}, s1{}, m{};
+    for (std::size_t s = 0; s < kRun; ++s) {
+      const V v = rows[s] - origin;
+      z[i + s] = v;
+      (s % 2 == 0 ? s0 : s1) += v;
     }
-    for (std::size_t i = whole; i < n; ++i) z[i] = load_one<V>(x, i) * w[i];
-  } else {
-    const V origin = load_one<V>(x, 0);
-    const C middle = static_cast<C>(n - 1) * C(0.5);
-    LongSum<V> sum, moment;  // of x and of x (i - middle)
-    for (std::size_t i = 0; i < whole; i += kRun) {
-      load_run(x, i, rows);
-      V s0{}, s1{}, m{};
-      for (std::size_t s = 0; s < kRun; ++s) {
-        const V v = rows[s] - origin;
-        z[i + s] = v;
-        (s % 2 == 0 ? s0 : s1) += v;
-      }
-      sum.add(s0 + s1);
-      if (plan.detrend == 2) {
-        for (std::size_t s = 0; s < kRun; ++s)
-          m = fma<V>(z[i + s], splat<V>(static_cast<C>(i + s) - middle), m);
-        moment.add(m);
-      }
-    }
-    for (std::size_t i = whole; i < n; ++i) {
-      const V v = load_one<V>(x, i) - origin;
-      z[i] = v;
-      sum.add(v);
-      moment.add(v * (static_cast<C>(i) - middle));
-    }
-    const V mean = sum.total / static_cast<C>(n);
-    if (plan.detrend == 1 || n == 1) {
-      for (std::size_t i = 0; i < n; ++i) z[i] = (z[i] - mean) * w[i];
-    } else {
-      // The sum of (i - middle)^2 is n (n^2 - 1) / 12.
-      const C size = static_cast<C>(n);
-      const V slope = moment.total * (C(12) / (size * (size * size - C(1))));
-      for (std::size_t i = 0; i < n; ++i) {
-        const V line = fma<V>(slope, splat<V>(static_cast<C>(i) - middle), mean);
-        z[i] = (z[i] - line) * w[i];
-      }
+    sum.add(s0 + s1);
+    if (plan.detrend == 2) {
+      for (std::size_t s = 0; s < kRun; ++s)
+        m = fma<V>(z[i + s], splat<V>(static_cast<C>(i + s) - middle), m);
+      moment.add(m);
     }
   }
-  for (std::size_t i = n; i < plan.fft.n; ++i) z[i] = V{};
+  for (std::size_t i = whole; i < n; ++i) {
+    const V v = load_one<V>(x, i) - origin;
+    z[i] = v;
+    sum.add(v);
+    moment.add(v * (static_cast<C>(i) - middle));
+  }
+  trend.mean = sum.total / static_cast<C>(n);
+  if (plan.detrend == 2 && n > 1) {
+    // The sum of (i - middle)^2 is n (n^2 - 1) / 12.
+    const C size = static_cast<C>(n);
+    trend.slope = moment.total * (C(12) / (size * (size * size - C(1))));
+    trend.middle = middle;
+  }
+  return trend;
 }
 
 /// Vectors of C for a transform: half as wide where two arrays of the widest would not fit the first cache.
@@ -134,10 +134,21 @@ AFFEKT_INLINE void power(const SegmentView<C>& plan, const T* const* x, std::siz
                          const Work<V>& work) noexcept {
   const T* from[Work<V>::lanes];
   for (std::size_t l = 0; l < Work<V>::lanes; ++l) from[l] = x[l < n ? l : n - 1];
-  load_segments<V>(plan, from, work.z);
+  const Trend<V> trend = load_segments<V>(plan, from, work.z);
   V* out = work.power;
-  real_fft<V>(plan.fft, work.z, work.fft,
-              [out](std::size_t k, const V& re, const V& im) { out[k] = fma<V>(re, re, im * im); });
+  const C* w = plan.window;
+  const auto sink = [out](std::size_t k, const V& re, const V& im) noexcept {
+    out[k] = fma<V>(re, re, im * im);
+  };
+  if (plan.detrend == 2) {
+    real_fft<V>(plan.fft, work.z, work.fft, sink, [trend, w](std::size_t i, const V& v) noexcept {
+      const V line = fma<V>(trend.slope, splat<V>(static_cast<C>(i) - trend.middle), trend.mean);
+      return (v - line) * w[i];
+    });
+  } else {
+    real_fft<V>(plan.fft, work.z, work.fft, sink,
+                [mean = trend.mean, w](std::size_t i, const V& v) noexcept { return (v - mean) * w[i]; });
+  }
 }
 
 /// f(work, i, n) for every n <= lanes segments from i on, when their power is there.
@@ -276,12 +287,14 @@ void integrate(const BandView<T>* band, std::size_t n_bands, const T* spectrum, 
 }
 
 template <class T>
-void divide(const T* x, T by, std::size_t n, T* out) noexcept {
+void divide(const T* x, std::size_t stride, const T* by, std::size_t rows, std::size_t n, T* out) noexcept {
   using V = Vec<T, kBlock<T>>;
   constexpr std::size_t block = kBlock<T>;
-  std::size_t k = 0;
-  for (; k + block <= n; k += block) store<V>(out + k, load<V>(x + k) / by);
-  for (; k < n; ++k) out[k] = x[k] / by;
+  for (std::size_t r = 0; r < rows; ++r, x += stride, out += n) {
+    std::size_t k = 0;
+    for (; k + block <= n; k += block) store<V>(out + k, load<V>(x + k) / by[r]);
+    for (; k < n; ++k) out[k] = x[k] / by[r];
+  }
 }
 
 template <class T>

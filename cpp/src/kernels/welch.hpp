@@ -14,7 +14,7 @@ template <class C>
 struct SegmentView {
   RealFftView<C> fft;         // of n_fft values
   std::size_t samples = 0;    // of a segment, <= fft.n; the rest is zero
-  const C* window = nullptr;  // `samples` values, every factor of the power folded in
+  const C* window = nullptr;  // fft.n values, zero from `samples` on, every factor of the power folded in
   int detrend = 0;            // 0: not, 1: the mean is removed, 2: the line of least squares
 };
 
@@ -56,8 +56,9 @@ struct RowKernels {
   void (*median)(const T* const* rows, std::size_t n_rows, std::size_t n, T scale, T* out, T* work) noexcept;
   /// out[b] = the integral over band b of one spectrum.
   void (*integrate)(const BandView<T>* bands, std::size_t n_bands, const T* spectrum, T* out) noexcept;
-  /// out[k] = x[k] / by for k < n.
-  void (*divide)(const T* x, T by, std::size_t n, T* out) noexcept;
+  /// out[r * n + k] = x[r * stride + k] / by[r] for r < rows, k < n.
+  void (*divide)(const T* x, std::size_t stride, const T* by, std::size_t rows, std::size_t n,
+                 T* out) noexcept;
   /// x[k] = the logarithm of the larger of x[k] and floor, a normal number, for k < n.
   void (*logarithm)(T* x, std::size_t n, T floor, const LogScale<T>& scale) noexcept;
 };
