@@ -103,6 +103,57 @@ def test_float32_holds_far_from_zero(mean):
     torch.testing.assert_close(pred.grad.double(), exact.grad, rtol=1e-3, atol=1e-5)
 
 
+@given(
+    seed=st.integers(0, 10**6),
+    shape=st.tuples(st.integers(1, 2), st.integers(2, 3000), st.integers(1, 4)),
+    kind=st.sampled_from(["noise", "drift", "steps", "outlier first", "outlier last"]),
+    scale=st.sampled_from([1e-25, 1e-15, 1e-2, 1.0, 1e18, 1e25]),
+    masked=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_float32_holds_for_any_signal_and_scale(seed, shape, kind, scale, masked):
+    if not ops.available():
+        shape, scale = (1, 50, 1), 1.0  # plain torch squares in float32
+    rng = np.random.default_rng(seed)
+    t = np.linspace(0, 1, shape[1])[:, None]
+    common = rng.normal(size=shape)
+    if kind == "drift":
+        common = 0.01 * common + 100 * t
+    elif kind == "steps":
+        common = np.floor(3 * t) + 0 * common
+    elif kind.startswith("outlier"):
+        common[:, 0 if kind.endswith("first") else -1] = 1e3
+    pred = (scale * (common + 0.3 * rng.normal(size=shape))).astype(np.float32)
+    target = (scale * (0.8 * common + 0.2)).astype(np.float32)
+    mask = rng.random(shape) < (0.6 if masked else 2)
+    mask[:, 0] = True
+    expected = [
+        [reference(pred[b, m, d], target[b, m, d], eps=0) for d in range(shape[2]) for m in [mask[b, :, d]]]
+        for b in range(shape[0])
+    ]
+    pred[~mask] = np.nan
+    args = torch.tensor(pred).requires_grad_(), torch.tensor(target), torch.tensor(mask) if masked else None
+    loss = ccc_loss(*args, reduction="none", eps=0)
+    np.testing.assert_allclose(loss.detach().numpy(), expected, atol=1e-6)
+    if scale in (1e-2, 1.0):
+        loss.sum().backward()
+        exact = args[0].detach().double().requires_grad_()
+        ccc_loss(exact, args[1].double(), args[2], reduction="sum", eps=0).backward()
+        size = exact.grad.nan_to_num().abs().max().item()
+        np.testing.assert_allclose(args[0].grad.numpy(), exact.grad.numpy(), atol=1e-5 * size)
+
+
+def test_small_losses_keep_their_digits(native_or_plain):
+    if native_or_plain != "native":
+        pytest.skip("concerns the op")
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=(1, 5000)).astype(np.float32)
+    pred = (target + 1e-4 * rng.normal(size=target.shape)).astype(np.float32)
+    loss = ccc_loss(torch.tensor(pred), torch.tensor(target), eps=0).item()
+    assert loss == pytest.approx(reference(pred, target, eps=0), rel=1e-3)
+    assert ccc_loss(torch.tensor(pred), torch.tensor(pred), eps=0).item() == 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_constant_inputs_give_one_and_no_gradient(dtype):
     flat = torch.full((1, 8), 0.3, dtype=dtype)

@@ -6,46 +6,29 @@
 using affekt::BandPower;
 using affekt::fuzz::Input;
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  Input input(data, size);
-  affekt::BandPowerOptions o;
-  o.welch.n_per_seg = input.ConsumeIntegralInRange<std::size_t>(0, 130);
-  o.welch.n_overlap = input.ConsumeIntegralInRange<std::size_t>(0, 130);
-  o.welch.n_fft = input.ConsumeBool() ? o.welch.n_per_seg : input.ConsumeIntegralInRange<std::size_t>(0, 300);
-  o.welch.window = static_cast<affekt::Window>(input.ConsumeIntegralInRange<int>(0, 4));
-  o.welch.detrend = static_cast<affekt::Detrend>(input.ConsumeIntegralInRange<int>(0, 2));
-  o.welch.average = static_cast<affekt::Average>(input.ConsumeIntegralInRange<int>(0, 1));
-  o.win_length = input.ConsumeIntegralInRange<std::size_t>(0, 600);
-  o.hop_length = input.ConsumeIntegralInRange<std::size_t>(0, 300);
-  o.integration = static_cast<affekt::Integration>(input.ConsumeIntegralInRange<int>(0, 1));
-  o.relative = input.ConsumeBool();
-  o.log = static_cast<affekt::LogMode>(input.ConsumeIntegralInRange<int>(0, 3));
-  std::shared_ptr<const BandPower> plan;
-  try {
-    plan = std::make_shared<const BandPower>(o);
-  } catch (const affekt::InvalidArgument& error) {
-    REQUIRE(std::strlen(error.what()) > 10);
-    return 0;
-  }
+namespace {
+
+template <class T>
+void run(Input& input, const std::shared_ptr<const BandPower>& plan) {
   const auto channels = input.ConsumeIntegralInRange<std::size_t>(1, 17);
-  std::vector<float> x = affekt::fuzz::signal<float>(input, 20000);  // (time, channels)
+  std::vector<T> x = affekt::fuzz::signal<T>(input, 20000);  // (time, channels)
   const std::size_t n = x.size() / channels;
   for (int gaps = input.ConsumeIntegralInRange<int>(0, 3); gaps > 0 && !x.empty(); --gaps)
-    x[input.ConsumeIntegralInRange<std::size_t>(0, x.size() - 1)] = std::numeric_limits<float>::quiet_NaN();
-  std::vector<std::vector<float>> apart(channels, std::vector<float>(n + 1));
-  std::vector<const float*> rows;
+    x[input.ConsumeIntegralInRange<std::size_t>(0, x.size() - 1)] = std::numeric_limits<T>::quiet_NaN();
+  std::vector<std::vector<T>> apart(channels, std::vector<T>(n + 1));
+  std::vector<const T*> rows;
   for (std::size_t c = 0; c < channels; ++c) {
     for (std::size_t t = 0; t < n; ++t) apart[c][t] = x[t * channels + c];
     rows.push_back(apart[c].data());
   }
   const std::size_t width = channels * plan->bands(), frames = plan->frames(n);
-  std::vector<float> whole(frames * width + 1), pieces;
+  std::vector<T> whole(frames * width + 1), pieces;
   std::vector<std::uint8_t> marks;
   const auto valid = std::make_unique<bool[]>(frames * channels + 1);
   plan->compute(rows.data(), 1, channels, n, whole.data(), valid.get());
   whole.resize(frames * width);
-  affekt::BandPowerStream<float> stream(plan, channels, input.ConsumeIntegralInRange<std::size_t>(1, 500));
-  std::vector<float> frame(width);
+  affekt::BandPowerStream<T> stream(plan, channels, input.ConsumeIntegralInRange<std::size_t>(1, 500));
+  std::vector<T> frame(width);
   const auto mark = std::make_unique<bool[]>(channels);
   const auto drain = [&] {
     while (stream.next(frame.data(), mark.get())) {
@@ -68,6 +51,36 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     REQUIRE(affekt::fuzz::same_bits(whole, pieces));
     REQUIRE(std::equal(marks.begin(), marks.end(), valid.get()));
     REQUIRE(stream.samples() == n && stream.frames() == frames);
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  Input input(data, size);
+  affekt::BandPowerOptions o;
+  o.welch.n_per_seg = input.ConsumeIntegralInRange<std::size_t>(0, 130);
+  o.welch.n_overlap = input.ConsumeIntegralInRange<std::size_t>(0, 130);
+  o.welch.n_fft = input.ConsumeBool() ? o.welch.n_per_seg : input.ConsumeIntegralInRange<std::size_t>(0, 300);
+  o.welch.window = static_cast<affekt::Window>(input.ConsumeIntegralInRange<int>(0, 4));
+  o.welch.detrend = static_cast<affekt::Detrend>(input.ConsumeIntegralInRange<int>(0, 2));
+  o.welch.average = static_cast<affekt::Average>(input.ConsumeIntegralInRange<int>(0, 1));
+  o.win_length = input.ConsumeIntegralInRange<std::size_t>(0, 600);
+  o.hop_length = input.ConsumeIntegralInRange<std::size_t>(0, 300);
+  o.integration = static_cast<affekt::Integration>(input.ConsumeIntegralInRange<int>(0, 1));
+  o.relative = input.ConsumeBool();
+  o.log = static_cast<affekt::LogMode>(input.ConsumeIntegralInRange<int>(0, 3));
+  std::shared_ptr<const BandPower> plan;
+  try {
+    plan = std::make_shared<const BandPower>(o);
+  } catch (const affekt::InvalidArgument& error) {
+    REQUIRE(std::strlen(error.what()) > 10);
+    return 0;
+  }
+  if (input.ConsumeBool()) {
+    run<float>(input, plan);
+  } else {
+    run<double>(input, plan);
   }
   return 0;
 }

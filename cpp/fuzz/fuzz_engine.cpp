@@ -1,11 +1,12 @@
 // The live engine under any sequence of pushes, polls and resets: what it took, it computes with the bits of
-// the full pass; what it refuses, it refuses whole and counts.
+// the full pass; what it refuses, it refuses whole and counts. Profiles of a speaker are taken or refused.
 #include "affekt/engine.hpp"
 #include "affekt/model.hpp"
 #include "fuzz.hpp"
 #include "golden.hpp"
 
 using affekt::Engine;
+using affekt::FullPass;
 using affekt::Status;
 using affekt::fuzz::Input;
 
@@ -25,15 +26,58 @@ struct Run {
   std::vector<float> values, valid;  // estimates since the last reset
 };
 
-void check(const Run& run, const std::shared_ptr<const affekt::Model>& m) {
+void check(Input& input, const Run& run, FullPass& pass) {
   std::vector<double> times;
   std::vector<float> values;
   std::vector<std::uint8_t> valid;
-  affekt::FullPass pass(m);
-  REQUIRE(pass.feed(run.taken.data(), run.taken.size(), times, values, &valid) == Status::ok);
+  const std::size_t n = run.taken.size();
+  for (std::size_t at = 0; at < n;) {
+    const std::size_t some = std::min(n - at, affekt::fuzz::chunk(input, 9000) + 1);
+    REQUIRE(pass.feed(run.taken.data() + at, some, times, values, &valid) == Status::ok);
+    const float bad = std::numeric_limits<float>::infinity();
+    REQUIRE(pass.feed(&bad, 1, times, values, &valid) != Status::ok);  // nothing happens
+    at += some;
+  }
   pass.finish(times, values, &valid);
   REQUIRE(affekt::fuzz::same_bits(values, run.values));
   REQUIRE(affekt::fuzz::same_bits(std::vector<float>(valid.begin(), valid.end()), run.valid));
+}
+
+double odd_number(Input& input) {
+  switch (input.ConsumeIntegralInRange<int>(0, 7)) {
+    case 0:
+      return std::bit_cast<double>(input.ConsumeIntegral<std::uint64_t>());
+    case 1:
+      return 0;
+    default:
+      return input.ConsumeFloatingPointInRange<double>(-4, 100);
+  }
+}
+
+/// Gives both a profile: both take it, or both refuse it and stay as they are.
+void adapt(Input& input, Engine& engine, FullPass& pass) {
+  std::vector<affekt::Adaptation> profile = engine.adaptation();
+  for (affekt::Adaptation& node : profile) {
+    if (input.ConsumeIntegralInRange<int>(0, 15) == 0) node.node = input.ConsumeRandomLengthString(8);
+    if (input.ConsumeIntegralInRange<int>(0, 15) == 0) node.mean.push_back(0);
+    node.count = odd_number(input);
+    for (double& v : node.mean) v = odd_number(input);
+    for (double& v : node.variance) v = odd_number(input);
+  }
+  if (!profile.empty() && input.ConsumeIntegralInRange<int>(0, 15) == 0) profile.push_back(profile.front());
+  bool taken[2] = {true, true};
+  try {
+    engine.adapt(profile);
+  } catch (const affekt::InvalidArgument& error) {
+    REQUIRE(std::strlen(error.what()) > 10);
+    taken[0] = false;
+  }
+  try {
+    pass.adapt(profile);
+  } catch (const affekt::InvalidArgument&) {
+    taken[1] = false;
+  }
+  REQUIRE(taken[0] == taken[1]);
 }
 
 template <class T>
@@ -77,7 +121,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto m = model(input.ConsumeIntegralInRange<int>(0, 4));
   affekt::EngineOptions options;
   options.queue_s = input.ConsumeIntegralInRange<int>(1, 50) / 100.0;
+  options.adapting = input.ConsumeBool();
   Engine engine(m, options);
+  FullPass pass(m, options.adapting);
+  if (input.ConsumeBool()) adapt(input, engine, pass);
   Run run;
   for (int steps = 0; steps < 60 && input.remaining_bytes() > 0; ++steps) {
     const double time = input.ConsumeBool() ? input.ConsumeIntegral<std::int32_t>() / 1000.0
@@ -127,6 +174,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const float x = 0;
   std::size_t taken = 99;
   REQUIRE(engine.push("audio", &x, 1, &taken) == Status::finished && taken == 0);
-  check(run, m);
+  check(input, run, pass);
   return 0;
 }

@@ -1,5 +1,6 @@
-// A recursive filter of any design: an error with a message, or a filter whose stream gives the bits of the
-// whole recording, whatever the pushes, and whose results stay finite.
+// A recursive filter of any design and samples of any type: an error with a message, or a filter whose stream
+// gives the bits of the whole recording, whatever the pushes; forward and backward, a channel in company has
+// the bits of the channel alone.
 #include "affekt/filter.hpp"
 #include "fuzz.hpp"
 
@@ -30,28 +31,20 @@ std::vector<affekt::Section> design(Input& input) {
   }
 }
 
-}  // namespace
-
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  Input input(data, size);
-  std::shared_ptr<const Filter> filter;
-  try {
-    filter = std::make_shared<const Filter>(design(input));
-  } catch (const affekt::InvalidArgument& error) {
-    REQUIRE(std::strlen(error.what()) > 10);
-    return 0;
-  }
+/// Samples of S in, T out.
+template <class S, class T>
+void run(Input& input, const std::shared_ptr<const Filter>& filter) {
   const auto channels = input.ConsumeIntegralInRange<std::size_t>(1, 20);
   const Start start = input.ConsumeBool() ? Start::zero : Start::settled;
-  std::vector<std::vector<float>> x{affekt::fuzz::signal<float>(input, 600)};
+  std::vector<std::vector<S>> x{affekt::fuzz::signal<S>(input, 600)};
   const std::size_t n = x[0].size();
   for (std::size_t c = 1; c < channels; ++c) {
     x.push_back(x[0]);
     std::rotate(x[c].begin(), x[c].begin() + static_cast<std::ptrdiff_t>(n == 0 ? 0 : c * 7 % n), x[c].end());
   }
-  std::vector<std::vector<float>> whole(channels, std::vector<float>(n)), pieces = whole;
-  std::vector<const float*> from;
-  std::vector<float*> to;
+  std::vector<std::vector<T>> whole(channels, std::vector<T>(n)), pieces = whole;
+  std::vector<const S*> from;
+  std::vector<T*> to;
   for (std::size_t c = 0; c < channels; ++c) from.push_back(x[c].data()), to.push_back(whole[c].data());
   REQUIRE(filter->causal(from.data(), to.data(), channels, n, start));
   FilterStream stream(filter, channels, start);
@@ -66,12 +59,48 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     REQUIRE(stream.samples() == n);
     for (std::size_t c = 0; c < channels; ++c) REQUIRE(affekt::fuzz::same_bits(whole[c], pieces[c]));
   }
-  // A sample that nothing can use: nothing is taken.
-  const float bad = std::numeric_limits<float>::quiet_NaN();
-  std::vector<float> out(1);
-  std::vector<const float*> bads(channels, &bad);
-  std::vector<float*> outs(channels, out.data());
-  REQUIRE(!stream.push(bads.data(), outs.data(), 1));
-  REQUIRE(stream.samples() == n);
+  if constexpr (!std::is_integral_v<S>) {
+    // A sample that nothing can use: nothing is taken.
+    const S bad = std::numeric_limits<S>::quiet_NaN();
+    std::vector<T> out(1);
+    std::vector<const S*> bads(channels, &bad);
+    std::vector<T*> outs(channels, out.data());
+    REQUIRE(!stream.push(bads.data(), outs.data(), 1));
+    REQUIRE(stream.samples() == n);
+  }
+  for (std::size_t c = 0; c < channels; ++c) from[c] = x[c].data(), to[c] = whole[c].data();
+  try {
+    REQUIRE(filter->zero_phase(from.data(), to.data(), channels, n));
+    for (std::size_t c = 0; c < channels; ++c) {
+      T* alone = pieces[c].data();
+      REQUIRE(filter->zero_phase(&from[c], &alone, 1, n));
+      REQUIRE(affekt::fuzz::same_bits(whole[c], pieces[c]));
+    }
+  } catch (const affekt::InvalidArgument& error) {
+    REQUIRE(n <= filter->padding() && std::strlen(error.what()) > 10);
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  Input input(data, size);
+  std::shared_ptr<const Filter> filter;
+  try {
+    filter = std::make_shared<const Filter>(design(input));
+  } catch (const affekt::InvalidArgument& error) {
+    REQUIRE(std::strlen(error.what()) > 10);
+    return 0;
+  }
+  switch (input.ConsumeIntegralInRange<int>(0, 2)) {
+    case 0:
+      run<float, float>(input, filter);
+      break;
+    case 1:
+      run<double, double>(input, filter);
+      break;
+    default:
+      run<std::int16_t, float>(input, filter);
+  }
   return 0;
 }

@@ -165,6 +165,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     REQUIRE(std::strlen(error.what()) > 10);
     return 0;
   }
+  for (const affekt::Tensor& tensor : model->tensors(data, size)) {
+    std::size_t n = 1;
+    for (const std::size_t d : tensor.shape) n *= d;
+    REQUIRE(tensor.values.size() == n);
+  }
   if (model->state_bytes() > (4u << 20)) return 0;  // sound, but slow to run again and again
   static const std::vector<float> x = affekt::test::as_float(affekt::test::golden_signal(2500));
   std::minstd_rand random(static_cast<unsigned>(size));

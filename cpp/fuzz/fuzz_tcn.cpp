@@ -1,5 +1,5 @@
-// A TCN of any small shape: blocks of any sizes give the bits of single steps, and two streams over one set
-// of weights do not disturb each other.
+// A TCN of any small shape, in float32 or int8: blocks of any sizes and many streams at once give the bits of
+// single steps, and streams over one set of weights do not disturb each other.
 #include "affekt/error.hpp"
 #include "affekt/tcn.hpp"
 #include "fuzz.hpp"
@@ -22,6 +22,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   options.in = input.ConsumeIntegralInRange<int>(0, 40);
   options.kernel_size = input.ConsumeIntegralInRange<int>(0, 5);
   options.activation = static_cast<affekt::Rectifier>(input.ConsumeIntegralInRange<int>(0, 2));
+  options.arithmetic = static_cast<affekt::Arithmetic>(input.ConsumeIntegralInRange<int>(0, 1));
   std::minstd_rand random(input.ConsumeIntegral<std::uint16_t>() + 1u);
   const int levels = input.ConsumeIntegralInRange<int>(0, 4);
   const bool own_dilations = input.ConsumeBool();
@@ -71,6 +72,25 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       }
       REQUIRE(affekt::fuzz::same_bits(steps, blocks));
     }
+    // Stream s is s rows behind the first: all are at different rows, and each has the bits of one alone.
+    const auto streams = input.ConsumeIntegralInRange<std::size_t>(1, 35);
+    std::vector<affekt::TcnState> states(streams, tcn.make_state());
+    std::vector<std::vector<float>> apart(streams);
+    for (std::size_t t = 0; rows > 0 && t < rows + streams - 1; ++t) {
+      std::vector<affekt::TcnState*> active;
+      std::vector<std::size_t> of;
+      std::vector<float> rows_in;
+      for (std::size_t s = 0; s < streams; ++s) {
+        if (t < s || t - s >= rows) continue;
+        active.push_back(&states[s]), of.push_back(s);
+        rows_in.insert(rows_in.end(), x.data() + (t - s) * in, x.data() + (t - s + 1) * in);
+      }
+      std::vector<float> rows_out(of.size() * out);
+      tcn.step_many(rows_in.data(), of.size(), rows_out.data(), active.data());
+      for (std::size_t i = 0; i < of.size(); ++i)
+        apart[of[i]].insert(apart[of[i]].end(), rows_out.data() + i * out, rows_out.data() + (i + 1) * out);
+    }
+    for (const auto& one : apart) REQUIRE(affekt::fuzz::same_bits(steps, one));
   } catch (const affekt::InvalidArgument& error) {
     REQUIRE(std::strlen(error.what()) > 10);
   }

@@ -49,6 +49,17 @@ void origins(const CccShape& shape, const T* pred, const T* target, const std::u
   }
 }
 
+// Whether squares in float32 may have left their range: a variance below 1e-30, or none at all.
+bool out_of_range(const double* sums, std::size_t dims) {
+  for (std::size_t k = 0; k < dims; ++k, sums += kCccSums) {
+    const double n = sums[0];
+    if (n == 0) continue;
+    const double spread = sums[3] - (sums[1] * sums[1] + sums[2] * sums[2]) / n;
+    if (!(spread >= 1e-30 * n && spread <= 1e300)) return true;
+  }
+  return false;
+}
+
 CccColumn column_of(const double* sums, const double* origin, double eps, bool mixed) {
   const double n = sums[0];
   CccColumn column{};
@@ -57,17 +68,18 @@ CccColumn column_of(const double* sums, const double* origin, double eps, bool m
   const double dp = sums[1] / n, dy = sums[2] / n;
   column.mean_p = origin[0] + dp;
   column.mean_y = origin[1] + dy;
-  const double squares_p = sums[3] - sums[1] * dp, squares_y = sums[4] - sums[2] * dy;
-  const double cov = (sums[5] - sums[1] * dy) / n;
+  const double spread = sums[3] - sums[1] * dp - sums[2] * dy;
+  const double differences = sums[4] - (sums[1] - sums[2]) * (dp - dy);  // squares, about their mean
   const double freedom = mixed ? std::max(n - 1, 1.0) : n;
   const double apart = (origin[0] - origin[1]) + (dp - dy);
-  const double denominator = (squares_p + squares_y) / freedom + apart * apart + eps;
+  const double denominator = spread / freedom + apart * apart + eps;
   if (denominator == 0) {
     column.loss = 1;
     return column;
   }
-  const double ccc = 2 * cov / denominator;
-  column.loss = 1 - ccc;
+  // 1 - 2 cov / denominator, over one fraction bar: small losses keep their digits.
+  column.loss = (differences / n + (spread / freedom - spread / n) + (apart * apart + eps)) / denominator;
+  const double ccc = (spread - differences) / n / denominator;
   column.on_other = -2 / (n * denominator);
   column.on_self = 2 * ccc / (freedom * denominator);
   column.shift = 2 * ccc * apart / (n * denominator);
@@ -87,19 +99,27 @@ void ccc_forward(const CccShape& shape, const T* pred, const T* target, const st
   for (std::size_t g = 0; g < shape.groups; ++g)
     origins(shape, pred + g * size, target + g * size, mask == nullptr ? nullptr : mask + g * size,
             origin.data() + g * shape.dims * 2);
+  const auto sum = [&](std::size_t job, auto kernel) {
+    const std::size_t g = job / chunks, first = job % chunks * kChunk;
+    const std::size_t at = g * size + first * shape.dims;
+    kernel(pred + at, target + at, mask == nullptr ? nullptr : mask + at,
+           std::min(kChunk, shape.steps - first), shape.dims, origin.data() + g * shape.dims * 2,
+           parts.data() + job * width);
+  };
   run_ranges(run, shape.groups * chunks, (kGrain + work - 1) / work, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t job = begin; job < end; ++job) {
-      const std::size_t g = job / chunks, first = job % chunks * kChunk;
-      const std::size_t at = g * size + first * shape.dims;
-      kernels.sums(pred + at, target + at, mask == nullptr ? nullptr : mask + at,
-                   std::min(kChunk, shape.steps - first), shape.dims, origin.data() + g * shape.dims * 2,
-                   parts.data() + job * width);
-    }
+    for (std::size_t job = begin; job < end; ++job) sum(job, kernels.sums);
   });
   for (std::size_t g = 0; g < shape.groups; ++g) {
-    double* total = parts.data() + g * chunks * width;
-    for (std::size_t c = 1; c < chunks; ++c) {
-      for (std::size_t i = 0; i < width; ++i) total[i] += total[c * width + i];
+    double* const total = parts.data() + g * chunks * width;
+    const auto add_chunks = [&] {
+      for (std::size_t c = 1; c < chunks; ++c) {
+        for (std::size_t i = 0; i < width; ++i) total[i] += total[c * width + i];
+      }
+    };
+    add_chunks();
+    if (out_of_range(total, shape.dims)) {
+      for (std::size_t c = 0; c < chunks; ++c) sum(g * chunks + c, kernels.exact_sums);
+      add_chunks();
     }
     for (std::size_t k = 0; k < shape.dims; ++k)
       columns[g * shape.dims + k] =

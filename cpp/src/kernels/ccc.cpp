@@ -5,7 +5,7 @@
 namespace affekt::AFFEKT_ISA {
 namespace {
 
-// The sums are in double: float32 differences from the first sample then hold 1e-6 at any length and offset.
+// Sums in double of differences from the first sample hold 1e-6 at any length and offset.
 template <class T, int L>
 AFFEKT_INLINE Vec<double, L> wide(const T* from) noexcept {
   if constexpr (L == 1)
@@ -54,9 +54,22 @@ struct Sums {
       else
         return v[lane];
     };
-    out[0] += of(n), out[1] += of(p), out[2] += of(y), out[3] += of(pp), out[4] += of(yy), out[5] += of(py);
+    const double squares = of(pp) + of(yy);
+    out[0] += of(n), out[1] += of(p), out[2] += of(y), out[3] += squares, out[4] += squares - 2 * of(py);
   }
 };
+
+// Elements whole ... end - 1, one by one.
+template <class T, int dims, bool Masked>
+void sums_of_rest(const T* p, const T* y, const std::uint8_t* mask, std::size_t whole, std::size_t end,
+                  const double* origin, double* out) noexcept {
+  for (std::size_t e = whole; e < end; ++e) {
+    const std::size_t k = e % dims;
+    Sums<1> one;
+    one.template add<Masked>(p + e, y + e, Masked ? mask + e : nullptr, origin[2 * k], origin[2 * k + 1]);
+    one.into(out + k * kCccSums, 0);
+  }
+}
 
 // Few columns, `dims` of them: K vectors, a multiple, hold whole steps, so lane l of vector j always meets
 // column (j L + l) mod dims.
@@ -83,12 +96,80 @@ void sums_interleaved(const T* p, const T* y, const std::uint8_t* mask, std::siz
     for (int l = 0; l < L; ++l)
       sums[j].into(out + ((j * L + l) % dims) * kCccSums, static_cast<std::size_t>(l));
   }
-  for (std::size_t e = whole; e < end; ++e) {
-    const std::size_t k = e % dims;
-    Sums<1> one;
-    one.template add<Masked>(p + e, y + e, Masked ? mask + e : nullptr, origin[2 * k], origin[2 * k + 1]);
-    one.into(out + k * kCccSums, 0);
+  sums_of_rest<T, dims, Masked>(p, y, mask, whole, end, origin, out);
+}
+
+// The same for float32, twice as fast: blocks are summed in float about each lane's first sample of the
+// block, which is near the others, and moved to the common origin in double. A lane adds up to `block`
+// values, so sums are good to some 1e-7 of themselves, and the squares of the differences, small where the
+// loss is, likewise. Squares beyond the range of float give infinity or zero; callers look.
+template <int dims, int K, bool Masked>
+void sums_in_blocks(const float* p, const float* y, const std::uint8_t* mask, std::size_t steps,
+                    const double* origin, double* out) noexcept {
+  constexpr int L = kLanes<float>;
+  constexpr std::size_t period = L * K, block = 32;
+  using V = Vec<float, L>;
+  using D = Vec<double, L>;
+  D p0[K], y0[K], n[K] = {}, sum_p[K] = {}, sum_y[K] = {}, squares[K] = {}, apart[K] = {};
+  for (int j = 0; j < K; ++j) {
+    for (int l = 0; l < L; ++l) {
+      p0[j][l] = origin[2 * ((j * L + l) % dims)];
+      y0[j][l] = origin[2 * ((j * L + l) % dims) + 1];
+    }
   }
+  const std::size_t end = steps * dims, whole = end / period * period;
+  for (std::size_t e = 0; e < whole;) {
+    V near_p[K], near_y[K], count[K] = {}, dp[K] = {}, dy[K] = {}, pp[K] = {}, yy[K] = {}, dd[K] = {};
+    for (int j = 0; j < K; ++j) {
+      near_p[j] = load<V>(p + e + j * L), near_y[j] = load<V>(y + e + j * L);
+      if constexpr (Masked) {
+        const auto on = valid<float, L>(mask + e + j * L);
+        near_p[j] = select(on, near_p[j], __builtin_convertvector(p0[j], V));
+        near_y[j] = select(on, near_y[j], __builtin_convertvector(y0[j], V));
+      }
+    }
+    const std::size_t stop = whole - e < block * period ? whole : e + block * period;
+    const std::size_t rounds = (stop - e) / period;
+    for (; e < stop; e += period) {
+      for (int j = 0; j < K; ++j) {
+        V a = load<V>(p + e + j * L) - near_p[j], b = load<V>(y + e + j * L) - near_y[j];
+        if constexpr (Masked) {
+          const auto on = valid<float, L>(mask + e + j * L);
+          a = select(on, a, V{});
+          b = select(on, b, V{});
+          count[j] += select(on, splat<V>(1.0f), V{});
+        }
+        const V d = a - b;
+        dp[j] += a;
+        dy[j] += b;
+        pp[j] = fma<V>(a, a, pp[j]);
+        yy[j] = fma<V>(b, b, yy[j]);
+        dd[j] = fma<V>(d, d, dd[j]);
+      }
+    }
+    for (int j = 0; j < K; ++j) {
+      // No function gives a D, which may be wider than any register.
+      const V times = Masked ? count[j] : splat<V>(static_cast<float>(rounds));
+      const D c = __builtin_convertvector(times, D);
+      const D sp = __builtin_convertvector(dp[j], D), sy = __builtin_convertvector(dy[j], D);
+      const D a = __builtin_convertvector(near_p[j], D) - p0[j];
+      const D b = __builtin_convertvector(near_y[j], D) - y0[j], d = a - b;
+      n[j] += c;
+      sum_p[j] += sp + c * a;
+      sum_y[j] += sy + c * b;
+      squares[j] += (__builtin_convertvector(pp[j], D) + __builtin_convertvector(yy[j], D)) +
+                    (2.0 * (a * sp + b * sy) + c * (a * a + b * b));
+      apart[j] += __builtin_convertvector(dd[j], D) + (2.0 * (d * (sp - sy)) + c * (d * d));
+    }
+  }
+  for (int j = 0; j < K; ++j) {
+    for (int l = 0; l < L; ++l) {
+      double* const to = out + ((j * L + l) % dims) * kCccSums;
+      to[0] += n[j][l], to[1] += sum_p[j][l], to[2] += sum_y[j][l], to[3] += squares[j][l];
+      to[4] += apart[j][l];
+    }
+  }
+  sums_of_rest<float, dims, Masked>(p, y, mask, whole, end, origin, out);
 }
 
 // Many columns: L of them at a time, down the steps.
@@ -107,17 +188,26 @@ AFFEKT_INLINE void sums_of_columns(const T* p, const T* y, const std::uint8_t* m
   for (int l = 0; l < L; ++l) sums.into(out + l * kCccSums, static_cast<std::size_t>(l));
 }
 
-template <class T, bool Masked>
+template <class T, int dims, int K, bool Masked, bool exact>
+AFFEKT_INLINE void sums_of_few(const T* p, const T* y, const std::uint8_t* mask, std::size_t steps,
+                               const double* origin, double* out) noexcept {
+  if constexpr (std::is_same_v<T, float> && !exact)
+    sums_in_blocks<dims, K, Masked>(p, y, mask, steps, origin, out);
+  else
+    sums_interleaved<T, dims, K, Masked>(p, y, mask, steps, origin, out);
+}
+
+template <class T, bool Masked, bool exact>
 void sums_any(const T* p, const T* y, const std::uint8_t* mask, std::size_t steps, std::size_t dims,
               const double* origin, double* out) noexcept {
   constexpr int L = kLanes<double>;
   for (std::size_t i = 0; i < dims * kCccSums; ++i) out[i] = 0;
   if (dims == 1) {
-    sums_interleaved<T, 1, 2, Masked>(p, y, mask, steps, origin, out);
+    sums_of_few<T, 1, 2, Masked, exact>(p, y, mask, steps, origin, out);
   } else if (dims == 2) {
-    sums_interleaved<T, 2, 2, Masked>(p, y, mask, steps, origin, out);
+    sums_of_few<T, 2, 2, Masked, exact>(p, y, mask, steps, origin, out);
   } else if (dims == 3) {
-    sums_interleaved<T, 3, 3, Masked>(p, y, mask, steps, origin, out);
+    sums_of_few<T, 3, 3, Masked, exact>(p, y, mask, steps, origin, out);
   } else {
     std::size_t k = 0;
     for (; k + L <= dims; k += L)
@@ -132,13 +222,13 @@ void sums_any(const T* p, const T* y, const std::uint8_t* mask, std::size_t step
   }
 }
 
-template <class T>
+template <class T, bool exact>
 void sums(const T* p, const T* y, const std::uint8_t* mask, std::size_t steps, std::size_t dims,
           const double* origin, double* out) noexcept {
   if (mask != nullptr)
-    sums_any<T, true>(p, y, mask, steps, dims, origin, out);
+    sums_any<T, true, exact>(p, y, mask, steps, dims, origin, out);
   else
-    sums_any<T, false>(p, y, nullptr, steps, dims, origin, out);
+    sums_any<T, false, exact>(p, y, nullptr, steps, dims, origin, out);
 }
 
 // The coefficients of L neighbouring elements.
@@ -228,6 +318,7 @@ void gradient(const T* self, const T* other, const std::uint8_t* mask, std::size
 
 }  // namespace
 
-const CccKernels ccc{{sums<float>, gradient<float>}, {sums<double>, gradient<double>}};
+const CccKernels ccc{{sums<float, false>, sums<float, true>, gradient<float>},
+                     {sums<double, true>, sums<double, true>, gradient<double>}};
 
 }  // namespace affekt::AFFEKT_ISA
