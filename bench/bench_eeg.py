@@ -127,6 +127,8 @@ def bench_affekt_sliding(contender, seconds, dtype):
         operations=work(seconds, 64, 256),
         bytes_moved=x.nbytes,
         dtype=dtype,
+        note="a vector of segments takes some 5700 vector operations, 1300 of them to load and transpose; a "
+        "Zen 4 core with AVX-512 does at most 1.65 per cycle, which makes 0.9 ms of 60 s in float64",
     )
 
 

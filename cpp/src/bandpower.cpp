@@ -670,8 +670,8 @@ class Windows {
 
   static constexpr std::size_t fine = static_cast<std::size_t>(-1);
   /// Windows [v0, v1), at most a block of them and each after the last; sample `origin` of channel c is at
-  /// x[c]. Frame f, if it is not virtual, goes to power
-  /// + f frame_stride and valid + f valid_stride. Returns a channel with an unusable sample, or `fine`.
+  /// x[c]. Frame f, if it is not virtual, goes to power + f frame_stride and valid + f valid_stride. Returns
+  /// a channel with an unusable sample, or `fine`.
   std::size_t run(const T* const* x, std::uint64_t origin, std::int64_t v0, std::int64_t v1, T* power,
                   std::size_t frame_stride, bool* valid, std::size_t valid_stride) noexcept {
     std::size_t n = 0;
