@@ -56,6 +56,9 @@ def by_op(op: str, samples: Any, options: str) -> Any:
     if not ops.native(samples):
         from affekt.ops import acoustic
 
+        if samples.is_cpu and not traced and not samples.isfinite().all():
+            at = int((~samples.detach().isfinite()).reshape(-1).int().argmax()) % samples.shape[-1]
+            raise InputError(f"samples: expected finite values, got one that is not at index {at}")
         return acoustic.REFERENCES[op](samples, options)
     try:
         return getattr(torch.ops.affekt, op)(samples, options)
