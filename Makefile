@@ -4,6 +4,7 @@
 #   TORCH=...           the torch requirement of the development environment. It is pinned, because a free
 #                       `torch` resolves to the newest CUDA build, several gigabytes; point pip at an index
 #                       with CPU builds to get the small one.
+#   AFFEKT_CUDA=ON      build the CUDA ops too (nvcc; minutes); AUTO: where nvcc is found
 #   JOBS=2              how many compilers and test workers run at once
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,6 +14,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 JOBS ?= 2
+AFFEKT_CUDA ?= OFF
+export AFFEKT_CUDA
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -110,7 +113,7 @@ clean: ## remove builds, environments and caches
 
 # ---- the long checks ---------------------------------------------------------------------------------------
 CHECKS := lint types gcc clang isas examples asan tsan fuzz wheel symbols cuda aarch64
-CPP_FILES = $$(git ls-files 'cpp/*.hpp' 'cpp/*.cpp' 'cpp/*.h' 'bench/*.cpp' 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.hpp')
+CPP_FILES = $$(git ls-files 'cpp/*.hpp' 'cpp/*.cpp' 'cpp/*.h' 'bench/*.cpp' 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.hpp' 'kernels/*/*.hpp')
 CMAKE_DEV = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM="$(ROOT)/$(BIN)/ninja" \
 	-DPython_EXECUTABLE="$(ROOT)/$(BIN)/python" -DAFFEKT_TESTS=ON -DAFFEKT_WERROR=ON
 
@@ -226,18 +229,22 @@ check-wheel: $(VENV)/.stamp-dev
 check-symbols: dev
 	$(TEST_ENV) $(BIN)/python scripts/check_symbols.py build/dev
 
-# Compile only, for the architectures that are released; nothing runs without a GPU.
-CUDA_FILES := $(wildcard kernels/*.cu)
-check-cuda:
-ifeq ($(CUDA_FILES),)
-	@echo "kernels/ holds no .cu file yet: nothing to compile"
-else
-	@$(call need,nvcc,nvidia-cuda-toolkit)
-	@mkdir -p build/check-cuda
-	for file in $(CUDA_FILES); do nvcc -std=c++20 -O3 -Xcompiler -Wall,-Wextra,-Werror -Icpp/include -Ikernels \
-	  -gencode arch=compute_80,code=sm_80 -gencode arch=compute_89,code=sm_89 -gencode arch=compute_90a,code=sm_90a \
-	  -c $$file -o build/check-cuda/$$(basename $$file .cu).o; done
-endif
+# Compile only, for the architectures that are released; nothing runs without a GPU. The kernels also run in
+# `make test`, on the CPU (kernels/emulate). Without an nvcc of the machine, PyPI's is installed beside the build.
+CUDA := build/check-cuda
+NVCC ?= $(or $(CUDACXX),$(shell command -v nvcc))
+NVCC_WHEELS := $(foreach part,cuda-nvcc cuda-crt cuda-runtime nvvm,'nvidia-$(part)==13.0.*')
+check-cuda: $(VENV)/.stamp-dev
+	@nvcc="$(NVCC)"; if [ -z "$$nvcc" ]; then \
+	  $(BIN)/python -m pip install -qq --upgrade --target $(CUDA)/nvcc $(NVCC_WHEELS) || true; \
+	  nvcc=$$(find "$(ROOT)/$(CUDA)/nvcc" -path '*/bin/nvcc' 2>/dev/null || true); \
+	  export LIBRARY_PATH="$$(dirname "$$nvcc")/../lib"; \
+	fi; \
+	if [ -z "$$nvcc" ]; then echo "check-cuda: NOT COMPILED: no nvcc here, and none from PyPI"; exit 0; fi; \
+	$(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM="$(ROOT)/$(BIN)/ninja" -DPython_EXECUTABLE="$(ROOT)/$(BIN)/python" \
+	  -DCMAKE_CUDA_COMPILER="$$nvcc" -DAFFEKT_WERROR=ON -DAFFEKT_PYTHON=OFF -DAFFEKT_TORCH=ON -DAFFEKT_CUDA=ON \
+	  -S . -B $(CUDA)/build && \
+	$(BIN)/cmake --build $(CUDA)/build --target affekt_cuda_objects && echo "compiled with $$nvcc"
 
 check-aarch64: $(VENV)/.stamp-dev
 	@$(call need,aarch64-linux-gnu-g++,g++-aarch64-linux-gnu)

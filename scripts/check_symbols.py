@@ -1,7 +1,8 @@
 """Check what the built libraries ask of others: `python scripts/check_symbols.py BUILD_DIR`.
 
 - libaffekt and affekt._core need no torch, and libaffekt no Python;
-- the torch op library uses the stable C interface of LibTorch alone (no C++ symbol of c10, at or torch);
+- no library but the CUDA ops knows CUDA, and these neither need nor export its runtime;
+- the torch op libraries use the stable C interface of LibTorch alone (no C++ symbol of c10, at or torch);
 - no library records a folder of this machine as its run path once installed;
 - a kernel that is compiled for one instruction set defines no symbol outside its own namespace: the linker
   could give an inline function with AVX-512 code to callers on any CPU.
@@ -18,17 +19,26 @@ from pathlib import Path
 # C++ names of torch are mangled: _ZN3c10..., _ZN2at..., _ZNK5torch..., also as template arguments.
 TORCH_CXX = re.compile(r"_Z.*(3c10|2at|5torch)\w")
 TORCH_C = re.compile(r"^(aoti_)?torch_")
+# The runtime and the driver: cudaMalloc, cuLaunchKernel, __cudaRegisterFunction.
+CUDA = re.compile(r"^(__)?cu(da)?[A-Z]")
+
+
+def symbols(library: Path, which: str) -> list[str]:
+    """Return the names of the dynamic symbols of `library` that nm's option picks, without versions."""
+    text = subprocess.run(
+        ["nm", "-D", which, "--without-symbol-versions", library], check=True, capture_output=True, text=True
+    ).stdout
+    return [line.split()[-1] for line in text.splitlines()]
 
 
 def undefined(library: Path) -> list[str]:
-    """Return the names of the undefined dynamic symbols of `library`, without versions."""
-    text = subprocess.run(
-        ["nm", "-D", "--undefined-only", "--without-symbol-versions", library],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    return [line.split()[-1] for line in text.splitlines()]
+    """Return what `library` asks of others."""
+    return symbols(library, "--undefined-only")
+
+
+def exported(library: Path) -> list[str]:
+    """Return what `library` offers."""
+    return symbols(library, "--defined-only")
 
 
 def dynamic(library: Path, tag: str) -> list[str]:
@@ -53,8 +63,7 @@ def problems(folder: Path) -> list[str]:
     python = [s for s in undefined(folder / "libaffekt.so") if re.match(r"_?Py[A-Z_]", s)]
     if python:
         found.append(f"libaffekt.so: needs Python: {python[:5]}")
-    ops = folder / "libaffekt_ops.so"
-    if ops.exists():
+    for ops in sorted(folder.glob("libaffekt_ops*.so")):
         names = undefined(ops)
         unstable = [s for s in names if TORCH_CXX.match(s)]
         if unstable:
@@ -66,6 +75,10 @@ def problems(folder: Path) -> list[str]:
         ]
         if extra:
             found.append(f"{ops.name}: needs {extra}, expected libtorch_cpu.so alone")
+    for library in sorted(folder.glob("*.so")):
+        cuda = [s for s in undefined(library) + exported(library) if CUDA.match(s)]
+        if cuda:
+            found.append(f"{library.name}: symbols of CUDA: {cuda[:5]}")
     return found
 
 

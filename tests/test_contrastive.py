@@ -482,12 +482,12 @@ def test_ops_pass_the_checks_of_torch(native_or_plain):
     ):
         torch.library.opcheck(
             torch.ops.affekt._info_nce.default,
-            (a.clone().requires_grad_(), b, *args, 0.2, 1000, *flags),
+            (a.clone().requires_grad_(), b, *args, 0.2, 1000, *flags, False),
             test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
         )
     torch.library.opcheck(
         torch.ops.affekt._sup_con.default,
-        (a.clone().requires_grad_(), torch.tensor([0, 0, 1, 1, 1]), q, scale, 1000, True),
+        (a.clone().requires_grad_(), torch.tensor([0, 0, 1, 1, 1]), q, scale, 1000, True, False),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )
 
@@ -498,7 +498,7 @@ def test_raw_ops_refuse_what_does_not_fit(native_or_plain):
     ops.load_library()
     one = torch.tensor(1.0)
     info_nce, sup_con = torch.ops.affekt._info_nce, torch.ops.affekt._sup_con
-    rest = (0, False, True, 1.0, 0, True, True)
+    rest = (0, False, True, 1.0, 0, True, True, False)
     for call, words in (
         (lambda: info_nce(X, X[:2], None, one, *rest), r"b: expected the shape.*got \(2, 2\)"),
         (lambda: info_nce(X[0], X[0], None, one, *rest), "a: expected"),
@@ -506,8 +506,8 @@ def test_raw_ops_refuse_what_does_not_fit(native_or_plain):
         (lambda: info_nce(X, X, None, -one, *rest), "temperature: expected a positive number"),
         (lambda: info_nce(X, X, None, one.double(), *rest), "scale: expected one value"),
         (lambda: info_nce(X, X, None, one, 3, *rest[1:]), "a: expected more rows"),
-        (lambda: sup_con(X, torch.zeros(3), None, one, 0, True), "labels: expected int64"),
-        (lambda: sup_con(X, torch.zeros(3).long(), X[:, :1], one, 0, True), "negatives: expected"),
+        (lambda: sup_con(X, torch.zeros(3), None, one, 0, True, False), "labels: expected int64"),
+        (lambda: sup_con(X, torch.zeros(3).long(), X[:, :1], one, 0, True, False), "negatives: expected"),
     ):
         with pytest.raises(RuntimeError, match=words):
             call()

@@ -50,9 +50,11 @@ def test_schemas():
         "_ccc_bwd(Tensor grad, Tensor pred, Tensor target, Tensor? mask, Tensor columns, bool pool,"
         " bool for_pred, bool for_target) -> (Tensor grad_pred, Tensor grad_target)",
         "_info_nce(Tensor a, Tensor b, Tensor? negatives, Tensor scale, int shift, bool exclude,"
-        " bool columns, float weight, int budget, bool for_a, bool for_b)"
+        " bool columns, float weight, int budget, bool for_a, bool for_b,"
+        " bool tf32)"
         " -> (Tensor loss, Tensor grad_a, Tensor grad_b, Tensor grad_scale)",
-        "_sup_con(Tensor z, Tensor labels, Tensor? negatives, Tensor scale, int budget, bool for_z)"
+        "_sup_con(Tensor z, Tensor labels, Tensor? negatives, Tensor scale, int budget, bool for_z,"
+        " bool tf32)"
         " -> (Tensor loss, Tensor grad_z, Tensor grad_scale)",
         "_tcn_block(Tensor x, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2, Tensor? residual,"
         " Tensor? residual_bias, Tensor? keys, int dilation, float slope, float dropout)"
@@ -157,3 +159,47 @@ def test_losses_compile_into_one_graph(name):
         function(*inputs).backward()
         grads.append(torch.stack([v.grad for v in inputs]))
     assert torch.allclose(grads[0], grads[1], atol=1e-6)
+
+
+@pytest.fixture
+def torch_says_cuda(monkeypatch):
+    ops._cuda_loaded.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    yield monkeypatch
+    ops._cuda_loaded.cache_clear()
+
+
+class _OnCuda:
+    is_cpu, is_cuda = False, True
+
+
+def test_tensors_of_other_devices_go_to_plain_torch_in_silence(torch_says_cuda, recwarn):
+    torch_says_cuda.setattr(torch.cuda, "is_available", lambda: False)
+    assert ops.native(torch.zeros(1))
+    assert not ops.native(torch.zeros(1, device="meta"))
+    assert not ops.native(_OnCuda(), cuda=True)
+    assert not recwarn
+
+
+def test_cuda_ops_that_cannot_be_had_are_one_warning(torch_says_cuda, tmp_path):
+    cpu = ops.library_path()
+    broken = tmp_path / "libaffekt_ops_cuda.so"
+    broken.write_bytes(b"no library")
+    for path, message in ((None, "AFFEKT_CUDA=ON"), (broken, "cannot load")):
+        ops._cuda_loaded.cache_clear()
+        torch_says_cuda.setattr(ops, "library_path", lambda *, cuda=False, path=path: path if cuda else cpu)
+        with pytest.warns(UserWarning, match=message) as caught:
+            answers = [ops.native(_OnCuda(), cuda=True) for _ in range(2)]
+        assert answers == [False, False]
+        assert len(caught) == 1
+    assert ops.native(torch.zeros(1))
+
+
+@pytest.mark.skipif(ops.library_path(cuda=True) is None, reason="this build has no CUDA ops (AFFEKT_CUDA=ON)")
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="this machine has CUDA: scripts/gpu_check.py tests there"
+)
+@pytest.mark.usefixtures("torch_says_cuda")
+def test_cuda_ops_load_without_cuda_and_say_why_they_cannot_run():
+    with pytest.warns(UserWarning, match=r"torch has no libtorch_cuda\.so|no GPU|driver"):
+        assert not ops.cuda_available()

@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-#include "tensors.hpp"
+#include "contrast_arguments.hpp"
 
 namespace {
 
@@ -335,10 +335,7 @@ void each_block(std::int64_t n, F&& f) {
   for (std::int64_t row = 0; row < n; row += kTileRows) f(row, std::min(kTileRows, n - row));
 }
 
-double scale_value(const Tensor& scale, const Tensor& like) {
-  if (scale.numel() != 1 || scale.scalar_type() != like.scalar_type())
-    throw affekt::InvalidArgument("scale: expected one value of the embeddings' dtype, got " +
-                                  affekt::shape_of(scale));
+double scale_value(const Tensor& scale) {
   const double value = scale.scalar_type() == ScalarType::Float
                            ? static_cast<double>(*scale.const_data_ptr<float>())
                            : *scale.const_data_ptr<double>();
@@ -346,12 +343,6 @@ double scale_value(const Tensor& scale, const Tensor& like) {
     throw affekt::InvalidArgument("temperature: expected a positive number, got a scale 1/temperature of " +
                                   std::to_string(value));
   return value;
-}
-
-void require_rows(const char* name, const Tensor& x, std::int64_t dim, const Tensor& like) {
-  if (x.dim() != 2 || x.size(1) != dim || x.scalar_type() != like.scalar_type())
-    throw affekt::InvalidArgument(std::string(name) + ": expected (n, " + std::to_string(dim) +
-                                  ") of the embeddings' dtype, got " + affekt::shape_of(x));
 }
 
 Tensor zeros_or_empty(const Tensor& like, bool wanted) {
@@ -369,16 +360,10 @@ Tensor scalar(double value) {
 std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce(Tensor a, Tensor b, std::optional<Tensor> negatives,
                                                     Tensor scale, std::int64_t shift, bool exclude,
                                                     bool columns, double weight, std::int64_t budget,
-                                                    bool for_a, bool for_b) {
-  if (a.dim() != 2) throw affekt::InvalidArgument("a: expected (n, dim), got " + affekt::shape_of(a));
-  affekt::require_twins("b", b, "a", a);
-  if (negatives) require_rows("negatives", *negatives, a.size(1), a);
-  if (negatives && columns)
-    throw affekt::InvalidArgument("negatives: expected none where both directions count");
-  const double factor = scale_value(scale, a);
+                                                    bool for_a, bool for_b, bool) {
+  affekt::require_info_nce(a, b, negatives, scale, shift, exclude, columns);
+  const double factor = scale_value(scale);
   const std::int64_t n = a.size(0);
-  if (n < 1 || shift < 0 || shift >= n || (exclude && n < 2 && !negatives))
-    throw affekt::InvalidArgument("a: expected more rows, got " + affekt::shape_of(a));
   Tensor grad_a = zeros_or_empty(a, for_a), grad_b = zeros_or_empty(b, for_b);
   return affekt::with_dtype("a", a, [&](auto zero) {
     using T = decltype(zero);
@@ -456,14 +441,10 @@ std::vector<std::int64_t> classes_of(const std::int64_t* labels, std::int64_t n,
 }
 
 std::tuple<Tensor, Tensor, Tensor> sup_con(Tensor z, Tensor labels, std::optional<Tensor> negatives,
-                                           Tensor scale, std::int64_t budget, bool for_z) {
-  if (z.dim() != 2) throw affekt::InvalidArgument("z: expected (n, dim), got " + affekt::shape_of(z));
+                                           Tensor scale, std::int64_t budget, bool for_z, bool) {
+  affekt::require_sup_con(z, labels, negatives, scale);
   const std::int64_t n = z.size(0), dim = z.size(1);
-  if (labels.dim() != 1 || labels.size(0) != n || labels.scalar_type() != ScalarType::Long)
-    throw affekt::InvalidArgument("labels: expected int64 (" + std::to_string(n) + "), got " +
-                                  affekt::shape_of(labels));
-  if (negatives) require_rows("negatives", *negatives, dim, z);
-  const double factor = scale_value(scale, z);
+  const double factor = scale_value(scale);
   Tensor grad = zeros_or_empty(z, for_z);
   const Tensor dense_labels = affekt::dense(labels);
   std::vector<std::int64_t> sizes;

@@ -38,14 +38,14 @@ STABLE_TORCH_LIBRARY(affekt, m) {
   // those of b. a, b (n, dim); the positive of row i is row (i + shift) mod n of b; `exclude` takes row i of
   // b out of the candidates of row i; negatives (k, dim) are further candidates, constant; scale = 1 /
   // temperature, one value; budget: bytes of scratch memory. Gradients for a unit upstream come along, empty
-  // unless asked for.
+  // unless asked for; tf32 allows CUDA to round the products of float32 so.
   m.def(
       "_info_nce(Tensor a, Tensor b, Tensor? negatives, Tensor scale, int shift, bool exclude, bool columns,"
-      " float weight, int budget, bool for_a, bool for_b)"
+      " float weight, int budget, bool for_a, bool for_b, bool tf32)"
       " -> (Tensor loss, Tensor grad_a, Tensor grad_b, Tensor grad_scale)");
   // z (n, dim), labels (n) int64: mean over the rows that share their label with another.
   m.def(
-      "_sup_con(Tensor z, Tensor labels, Tensor? negatives, Tensor scale, int budget, bool for_z)"
+      "_sup_con(Tensor z, Tensor labels, Tensor? negatives, Tensor scale, int budget, bool for_z, bool tf32)"
       " -> (Tensor loss, Tensor grad_z, Tensor grad_scale)");
   // x (batch, time, in) through two causal convolutions with weights (out, in, taps) and the residual sum,
   // see tcn_training.hpp; keys: two of int64, where dropout > 0 -> y, and what the backward op takes.

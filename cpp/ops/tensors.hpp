@@ -24,9 +24,16 @@ auto with_dtype(const char* name, const torch::stable::Tensor& tensor, F&& f) {
   throw InvalidArgument(std::string(name) + ": expected dtype float32 or float64");
 }
 
-/// An uninitialised dense CPU tensor, without the dispatcher: a small loss spends most of its time there.
+/// An uninitialised dense tensor on the CPU, or on the device of `like`, without the dispatcher: a small loss
+/// spends most of its time there.
 inline torch::stable::Tensor fresh(std::initializer_list<std::int64_t> sizes,
-                                   torch::headeronly::ScalarType dtype) {
+                                   torch::headeronly::ScalarType dtype,
+                                   const torch::stable::Tensor* like = nullptr) {
+  std::int32_t device = aoti_torch_device_type_cpu(), index = 0;
+  if (like != nullptr) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like->get(), &device));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like->get(), &index));
+  }
   std::array<std::int64_t, 4> strides{};
   std::int64_t stride = 1;
   for (std::size_t d = sizes.size(); d-- > 0;) {
@@ -35,9 +42,8 @@ inline torch::stable::Tensor fresh(std::initializer_list<std::int64_t> sizes,
   }
   AtenTensorHandle handle = nullptr;
   const std::int32_t code = torch::stable::detail::to<std::int32_t>(torch::stable::detail::from(dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<std::int64_t>(sizes.size()),
-                                                         sizes.begin(), strides.data(), code,
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<std::int64_t>(sizes.size()), sizes.begin(), strides.data(), code, device, index, &handle));
   return torch::stable::Tensor(handle);
 }
 

@@ -36,6 +36,19 @@ def same_rows(**named: Tensor) -> tuple[Tensor, ...]:
 _NATIVE_DTYPES = (torch.float32, torch.float64)
 
 
+def op_rows(**named: Tensor) -> tuple[Tensor, ...]:
+    """`same_rows`, but 16-bit embeddings stay as they are where the CUDA ops take them."""
+    rows = same_rows(**named)
+    given = tuple(named.values())
+    halves = given[0].dtype in (torch.bfloat16, torch.float16) and len({v.dtype for v in given}) == 1
+    return given if halves and given[0].is_cuda and ops.native(given[0], cuda=True) else rows
+
+
+def _tf32(tensor: Tensor) -> bool:
+    """Tell whether products of this tensor may be rounded to tf32: torch's own switch."""
+    return tensor.is_cuda and bool(torch.backends.cuda.matmul.allow_tf32)
+
+
 def more_rows(negatives: Tensor | None, like: Tensor) -> Tensor | None:
     """Return the extra negatives as constants in the dtype of `like`; they must be (k, dim), k >= 0."""
     if negatives is None:
@@ -49,7 +62,8 @@ def more_rows(negatives: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def scale_of(temperature: float | Tensor, like: Tensor) -> Tensor:
-    """Return 1 / temperature as a scalar tensor in the dtype of `like`; temperature must be positive."""
+    """Return 1 / temperature as a scalar in the dtype of `like`, float32 at least; it must be positive."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
     if isinstance(temperature, Tensor):
         if temperature.numel() != 1 or not temperature.is_floating_point():
             raise InputError(
@@ -58,9 +72,9 @@ def scale_of(temperature: float | Tensor, like: Tensor) -> Tensor:
             )
         if not torch.compiler.is_compiling():
             positive(temperature.item())
-        return temperature.reshape(()).to(like.dtype).reciprocal()
+        return temperature.reshape(()).to(dtype).reciprocal()
     positive(temperature)
-    return torch.tensor(1 / temperature, dtype=like.dtype, device=like.device)
+    return torch.tensor(1 / temperature, dtype=dtype, device=like.device)
 
 
 def positive(temperature: float) -> None:
@@ -92,10 +106,10 @@ def info_nce(
     budget: int = BUDGET,
 ) -> Tensor:
     """Return weight * sum of -log softmax at the positives: natively where that is possible."""
-    if ops.native(a):
+    if ops.native(a, cuda=True):
         for_b = b.requires_grad and torch.is_grad_enabled()
         for_a = (a.requires_grad or scale.requires_grad) and torch.is_grad_enabled()
-        args = a, b, negatives, scale, shift, exclude, columns, weight, budget, for_a, for_b
+        args = a, b, negatives, scale, shift, exclude, columns, weight, budget, for_a, for_b, _tf32(a)
         loss: Tensor = native.info_nce(*args)
         return loss
     return native.reference_info_nce(a, b, negatives, scale, shift, exclude, columns, weight)
@@ -105,8 +119,8 @@ def sup_con(
     z: Tensor, labels: Tensor, scale: Tensor, *, negatives: Tensor | None = None, budget: int = BUDGET
 ) -> Tensor:
     """Return the supervised contrastive loss: natively where that is possible."""
-    if ops.native(z):
+    if ops.native(z, cuda=True):
         wanted = (z.requires_grad or scale.requires_grad) and torch.is_grad_enabled()
-        loss: Tensor = native.sup_con(z, labels, negatives, scale, budget, wanted)
+        loss: Tensor = native.sup_con(z, labels, negatives, scale, budget, wanted, _tf32(z))
         return loss
     return native.reference_sup_con(z, labels, negatives, scale)

@@ -48,9 +48,10 @@ def ccc_loss(
     Windows without any valid step do not count: they are left out of ``"mean"`` and ``"sum"`` and are 0 under
     ``"none"``. If there is no valid step at all the mean is 0, with zero gradient.
 
-    On the CPU one pass sums in double about a sample of each column, so the loss holds far from zero (mean
-    1e4, sd 1e-2 in float32), and is the same bit for bit for any number of torch threads; a second pass
-    gives the gradient. NaN or infinity in a valid step makes the loss NaN.
+    On the CPU, and on CUDA in a build with ``AFFEKT_CUDA=ON``, one pass sums in double about a sample of each
+    column, so the loss holds far from zero (mean 1e4, sd 1e-2 in float32), and is the same bit for bit in
+    every run and for any number of torch threads; a second pass gives the gradient. NaN or infinity in a
+    valid step makes the loss NaN.
 
     Raises
     ------
@@ -91,7 +92,7 @@ def ccc_loss(
         dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
         pred, target = pred.to(dtype), target.to(dtype)
     args = pred, target, mask, over == "batch", _REDUCTIONS.index(reduction), eps, bias == "mixed"
-    if ops.native(pred):
+    if ops.native(pred, cuda=True):
         loss: Tensor = native.ccc(*args)
         return loss
     return native.reference_ccc(*args)

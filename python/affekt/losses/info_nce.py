@@ -14,8 +14,8 @@ from affekt.losses._contrast import (
     info_nce,
     more_rows,
     one_of,
+    op_rows,
     positive,
-    same_rows,
     scale_of,
 )
 from affekt.losses._module import LossModule
@@ -73,7 +73,7 @@ def info_nce_loss(
     >>> round(info_nce_loss(torch.eye(4), torch.eye(4), temperature=1.0).item(), 4)
     0.7437
     """
-    anchors, candidates = same_rows(anchors=anchors, candidates=candidates)
+    anchors, candidates = op_rows(anchors=anchors, candidates=candidates)
     negatives = more_rows(negatives, anchors)
     one_of("reduction", reduction, ("mean", "sum"))
     if symmetric and negatives is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from affekt.losses._contrast import BUDGET, bytes_of, more_rows, same_rows, scale_of, sup_con
+from affekt.losses._contrast import BUDGET, bytes_of, more_rows, op_rows, scale_of, sup_con
 from affekt.losses._module import LossModule
 
 __all__ = ["NTXentLoss", "nt_xent_loss"]
@@ -30,7 +30,7 @@ def nt_xent_loss(
     Parameters
     ----------
     view_1, view_2 : `(n, dim)`, floating point, row i of both is item i. Half precision is computed and
-        returned in float32.
+        returned in float32; on CUDA its products run on tensor cores.
     temperature : positive; a number, or a tensor of one value, which gets its gradient.
     negatives : `(k, dim)`, further candidates, without gradient (a queue, see `NegativeQueue`).
     budget : bytes of scratch memory on the CPU, see `info_nce_loss`.
@@ -47,7 +47,7 @@ def nt_xent_loss(
     >>> round(nt_xent_loss(torch.eye(4), torch.eye(4), temperature=1.0).item(), 4)
     1.1654
     """
-    view_1, view_2 = same_rows(view_1=view_1, view_2=view_2)
+    view_1, view_2 = op_rows(view_1=view_1, view_2=view_2)
     items = torch.arange(len(view_1), device=view_1.device).repeat(2)
     return sup_con(
         torch.cat([view_1, view_2]),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from affekt.errors import InputError
-from affekt.losses._contrast import BUDGET, bytes_of, info_nce, one_of, same_rows, scale_of
+from affekt.losses._contrast import BUDGET, bytes_of, info_nce, one_of, op_rows, scale_of
 from affekt.losses._module import LossModule
 
 __all__ = ["PairwiseInfoNCELoss", "pairwise_info_nce_loss"]
@@ -66,7 +66,7 @@ def pairwise_info_nce_loss(
     """
     if len(embeddings) < 2:
         raise InputError(f"embeddings must hold at least 2 modalities, got {len(embeddings)}")
-    z = same_rows(**{f"embeddings[{m}]": value for m, value in enumerate(embeddings)})
+    z = op_rows(**{f"embeddings[{m}]": value for m, value in enumerate(embeddings)})
     one_of("mode", mode, _MODES)
     one_of("reduction", reduction, ("mean", "sum"))
     modalities, n = len(z), len(z[0])

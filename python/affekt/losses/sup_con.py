@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from affekt.errors import InputError
-from affekt.losses._contrast import BUDGET, bytes_of, more_rows, same_rows, scale_of, sup_con
+from affekt.losses._contrast import BUDGET, bytes_of, more_rows, op_rows, scale_of, sup_con
 from affekt.losses._module import LossModule
 
 __all__ = ["SupConLoss", "sup_con_loss"]
@@ -50,7 +50,7 @@ def sup_con_loss(
     >>> round(sup_con_loss(torch.eye(4), torch.tensor([0, 0, 1, 1]), temperature=1.0).item(), 4)
     1.0986
     """
-    (embeddings,) = same_rows(embeddings=embeddings)
+    (embeddings,) = op_rows(embeddings=embeddings)
     if labels.shape != embeddings.shape[:1] or labels.is_floating_point() or labels.is_complex():
         raise InputError(
             f"labels must be integers ({len(embeddings)},), got {labels.dtype} {tuple(labels.shape)}"

@@ -1,7 +1,8 @@
 """The native kernels as torch custom ops, `torch.ops.affekt.*`.
 
 The ops live in a shared library of their own that is built on request (``AFFEKT_TORCH=ON``) and loads into
-any torch from 2.10 on.
+any torch from 2.10 on. Their CUDA kernels are a second one (``AFFEKT_CUDA=ON``), which is loaded at the first
+CUDA tensor.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from affekt import _core
 from affekt._lazy import require
 from affekt.errors import AffektError
 
-__all__ = ["Op", "available", "gradient_of", "library_path", "load_library", "native"]
+__all__ = ["Op", "available", "cuda_available", "gradient_of", "library_path", "load_library", "native"]
 
 
-def library_path() -> Path | None:
-    """Path of the op library, or None in a build without it."""
-    path = Path(_core.__file__).with_name("libaffekt_ops.so")
+def library_path(*, cuda: bool = False) -> Path | None:
+    """Path of the op library, or of its CUDA kernels; None in a build without it."""
+    path = Path(_core.__file__).with_name("libaffekt_ops_cuda.so" if cuda else "libaffekt_ops.so")
     return path if path.exists() else None
 
 
@@ -73,9 +74,42 @@ def _loaded() -> bool:
     return True
 
 
-def native(tensor: Any) -> bool:
-    """Tell whether the ops can take this tensor: on the CPU, outside the transforms of `torch.func`."""
-    if not (tensor.is_cpu and available()):
+def cuda_available() -> bool:
+    """Load the CUDA kernels of the ops; False, with one warning, where they cannot be had.
+
+    Always False, without a warning, where torch has no CUDA.
+    """
+    return _cuda_loaded()
+
+
+cuda_available._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as above
+
+
+@cache
+def _cuda_loaded() -> bool:
+    torch = require("torch", purpose="the torch ops")
+    if not (torch.cuda.is_available() and available()):
+        return False
+    path = library_path(cuda=True)
+    if path is None:
+        problem = "this build of affekt has no CUDA ops: build it with AFFEKT_CUDA=ON in the environment"
+    else:
+        try:
+            torch.ops.load_library(str(path))
+            problem = torch.ops.affekt._cuda_problem()
+        except (OSError, RuntimeError) as error:
+            problem = f"torch {torch.__version__} cannot load {path}: {error}"
+    if problem:
+        warnings.warn(f"{problem}. Plain torch computes the same numbers, more slowly.", stacklevel=4)
+    return not problem
+
+
+def native(tensor: Any, *, cuda: bool = False) -> bool:
+    """Tell whether an op can take this tensor: on the CPU, outside the transforms of `torch.func`.
+
+    `cuda`: the op has CUDA kernels, so it can also take tensors there where these load.
+    """
+    if not (tensor.is_cpu or (cuda and tensor.is_cuda and cuda_available())) or not available():
         return False
     torch = sys.modules["torch"]
     return bool(torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active())

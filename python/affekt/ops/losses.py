@@ -96,7 +96,7 @@ def reference_info_nce(
     weight: float,
 ) -> Tensor:
     """`info_nce` in plain torch: for other devices, for second derivatives, and as the oracle of the op."""
-    a, b = normalize(a, dim=1), normalize(b, dim=1)
+    a, b = normalize(a.to(scale.dtype), dim=1), normalize(b.to(scale.dtype), dim=1)
     logits = scale * (a @ b.T)
     rows = torch.arange(len(a), device=a.device)
     positives = logits[rows, (rows + shift) % len(a)]
@@ -104,7 +104,7 @@ def reference_info_nce(
         logits = logits.masked_fill(torch.eye(len(a), dtype=torch.bool, device=a.device), -torch.inf)
     candidates = logits
     if negatives is not None:
-        candidates = torch.cat([logits, scale * (a @ normalize(negatives, dim=1).T)], 1)
+        candidates = torch.cat([logits, scale * (a @ normalize(negatives.to(scale.dtype), dim=1).T)], 1)
     loss = (candidates.logsumexp(1) - positives).sum()
     if columns:
         loss = loss + (logits.logsumexp(0) - positives).sum()
@@ -129,7 +129,7 @@ def _backward_info_nce(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ..
         wanted,
         grad,
     )
-    return found[0], found[1], None, found[2], *[None] * 7
+    return found[0], found[1], None, found[2], *[None] * 8
 
 
 def _gradients(
@@ -145,13 +145,13 @@ def _gradients(
 
 def reference_sup_con(z: Tensor, labels: Tensor, negatives: Tensor | None, scale: Tensor) -> Tensor:
     """`sup_con` in plain torch: for other devices, for second derivatives, and as the oracle of the op."""
-    unit = normalize(z, dim=1)
+    unit = normalize(z.to(scale.dtype), dim=1)
     logits = scale * (unit @ unit.T)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     positives = (labels[:, None] == labels[None, :]) & ~itself
     candidates = logits.masked_fill(itself, -torch.inf)
     if negatives is not None:
-        candidates = torch.cat([candidates, scale * (unit @ normalize(negatives, dim=1).T)], 1)
+        candidates = torch.cat([candidates, scale * (unit @ normalize(negatives.to(scale.dtype), dim=1).T)], 1)
     count = positives.sum(1)
     anchors = count > 0
     if not anchors.any():
@@ -176,7 +176,7 @@ def _backward_sup_con(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...
         [ctx.needs_input_grad[0], ctx.needs_input_grad[3]],
         grad,
     )
-    return found[0], None, None, found[1], None, None
+    return found[0], None, None, found[1], None, None, None
 
 
 def _fake_ccc(pred: Any, target: Any, mask: Any, pool: bool, reduction: int, eps: float, mixed: bool) -> Any:
@@ -199,6 +199,11 @@ def _fake_ccc_bwd(
     return tuple(pred.new_empty(pred.shape if asked else (0,)) for asked in (for_pred, for_target))
 
 
+def _fake_gradient(x: Any, asked: bool) -> Any:
+    dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
+    return x.new_empty(x.shape if asked else (0,), dtype=dtype)
+
+
 def _fake_info_nce(
     a: Any,
     b: Any,
@@ -211,13 +216,16 @@ def _fake_info_nce(
     budget: int,
     for_a: bool,
     for_b: bool,
+    tf32: bool,
 ) -> Any:
-    grads = (x.new_empty(x.shape if asked else (0,)) for x, asked in ((a, for_a), (b, for_b)))
-    return a.new_empty(()), *grads, a.new_empty(())
+    grads = (_fake_gradient(x, asked) for x, asked in ((a, for_a), (b, for_b)))
+    return scale.new_empty(()), *grads, scale.new_empty(())
 
 
-def _fake_sup_con(z: Any, labels: Any, negatives: Any, scale: Any, budget: int, for_z: bool) -> Any:
-    return z.new_empty(()), z.new_empty(z.shape if for_z else (0,)), z.new_empty(())
+def _fake_sup_con(
+    z: Any, labels: Any, negatives: Any, scale: Any, budget: int, for_z: bool, tf32: bool
+) -> Any:
+    return scale.new_empty(()), _fake_gradient(z, for_z), scale.new_empty(())
 
 
 #: The ops as functions of their arguments; the result is the loss.

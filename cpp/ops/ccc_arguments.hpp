@@ -1,0 +1,72 @@
+// What the ops of the concordance loss are given, checked: the same on the CPU and on CUDA.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "affekt/losses.hpp"
+#include "tensors.hpp"
+
+namespace affekt {
+
+struct CccReduction {
+  enum Value : std::int64_t { mean, sum, none };
+};
+
+struct CccArguments {
+  CccShape shape{};
+  std::size_t columns = 0;
+  torch::stable::Tensor pred, target, kept;  // dense; `kept` is what `mask` points into
+  const std::uint8_t* mask = nullptr;        // of the shape of pred, or null
+
+  CccArguments(const torch::stable::Tensor& pred_, const torch::stable::Tensor& target_,
+               const std::optional<torch::stable::Tensor>& mask_, bool pool)
+      : pred(dense(pred_)), target(dense(target_)), kept(pred) {
+    require_twins("target", target_, "pred", pred_);
+    if (pred.dim() != 2 && pred.dim() != 3)
+      throw InvalidArgument("pred: expected (batch, time) or (batch, time, dims), got " + shape_of(pred));
+    const auto batch = static_cast<std::size_t>(pred.size(0)), time = static_cast<std::size_t>(pred.size(1));
+    shape = {pool ? 1 : batch, pool ? batch * time : time,
+             pred.dim() == 3 ? static_cast<std::size_t>(pred.size(2)) : 1};
+    columns = shape.groups * shape.dims;
+    if (!mask_) return;
+    bool same = mask_->dim() == pred.dim() && mask_->scalar_type() == torch::headeronly::ScalarType::Bool;
+    for (std::int64_t d = 0; same && d < pred.dim(); ++d) same = mask_->size(d) == pred.size(d);
+    if (!same) throw InvalidArgument("mask: expected bool " + shape_of(pred) + ", got " + shape_of(*mask_));
+    kept = dense(*mask_);
+    mask = static_cast<const std::uint8_t*>(kept.const_data_ptr());
+  }
+
+  /// For one value, or one per column that stays apart.
+  torch::stable::Tensor fresh_loss(std::int64_t reduction, bool pool) const {
+    if (reduction < CccReduction::mean || reduction > CccReduction::none)
+      throw InvalidArgument("reduction: expected 0 (mean), 1 (sum) or 2 (none), got " +
+                            std::to_string(reduction));
+    const auto dtype = pred.scalar_type();
+    const auto groups = static_cast<std::int64_t>(shape.groups), dims = static_cast<std::int64_t>(shape.dims);
+    const bool apart = reduction == CccReduction::none, by_dim = apart && pred.dim() == 3,
+               by_group = apart && !pool;
+    return by_dim && by_group ? fresh({groups, dims}, dtype, &pred)
+           : by_dim           ? fresh({dims}, dtype, &pred)
+           : by_group         ? fresh({groups}, dtype, &pred)
+                              : fresh({}, dtype, &pred);
+  }
+
+  /// A gradient that nobody asked for is an empty tensor.
+  torch::stable::Tensor fresh_gradient(bool asked) const {
+    return asked ? torch::stable::empty_like(pred) : fresh({0}, pred.scalar_type(), &pred);
+  }
+
+  void require_results(const torch::stable::Tensor& grad, const torch::stable::Tensor& of_columns) const {
+    const auto n = static_cast<std::int64_t>(columns);
+    if (of_columns.scalar_type() != torch::headeronly::ScalarType::Double ||
+        of_columns.numel() != n * static_cast<std::int64_t>(kCccColumnValues))
+      throw InvalidArgument("columns: expected what _ccc_fwd returned, got " + shape_of(of_columns));
+    if (grad.scalar_type() != pred.scalar_type() || (grad.numel() != 1 && grad.numel() != n))
+      throw InvalidArgument("grad: expected the shape and dtype of the loss, got " + shape_of(grad));
+  }
+};
+
+}  // namespace affekt

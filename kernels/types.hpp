@@ -1,0 +1,50 @@
+// What host and device code of the kernels share; no header of either.
+#pragma once
+
+struct CUstream_st;
+
+namespace affekt::gpu {
+
+using Wide = long long;       // sizes and offsets
+using Stream = CUstream_st*;  // cudaStream_t
+
+/// Concordance: pred and target are (groups, steps, dims), dense.
+struct CccShape {
+  Wide groups, steps, dims;
+};
+
+/// The values of a column that forward leaves to backward, in the order of affekt::CccColumn.
+enum CccValue {
+  ccc_count,
+  ccc_mean_p,
+  ccc_mean_y,
+  ccc_loss,
+  ccc_on_other,
+  ccc_on_self,
+  ccc_shift,
+  ccc_values
+};
+
+/// What embeddings are made of. 16-bit ones have statistics, gradients of units and scalars in float32.
+enum class Number { float32, float64, bfloat16, float16 };
+
+/// A contrastive loss over rows of embeddings, dense and `dim` wide: of `a` against `b`, or, with labels, of
+/// `a` against itself. Temperature is 1 / scale. Outputs that are null are not wanted.
+struct Contrast {
+  Number number;
+  bool tf32;       // float32 products may be rounded to tf32
+  Wide rows, dim;  // of a and b
+  Wide extra;      // rows of `negatives`: more candidates of every row
+  const void *a, *b, *negatives;
+  const long long* labels;  // SupCon if not null: positives of a row are the other rows of its label
+  const void* scale;        // one value: float, or double for float64
+  Wide shift;               // InfoNCE: the positive of row i is row (i + shift) mod rows of b
+  bool exclude;             // InfoNCE: row i of b is no candidate of row i
+  bool columns;             // InfoNCE: rows of b are anchors as well
+  double weight;            // InfoNCE: of a term; SupCon takes the mean over rows with a positive
+  Wide budget;              // bytes for a chunk of the gradient's matrix
+  // Gradients of unit upstream; in the format of a, but float32 for float16. Scalars as `scale`.
+  void *loss, *grad_a, *grad_b, *grad_scale;
+};
+
+}  // namespace affekt::gpu
