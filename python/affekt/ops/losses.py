@@ -151,7 +151,9 @@ def reference_sup_con(z: Tensor, labels: Tensor, negatives: Tensor | None, scale
     positives = (labels[:, None] == labels[None, :]) & ~itself
     candidates = logits.masked_fill(itself, -torch.inf)
     if negatives is not None:
-        candidates = torch.cat([candidates, scale * (unit @ normalize(negatives.to(scale.dtype), dim=1).T)], 1)
+        candidates = torch.cat(
+            [candidates, scale * (unit @ normalize(negatives.to(scale.dtype), dim=1).T)], 1
+        )
     count = positives.sum(1)
     anchors = count > 0
     if not anchors.any():
