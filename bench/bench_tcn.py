@@ -13,12 +13,12 @@ the step:
   called from C++ in the same way;
 - torch without state: the module over its receptive field.
 
-Training is one forward and backward pass of `affekt.nn.TCN`, weight norm included, with the gradients of all
-weights and none of the input, as in training on stored features; the peer is the same module over torch's own
-convolutions (oneDNN), rectifiers and dropout. In the widest network oneDNN's products alone take 90 % of torch's
-time, at 75 % of the peak of the multiply-add units: even products at that peak and nothing besides would be 1.4
-times (with dropout 1.5 times) as fast. The products (`rows`, `weights`) take about nine tenths of our op there.
-Narrow networks gain from what stands between the products.
+Training is one forward and backward pass of `affekt.nn.TCN`, weight norm included, with the gradients of
+all weights and none of the input, as in training on stored features; the peer is the same module over
+torch's own convolutions (oneDNN), rectifiers and dropout. In the widest network oneDNN's products alone
+take 90 % of torch's time, at 75 % of the peak of the multiply-add units: even products at that peak and
+nothing besides would be 1.4 times (with dropout 1.5 times) as fast. The products (`rows`, `weights`) take
+about nine tenths of our op there. Narrow networks gain from what stands between the products.
 """
 
 from __future__ import annotations
