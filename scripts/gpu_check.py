@@ -240,6 +240,9 @@ def check_contrast(device: str, small: bool) -> Iterator[Row]:
 
 def checks(device: str, small: bool) -> list[Row]:
     """Run all checks; every input is fresh."""
+    from affekt import ops
+
+    ops.load_library()
     return [*check_ccc(device, small), *check_contrast(device, small)]
 
 

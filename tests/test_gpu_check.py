@@ -24,6 +24,7 @@ needs_ops = pytest.mark.skipif(
 
 @needs_ops
 def test_the_checks_hold_for_the_ops_of_the_cpu():
+    torch.manual_seed(0)
     rows = gpu_check.checks("cpu", small=True)
     assert len(rows) > 30
     assert [row for row in rows if row.ok is not True] == []
