@@ -113,8 +113,9 @@ class AFFEKT_API FrontEnd {
   std::size_t features() const noexcept;
   /// Mel filters without any transform bin inside (n_mels is too large for n_fft); they only give the floor.
   int empty_filters() const noexcept;
-  /// The tables behind the steps, in double, for those who compute the same elsewhere: the window (win_length),
-  /// the mel filters (n_mels, n_fft / 2 + 1), the DCT with its lifter (n_mfcc, n_mels), row-major.
+  /// The tables behind the steps, in double, for those who compute the same elsewhere: the window
+  /// (win_length), the mel filters (n_mels, n_fft / 2 + 1), the DCT with its lifter (n_mfcc, n_mels),
+  /// row-major.
   std::vector<double> window() const;
   std::vector<double> mel_filters() const;
   std::vector<double> dct() const;
