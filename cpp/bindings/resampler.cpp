@@ -69,6 +69,32 @@ class Stream {
       streams_.emplace_back(plan, std::vector<float>(mix.data(r, 0), mix.data(r, 0) + mix.shape(1)));
   }
 
+ private:
+  // Above its use: clang 14 does not find it from a lambda within a generic one otherwise.
+  /// Runs `work`, which takes n samples, on scratch rows, then copies what it made into an array of that
+  /// size.
+  template <class F>
+  py::array gather(std::size_t n, F&& work) {
+    std::size_t made = 0, most = 0;
+    std::unique_ptr<float[]> scratch;
+    {
+      py::gil_scoped_release release;
+      const std::lock_guard lock(mutex_);
+      most = streams_[0].most(n);
+      scratch.reset(new float[streams_.size() * most]);
+      std::vector<float*> y;
+      for (std::size_t r = 0; r < streams_.size(); ++r) y.push_back(scratch.get() + r * most);
+      made = work(y);
+    }
+    std::vector<std::size_t> shape{made};
+    if (!flat_out_) shape.insert(shape.begin(), streams_.size());
+    py::array_t<float> out(shape);
+    for (std::size_t r = 0; r < streams_.size(); ++r)
+      std::copy_n(scratch.get() + r * most, made, out.mutable_data() + r * made);
+    return out;
+  }
+
+ public:
   py::array push(const py::array& samples) {
     const std::size_t channels = streams_[0].channels();
     return with_type(kind_of(samples), [&](auto type) -> py::array {
@@ -108,29 +134,6 @@ class Stream {
   }
 
  private:
-  /// Runs `work`, which takes n samples, on scratch rows, then copies what it made into an array of that
-  /// size.
-  template <class F>
-  py::array gather(std::size_t n, F&& work) {
-    std::size_t made = 0, most = 0;
-    std::unique_ptr<float[]> scratch;
-    {
-      py::gil_scoped_release release;
-      const std::lock_guard lock(mutex_);
-      most = streams_[0].most(n);
-      scratch.reset(new float[streams_.size() * most]);
-      std::vector<float*> y;
-      for (std::size_t r = 0; r < streams_.size(); ++r) y.push_back(scratch.get() + r * most);
-      made = work(y);
-    }
-    std::vector<std::size_t> shape{made};
-    if (!flat_out_) shape.insert(shape.begin(), streams_.size());
-    py::array_t<float> out(shape);
-    for (std::size_t r = 0; r < streams_.size(); ++r)
-      std::copy_n(scratch.get() + r * most, made, out.mutable_data() + r * made);
-    return out;
-  }
-
   bool flat_in_, flat_out_;
   std::vector<ResamplerStream> streams_;
   mutable std::mutex mutex_;
