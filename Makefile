@@ -58,8 +58,13 @@ $(VENV)/.stamp-requires: $(VENV)/.stamp-venv pyproject.toml
 	$(BIN)/python -m pip install -qq '$(TORCH)' $(BUILD_REQUIRES)
 	@touch $@
 
+# The editable install maps the modules that there were; a new or a moved one asks for another.
+MODULES := $(shell find python -name '*.py' | LC_ALL=C sort | cksum | cut -d' ' -f1)
+$(VENV)/.modules-%: $(VENV)/.stamp-requires
+	@rm -f $(VENV)/.modules-* && touch $@
+
 # The editable install: Python files are read from the tree, C++ is rebuilt by the first import after a change.
-$(VENV)/.stamp-dev: $(VENV)/.stamp-requires
+$(VENV)/.stamp-dev: $(VENV)/.stamp-requires $(VENV)/.modules-$(MODULES)
 	PATH="$(ROOT)/$(BIN):$$PATH" AFFEKT_TORCH=ON $(BIN)/python -m pip install -qq --no-build-isolation \
 	  -Cbuild-dir=build/dev -Ceditable.rebuild=true -Ceditable.verbose=false -Ccmake.define.AFFEKT_TESTS=ON -Cinstall.strip=false \
 	  --editable '.[dev]' '$(TORCH)'

@@ -23,7 +23,7 @@ Training is one forward and backward pass of `affekt.nn.TCN`, weight norm includ
 all weights and none of the input, as in training on stored features; the peer is the same module over
 torch's own convolutions (oneDNN), rectifiers and dropout. In the widest network oneDNN's products alone
 take 90 % of torch's time, at 75 % of the peak of the multiply-add units: even products at that peak and
-nothing besides would be 1.4 times (with dropout 1.5 times) as fast. The products (`rows`, `weights`) take
+nothing besides would be about 1.5 times as fast. The products (`rows`, `weights`) take
 about nine tenths of our op there. Narrow networks gain from what stands between the products.
 """
 

@@ -27,7 +27,7 @@ constexpr Wide kSmall = Wide{1} << 14, kSmallGroups = 64;
 CccCut cut(const CccShape& shape, Wide elements, int team, int lanes) {
   CccCut c{};
   c.wide = shape.dims > team;
-  const Wide across = c.wide ? static_cast<Wide>(team) * lanes : shape.dims;
+  const Wide across = c.wide ? static_cast<Wide>(team) * lanes : most(shape.dims, Wide{1});
   // A multiple of 16 steps keeps the alignment of the vectors from slice to slice.
   c.slice = ceil_div(most(elements / across, Wide{16}), 16) * 16;
   // No more slices than one wave of blocks needs.

@@ -121,11 +121,17 @@ def test_bad_designs_are_named(make: Any, names: str) -> None:
 @given(filter=filters(), channels=st.integers(1, 19), samples=st.integers(1, 700))
 def test_causal_agrees_with_scipy(filter: Filter, channels: int, samples: int) -> None:
     x, sos = eeg(channels, samples), filter.sections
-    close(filter(x, settled=False), signal.sosfilt(sos, x), 1e-10)
+    # Narrow bands low in the spectrum amplify rounding: there, not much further off than SciPy is itself.
+    wide = np.longdouble
+
+    def check(ours: NDArray[Any], zi: NDArray[Any]) -> None:
+        exact = signal.sosfilt(sos.astype(wide), x.astype(wide), zi=zi.astype(wide))[0]
+        scipys = np.abs(signal.sosfilt(sos, x, zi=zi)[0] - exact).max()
+        assert np.abs(ours - exact).max() <= max(1e-10 * np.abs(x).max(), 4 * scipys)
+
     zi = signal.sosfilt_zi(sos)[:, None, :] * x[None, :, :1]
-    # At rest an offset leaves nothing of a high-pass, so the scale is the signal's.
-    difference = filter(x) - signal.sosfilt(sos, x, zi=zi)[0]
-    assert np.abs(difference).max() <= 1e-10 * np.abs(x).max()
+    check(filter(x, settled=False), 0 * zi)
+    check(filter(x), zi)
 
 
 @given(filter=filters(), channels=st.integers(1, 19), samples=st.integers(70, 700))

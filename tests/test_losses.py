@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
@@ -103,6 +103,8 @@ def test_float32_holds_far_from_zero(mean):
     torch.testing.assert_close(pred.grad.double(), exact.grad, rtol=1e-3, atol=1e-5)
 
 
+@example(seed=0, shape=(1, 504, 2), kind="outlier first", scale=1e-15, masked=False)
+@example(seed=0, shape=(1, 504, 2), kind="outlier first", scale=1.0, masked=True)
 @given(
     seed=st.integers(0, 10**6),
     shape=st.tuples(st.integers(1, 2), st.integers(2, 3000), st.integers(1, 4)),
@@ -312,6 +314,14 @@ def test_only_what_needs_a_gradient_gets_one():
     target.requires_grad_()
     (only,) = torch.autograd.grad(ccc_loss(pred, target), target)
     assert only.shape == target.shape
+
+
+def test_gradients_of_inputs_that_depend_on_each_other():
+    x = torch.randn(2, 20, dtype=torch.double).requires_grad_()
+    loss = ccc_loss(x, (2 * x).sin())
+    (plain,) = torch.autograd.grad(loss, x, retain_graph=True)
+    (again,) = torch.autograd.grad(loss, x, create_graph=True)
+    assert torch.allclose(plain, again, rtol=1e-9, atol=1e-12)
 
 
 def test_ops_pass_the_checks_of_torch(native_or_plain):

@@ -188,6 +188,19 @@ def test_any_pushes_give_the_bits_of_the_offline_call(
         stream.reset()
 
 
+@pytest.mark.parametrize(("before", "after"), [(1000, 32768), (250, 8192), (50000, 32768), (1000, 16384)])
+def test_as_many_phases_as_an_interpolated_table_has_rows(before: int, after: int) -> None:
+    x = noise(3000 if before <= 1000 else 60000)
+    convert = Resampler(before, after)
+    stream, whole = convert.stream(), convert(x)
+    parts = [stream.push(part) for part in np.array_split(x, len(x) // 100)]
+    same_bits(np.concatenate([*parts, stream.finish()]), whole)
+    t = np.arange(len(whole)) / after
+    slow = np.sin(2 * np.pi * before / 50 * np.arange(len(x)) / before)
+    inside = slice(len(t) // 8, -len(t) // 8)
+    assert np.abs(convert(slow) - np.sin(2 * np.pi * before / 50 * t))[inside].max() < 1e-4
+
+
 def test_one_sample_at_a_time_with_the_declared_latency() -> None:
     for before, after in RATES:
         convert = Resampler(before, after)

@@ -35,7 +35,7 @@ inline void require_info_nce(const torch::stable::Tensor& a, const torch::stable
   if (negatives && columns) throw InvalidArgument("negatives: expected none where both directions count");
   require_scale(scale, a);
   const std::int64_t n = a.size(0);
-  if (n < 1 || shift < 0 || shift >= n || (exclude && n < 2 && !negatives))
+  if (n < 1 || shift < 0 || shift >= n || (exclude && n < 2 && !(negatives && negatives->size(0) > 0)))
     throw InvalidArgument("a: expected more rows, got " + shape_of(a));
 }
 

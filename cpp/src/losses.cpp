@@ -49,13 +49,14 @@ void origins(const CccShape& shape, const T* pred, const T* target, const std::u
   }
 }
 
-// Whether squares in float32 may have left their range: a variance below 1e-30, or none at all.
-bool out_of_range(const double* sums, std::size_t dims) {
+// Whether squares in float32 may have lost too much: out of their range, with a variance below 1e-30 or none
+// at all, or about an origin so far from the other samples that what differs between those drowns.
+bool wants_exact(const double* sums, std::size_t dims) {
   for (std::size_t k = 0; k < dims; ++k, sums += kCccSums) {
     const double n = sums[0];
     if (n == 0) continue;
     const double spread = sums[3] - (sums[1] * sums[1] + sums[2] * sums[2]) / n;
-    if (!(spread >= 1e-30 * n && spread <= 1e300)) return true;
+    if (!(spread >= 1e-30 * n && spread <= 1e300 && spread >= sums[3] / 16)) return true;
   }
   return false;
 }
@@ -117,7 +118,7 @@ void ccc_forward(const CccShape& shape, const T* pred, const T* target, const st
       }
     };
     add_chunks();
-    if (out_of_range(total, shape.dims)) {
+    if (wants_exact(total, shape.dims)) {
       for (std::size_t c = 0; c < chunks; ++c) sum(g * chunks + c, kernels.exact_sums);
       add_chunks();
     }

@@ -143,7 +143,8 @@ Resampler::Stage Resampler::make_stage(std::uint64_t phases, std::uint64_t step,
   s.phases = phases, s.step = step;
   const auto least = static_cast<std::size_t>(std::ceil(Kaiser::taps(rejection, width)));
   s.taps = (least + kTapsMultiple - 1) / kTapsMultiple * kTapsMultiple;
-  const bool exact = phases <= kMostRows;
+  // The kernel takes a table with a row for every phase as exact.
+  const bool exact = phases <= kMostRows || phases == kInterpolated;
   s.rows = exact ? static_cast<std::size_t>(phases) : kInterpolated;
   s.stride = s.taps + (exact ? kRowGap : 0);
   const std::size_t all = s.rows + (exact ? 0 : 1), middle = s.taps / 2;

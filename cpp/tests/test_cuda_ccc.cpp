@@ -208,7 +208,7 @@ int main() {
   CHECK_EQ(launches({100, 300, 2}), 2);
 
   // Windows of nothing: no column counts. Constant data: loss 1, gradient 0.
-  for (const CccShape& shape : {CccShape{3, 0, 2}, CccShape{0, 5, 2}, CccShape{1, 0, 1}}) {
+  for (const CccShape& shape : {CccShape{3, 0, 2}, CccShape{0, 5, 2}, CccShape{1, 0, 1}, CccShape{2, 5, 0}}) {
     const Result<float> got = run<float>(shape, make<float>(shape, {}, 1), {}, 1.0f);
     CHECK_EQ(got.loss[0], 0.0f);
   }

@@ -44,7 +44,7 @@ def by_op(op: str, samples: Any, options: str) -> Any:
     if not _is_tensor(samples):
         return None
     torch = sys.modules["torch"]
-    traced = torch.compiler.is_compiling()
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     if not (samples.requires_grad or samples.device.type != "cpu" or traced):
         return None
     if samples.dtype == torch.int16:

@@ -72,7 +72,7 @@ def scale_of(temperature: float | Tensor, like: Tensor) -> Tensor:
             )
         if not torch.compiler.is_compiling():
             positive(temperature.item())
-        return temperature.reshape(()).to(dtype).reciprocal()
+        return temperature.reshape(()).to(like.device, dtype).reciprocal()
     positive(temperature)
     return torch.tensor(1 / temperature, dtype=dtype, device=like.device)
 

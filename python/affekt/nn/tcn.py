@@ -77,10 +77,10 @@ class _Block(nn.Module):
 
     def as_op(self, x: Tensor, slope: float) -> Tensor:
         """The same of `(batch, time, width)` by the native op; other draws of the dropout."""
-        dropout = float(self.dropout.p) if self.training else 0.0
+        dropout = float(self.dropout.p) if self.dropout.training else 0.0
         keys: Tensor | None = None
         if dropout > 0:
-            keys = torch.randint(0, 0x7FFFFFFFFFFFFFFF, [2])
+            keys = torch.randint(0, 0x7FFFFFFFFFFFFFFF, [2], device=x.device)
         weight: Tensor | None = None
         bias: Tensor | None = None
         if self.residual is not None:

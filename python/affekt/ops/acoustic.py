@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from affekt import _core
+from affekt.errors import InputError
 from affekt.ops import gradient_of
 
 __all__ = ["REFERENCES", "register"]
@@ -39,13 +40,14 @@ def _rows(time: Any, o: dict[str, Any]) -> Any:
     return rows - 1 if o["drop_last"] and rows > 0 else rows
 
 
-@lru_cache(maxsize=64)
-def _tables(options: str, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    made, _ = _plan(options)
-    return {
-        name: torch.from_numpy(table).to(device, dtype)
-        for name, table in (("window", made.window), ("mel", made.mel_filters), ("dct", made.dct))
-    }
+def _table(options: str, name: str, like: Tensor) -> Tensor:
+    """One of the plan's tables: "window", "mel_filters" or "dct"."""
+    return torch.from_numpy(_array(options, name)).to(like.device, like.dtype)
+
+
+@lru_cache(maxsize=32)
+def _array(options: str, name: str) -> Any:
+    return getattr(_plan(options)[0], name)
 
 
 def acoustic(signal: Tensor, options: str) -> Tensor:
@@ -60,7 +62,6 @@ def acoustic(signal: Tensor, options: str) -> Tensor:
     kind = signal.dtype
     # Kaldi's filters take fractions of a bin, where float32 spends the last of its digits.
     x = signal.to(torch.float64 if o["mel_scale"] == "kaldi" else kind)
-    tables = _tables(options, x.dtype, x.device)
     in_signal = o["preemphasis"] if o["preemphasis_mode"] == "signal" else 0.0
     if in_signal:
         x = torch.cat([x[..., :1], x[..., 1:] - in_signal * x[..., :-1]], -1)
@@ -71,16 +72,16 @@ def acoustic(signal: Tensor, options: str) -> Tensor:
     if o["preemphasis_mode"] == "frame" and o["preemphasis"]:
         before = torch.cat([frames[..., :1], frames[..., :-1]], -1)
         frames = frames - o["preemphasis"] * before
-    frames = frames * tables["window"]
+    frames = frames * _table(options, "window", x)
     if o["energy"] == "windowed":
         energy = frames.square().sum(-1)
 
     power = _power(torch.fft.rfft(frames, o["n_fft"]), o["power"])
-    mel = (power @ tables["mel"].mT).clamp(min=o["floor"])
+    mel = (power @ _table(options, "mel_filters", x).mT).clamp(min=o["floor"])
     out = _log(mel, o)
     out = (out + o["log_shift"]) * o["log_scale"]
     if o["n_mfcc"]:
-        out = out @ tables["dct"].mT
+        out = out @ _table(options, "dct", x).mT
     if energy is not None:
         least = max(torch.finfo(torch.float32).eps, o["energy_floor"])  # Kaldi's
         column = energy.clamp(min=least).log()[..., None]
@@ -99,7 +100,7 @@ def stft(signal: Tensor, options: str) -> Tensor:
         return empty + 0 * signal.sum()
     before = (o["n_fft"] - o["win_length"]) // 2
     after = o["n_fft"] - o["win_length"] - before
-    frames = _cut(signal, rows, o) * o["scale"] * _tables(options, signal.dtype, signal.device)["window"]
+    frames = _cut(signal, rows, o) * o["scale"] * _table(options, "window", signal)
     return torch.fft.rfft(torch.nn.functional.pad(frames, (before, after)))
 
 
@@ -167,6 +168,11 @@ def _with_deltas(x: Tensor, o: dict[str, Any]) -> Tensor:
     if not o["deltas"]:
         return x
     rows, half = x.shape[-2], o["delta_width"] // 2
+    if o["delta_mode"] == "interp" and rows < o["delta_width"]:
+        raise InputError(
+            f'samples: expected enough for delta_width = {o["delta_width"]} rows with delta_mode "interp", '
+            f"got {rows} rows"
+        )
     at = torch.arange(rows, device=x.device)
     step = torch.arange(-half, half + 1, device=x.device)
     interp = o["delta_mode"] == "interp"
@@ -185,10 +191,23 @@ def _with_deltas(x: Tensor, o: dict[str, Any]) -> Tensor:
     return torch.cat(parts, -1)
 
 
+def _exact(function: Callable[[Tensor, str], Tensor]) -> Callable[[Tensor, str], Tensor]:
+    """Without autocast, which would take the products in half precision."""
+
+    def run(signal: Tensor, options: str) -> Tensor:
+        device = signal.device.type
+        if not torch.amp.is_autocast_available(device):
+            return function(signal, options)
+        with torch.autocast(device, enabled=False):
+            return function(signal, options)
+
+    return run
+
+
 REFERENCES: dict[str, Callable[[Tensor, str], Tensor]] = {
-    "acoustic": acoustic,
-    "spectrogram": spectrogram,
-    "stft": stft,
+    "acoustic": _exact(acoustic),
+    "spectrogram": _exact(spectrogram),
+    "stft": _exact(stft),
 }
 
 
