@@ -737,7 +737,7 @@ class Windows {
           if (flags_[j][c] != 0) usable_[count++] = rows_[j] + c * width_;
         }
       }
-      T* const values = values_.data() + c * plan_.n_values;
+      T* const values = plan_.median ? values_.data() + c * plan_.n_values : nullptr;
       if (plan_.median && count > 0) {
         kernels.median(usable_.data(), count, width_, static_cast<T>(1.0 / plan_.bias[count]), sums_.data(),
                        sorting_.data());
