@@ -55,7 +55,7 @@ struct TilePlan {
   TilePlan(const TilePlan&) = delete;
   TilePlan& operator=(const TilePlan&) = delete;
 
-  /// Whether steps before the window are needed, which run in double.
+  /// Whether steps before the window are needed.
   bool careful() const {
     return view.remove_dc || view.raw_energy || view.windowed_energy || view.signal_emphasis != 0.0 ||
            view.frame_emphasis != 0.0;

@@ -5,7 +5,7 @@
 namespace affekt::AFFEKT_ISA {
 namespace {
 
-// Sums in double of differences from the first sample hold 1e-6 at any length and offset.
+// Where sums go in double: those of differences from the first sample hold 1e-6 at any length and offset.
 template <class T, int L>
 AFFEKT_INLINE Vec<double, L> wide(const T* from) noexcept {
   if constexpr (L == 1)

@@ -48,10 +48,10 @@ def ccc_loss(
     Windows without any valid step do not count: they are left out of ``"mean"`` and ``"sum"`` and are 0 under
     ``"none"``. If there is no valid step at all the mean is 0, with zero gradient.
 
-    On the CPU, and on CUDA in a build with ``AFFEKT_CUDA=ON``, one pass sums in double about a sample of each
-    column, so the loss holds far from zero (mean 1e4, sd 1e-2 in float32), and is the same bit for bit in
-    every run and for any number of torch threads; a second pass gives the gradient. NaN or infinity in a
-    valid step makes the loss NaN.
+    On the CPU, and on CUDA in a build with ``AFFEKT_CUDA=ON``, one pass sums about samples of each column, in
+    double or, for float32 on the CPU, in short blocks that go on in double, so that the loss holds far from
+    zero (mean 1e4, sd 1e-2 in float32). On the CPU it is the same bit for bit in every run and for any number
+    of torch threads. A second pass gives the gradient. NaN or infinity in a valid step makes the loss NaN.
 
     Raises
     ------
