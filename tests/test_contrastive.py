@@ -503,6 +503,12 @@ def test_ops_pass_the_checks_of_torch(native_or_plain):
         (a.clone().requires_grad_(), torch.tensor([0, 0, 1, 1, 1]), q, scale, 1000, True, False),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )
+    levels = torch.zeros(5, dtype=torch.double)
+    for op, args in (
+        (torch.ops.affekt._log_sums, (a, b[:3], scale, False, True, 1000)),
+        (torch.ops.affekt._log_sums_bwd, (a, b[:3], scale, levels, levels[:3], False, 1000, True, False)),
+    ):
+        torch.library.opcheck(op.default, args, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_raw_ops_refuse_what_does_not_fit(native_or_plain):
@@ -511,6 +517,8 @@ def test_raw_ops_refuse_what_does_not_fit(native_or_plain):
     ops.load_library()
     one = torch.tensor(1.0)
     info_nce, sup_con = torch.ops.affekt._info_nce, torch.ops.affekt._sup_con
+    log_sums, log_sums_bwd = torch.ops.affekt._log_sums, torch.ops.affekt._log_sums_bwd
+    level = X[:, 0].double()
     rest = (0, False, True, 1.0, 0, True, True, False)
     for call, words in (
         (lambda: info_nce(X, X[:2], None, one, *rest), r"b: expected the shape.*got \(2, 2\)"),
@@ -519,6 +527,10 @@ def test_raw_ops_refuse_what_does_not_fit(native_or_plain):
         (lambda: info_nce(X, X, None, -one, *rest), "temperature: expected a positive number"),
         (lambda: info_nce(X, X, None, one.double(), *rest), "scale: expected one value"),
         (lambda: info_nce(X, X, None, one, 3, *rest[1:]), "a: expected more rows"),
+        (lambda: log_sums(X, X[:, :1], one, False, True, 0), r"b: expected \(n, 2\)"),
+        (lambda: log_sums(X, X[0], one, False, True, 0), r"b: expected \(n, 2\)"),
+        (lambda: log_sums_bwd(X, X, one, X[:, 0], None, False, 0, True, True), "row: expected float64"),
+        (lambda: log_sums_bwd(X, X, one, level, level[:1], False, 0, True, True), "col: expected float64"),
         (lambda: sup_con(X, torch.zeros(3), None, one, 0, True, False), "labels: expected int64"),
         (lambda: sup_con(X, torch.zeros(3).long(), X[:, :1], one, 0, True, False), "negatives: expected"),
     ):

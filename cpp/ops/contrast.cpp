@@ -1,4 +1,5 @@
-// affekt::_info_nce and affekt::_sup_con: contrastive losses on CPU tensors, value and gradients in one call.
+// affekt::_info_nce and affekt::_sup_con: contrastive losses on CPU tensors, value and gradients in one call;
+// and affekt::_log_sums with its gradient, the block of a matrix that others hold parts of.
 //
 // The matrix of cosines is made tile by tile with torch's own matrix product. A first pass over the tiles
 // gives the sum of exponentials of every row and, where both directions count, of every column; a second pass
@@ -162,9 +163,8 @@ class Contrast {
       tiles_.push_back({row, rows, col, std::min(kTileCols, last - col), &side, part, std::nullopt});
   }
 
-  // First pass: on_cosines(tile, cosines) may read and change the products before they count.
-  template <class F>
-  void sums(Side<T>& rows, F&& on_cosines) {
+  // Makes the scratch memory of both passes, once the tiles are known.
+  void reserve() {
     std::int64_t widest = 0, tallest = 0;
     for (const Tile<T>& tile : tiles_) {
       widest = std::max(widest, tile.cols);
@@ -178,6 +178,12 @@ class Contrast {
     if (gradients_) logits_gradient_ = affekt::fresh({tallest, widest}, dtype_of<T>());
     col_sum_.resize(static_cast<std::size_t>(jobs * widest));
     if (!bounded_) col_max_.resize(col_sum_.size());
+  }
+
+  // First pass: on_cosines(tile, cosines) may read and change the products before they count.
+  template <class F>
+  void sums(Side<T>& rows, F&& on_cosines) {
+    reserve();
     for (Tile<T>& tile : tiles_) {
       const std::int64_t bytes = tile.rows * tile.cols * static_cast<std::int64_t>(sizeof(T));
       if (gradients_ && bytes <= budget_) {
@@ -198,6 +204,11 @@ class Contrast {
   // What the second pass needs of row i whose log-sum-exp enters the loss with this weight.
   void set_weight(Side<T>& side, std::size_t i, double weight) {
     side.weight[i] = static_cast<T>(bounded_ ? weight / side.sum[i] : log_sum(side, i) - std::log(weight));
+  }
+
+  // The same where the weight is e^(log-sum-exp - level) and the log-sum-exp somebody else's.
+  void set_level(Side<T>& side, std::size_t i, double level) const {
+    side.weight[i] = static_cast<T>(bounded_ ? std::exp(static_cast<double>(scale_) - level) : level);
   }
 
   // Second pass over the tiles that `which` picks: adds to the gradients of both sides, before the factor
@@ -420,6 +431,72 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce(Tensor a, Tensor b, std::opt
   });
 }
 
+// log of the sum of exp(logit) of every row and, with `columns`, of every column; -inf where there is
+// nothing.
+std::tuple<Tensor, Tensor> log_sums(Tensor a, Tensor b, Tensor scale, bool exclude, bool columns,
+                                    std::int64_t budget) {
+  affekt::require_block(a, b, scale);
+  const double factor = scale_value(scale);
+  const std::int64_t n = a.size(0), m = b.size(0);
+  Tensor row_sums = affekt::fresh({n}, ScalarType::Double),
+         col_sums = affekt::fresh({columns ? m : 0}, ScalarType::Double);
+  return affekt::with_dtype("a", a, [&](auto zero) {
+    using T = decltype(zero);
+    Contrast<T> contrast(factor, budget, false);
+    Side<T> rows(a, contrast.room(a)), cols(b, contrast.room(b));
+    contrast.set({&rows, &cols}, columns, exclude);
+    each_block(n, [&](std::int64_t row, std::int64_t count) {
+      contrast.add_tiles(row, count, cols, 0, m, Part::both);
+    });
+    contrast.sums(rows, [](const Tile<T>&, T*) {});
+    const auto write = [&](const Side<T>& side, Tensor& to) {
+      double* const out = to.template mutable_data_ptr<double>();
+      for (std::int64_t i = 0; i < to.size(0); ++i)
+        out[i] = contrast.log_sum(side, static_cast<std::size_t>(i));
+    };
+    write(rows, row_sums);
+    write(cols, col_sums);
+    return std::make_tuple(row_sums, col_sums);
+  });
+}
+
+// The gradient of the cosine of i and j is scale (exp(logit - row[i]) + exp(logit - col[j])).
+std::tuple<Tensor, Tensor, Tensor> log_sums_bwd(Tensor a, Tensor b, Tensor scale, Tensor row,
+                                                std::optional<Tensor> col, bool exclude, std::int64_t budget,
+                                                bool for_a, bool for_b) {
+  affekt::require_block(a, b, scale);
+  affekt::require_levels("row", row, a.size(0));
+  if (col) affekt::require_levels("col", *col, b.size(0));
+  const double factor = scale_value(scale);
+  Tensor grad_a = zeros_or_empty(a, for_a), grad_b = zeros_or_empty(b, for_b);
+  return affekt::with_dtype("a", a, [&](auto zero) {
+    using T = decltype(zero);
+    Contrast<T> contrast(factor, budget, true);
+    Side<T> rows(a, contrast.room(a)), cols(b, contrast.room(b));
+    contrast.set({&rows, &cols}, col.has_value(), exclude);
+    each_block(rows.n, [&](std::int64_t first, std::int64_t count) {
+      contrast.add_tiles(first, count, cols, 0, cols.n, Part::both);
+    });
+    contrast.reserve();
+    const auto read = [&](const Tensor& levels, Side<T>& side) {
+      const Tensor values = affekt::dense(levels);
+      const double* const in = values.template const_data_ptr<double>();
+      for (std::size_t i = 0; i < side.weight.size(); ++i) contrast.set_level(side, i, in[i]);
+    };
+    read(row, rows);
+    if (col) read(*col, cols);
+    if (for_a) rows.grad = grad_a.template mutable_data_ptr<T>();
+    if (for_b) cols.grad = grad_b.template mutable_data_ptr<T>();
+    const auto nothing = [](const Tile<T>&, T*) {};
+    contrast.gradients(
+        rows, [](const Tile<T>&) { return true; }, for_a, for_b, nothing);
+    double grad_scale = 0;
+    if (for_b) grad_scale = contrast.finish(cols, factor);
+    if (for_a) grad_scale = contrast.finish(rows, factor);
+    return std::make_tuple(grad_a, grad_b, scalar<T>(grad_scale));
+  });
+}
+
 // Classes with at least two members, as a number for each row and -1 for rows that are alone.
 std::vector<std::int64_t> classes_of(const std::int64_t* labels, std::int64_t n,
                                      std::vector<std::int64_t>& sizes) {
@@ -532,4 +609,6 @@ std::tuple<Tensor, Tensor, Tensor> sup_con(Tensor z, Tensor labels, std::optiona
 STABLE_TORCH_LIBRARY_IMPL(affekt, CPU, m) {
   m.impl("_info_nce", TORCH_BOX(&info_nce));
   m.impl("_sup_con", TORCH_BOX(&sup_con));
+  m.impl("_log_sums", TORCH_BOX(&log_sums));
+  m.impl("_log_sums_bwd", TORCH_BOX(&log_sums_bwd));
 }

@@ -39,6 +39,20 @@ inline void require_info_nce(const torch::stable::Tensor& a, const torch::stable
     throw InvalidArgument("a: expected more rows, got " + shape_of(a));
 }
 
+/// The rows and the columns of a block of a larger matrix; either may be none.
+inline void require_block(const torch::stable::Tensor& a, const torch::stable::Tensor& b,
+                          const torch::stable::Tensor& scale) {
+  if (a.dim() != 2) throw InvalidArgument("a: expected (n, dim), got " + shape_of(a));
+  require_rows("b", b, a.size(1), a);
+  require_scale(scale, a);
+}
+
+inline void require_levels(const char* name, const torch::stable::Tensor& x, std::int64_t n) {
+  if (x.dim() != 1 || x.size(0) != n || x.scalar_type() != torch::headeronly::ScalarType::Double)
+    throw InvalidArgument(std::string(name) + ": expected float64 (" + std::to_string(n) + "), got " +
+                          shape_of(x));
+}
+
 inline void require_sup_con(const torch::stable::Tensor& z, const torch::stable::Tensor& labels,
                             const std::optional<torch::stable::Tensor>& negatives,
                             const torch::stable::Tensor& scale) {

@@ -47,6 +47,17 @@ STABLE_TORCH_LIBRARY(affekt, m) {
   m.def(
       "_sup_con(Tensor z, Tensor labels, Tensor? negatives, Tensor scale, int budget, bool for_z, bool tf32)"
       " -> (Tensor loss, Tensor grad_z, Tensor grad_scale)");
+  // A block of the matrix of logits = scale cos(a_i, b_j), a (n, dim), b (m, dim); `exclude` leaves i = j
+  // out.
+  // -> float64 (n) and, with `columns`, (m): log of the sum of exp(logit) over the block's columns and rows.
+  m.def(
+      "_log_sums(Tensor a, Tensor b, Tensor scale, bool exclude, bool columns, int budget)"
+      " -> (Tensor row, Tensor col)");
+  // Gradients where that of a logit is exp(logit - row[i]) + exp(logit - col[j]), float64: log-sum-exp over
+  // the whole matrix less the logarithm of its weight.
+  m.def(
+      "_log_sums_bwd(Tensor a, Tensor b, Tensor scale, Tensor row, Tensor? col, bool exclude, int budget,"
+      " bool for_a, bool for_b) -> (Tensor grad_a, Tensor grad_b, Tensor grad_scale)");
   // x (batch, time, in) through two causal convolutions with weights (out, in, taps) and the residual sum,
   // see tcn_training.hpp; keys: two of int64, where dropout > 0 -> y, and what the backward op takes.
   m.def(

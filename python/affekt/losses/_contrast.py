@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from affekt import ops
 from affekt.errors import InputError
+from affekt.losses._gather import Ranks, gathered_info_nce, gathered_sup_con
 from affekt.ops import losses as native
 
 BUDGET = 256 * 2**20  # bytes
 
 
-def same_rows(**named: Tensor) -> tuple[Tensor, ...]:
-    """Return the embeddings in one dtype, float32 at least; all must be (n, dim) of one shape, n >= 1."""
+def same_rows(*, empty: bool = False, **named: Tensor) -> tuple[Tensor, ...]:
+    """Return the embeddings in one dtype, float32 at least; all must be (n, dim) of one shape, n >= 1.
+
+    `empty`: n may be 0, as on a rank whose batch is.
+    """
     first = next(iter(named.values()))
     for name, value in named.items():
-        if value.dim() != 2 or value.shape != first.shape or 0 in value.shape:
+        if value.dim() != 2 or value.shape != first.shape or 0 in value.shape[empty:]:
             raise InputError(
-                f"{' and '.join(named)} must be (n, dim) of one shape with n and dim at least 1, "
-                f"got {tuple(value.shape)} for {name}"
+                f"{' and '.join(named)} must be (n, dim) of one shape with "
+                f"{'dim' if empty else 'n and dim'} at least 1, got {tuple(value.shape)} for {name}"
             )
         if not value.is_floating_point():
             raise InputError(f"{name} must be floating point, got {value.dtype}")
@@ -36,9 +42,9 @@ def same_rows(**named: Tensor) -> tuple[Tensor, ...]:
 _NATIVE_DTYPES = (torch.float32, torch.float64)
 
 
-def op_rows(**named: Tensor) -> tuple[Tensor, ...]:
+def op_rows(*, empty: bool = False, **named: Tensor) -> tuple[Tensor, ...]:
     """`same_rows`, but 16-bit embeddings stay as they are where the CUDA ops take them."""
-    rows = same_rows(**named)
+    rows = same_rows(empty=empty, **named)
     given = tuple(named.values())
     halves = given[0].dtype in (torch.bfloat16, torch.float16) and len({v.dtype for v in given}) == 1
     return given if halves and given[0].is_cuda and ops.native(given[0], cuda=True) else rows
@@ -93,6 +99,28 @@ def bytes_of(budget: int) -> int:
     return int(budget)
 
 
+def shared_rows(
+    ranks: Ranks | None, rows: Sequence[int], of: Sequence[Tensor], temperature: float | Tensor, **alike: Any
+) -> list[list[int]]:
+    """Return for each entry of `rows` those of all ranks, or of this process alone.
+
+    `of`: the embeddings, anchors first and candidates last. Their dim and dtype, the temperature and `alike`
+    must be the same on all ranks.
+    """
+    if ranks is None:
+        return [[n] for n in rows]
+    grad = torch.is_grad_enabled()
+    learned = isinstance(temperature, Tensor) and temperature.requires_grad
+    return ranks.agree(
+        rows,
+        (grad and (of[0].requires_grad or learned), grad and of[-1].requires_grad),
+        dim=of[0].shape[1],
+        dtype=str(of[0].dtype),
+        temperature=float(temperature),
+        **alike,
+    )
+
+
 def info_nce(
     a: Tensor,
     b: Tensor,
@@ -104,8 +132,23 @@ def info_nce(
     shift: int = 0,
     negatives: Tensor | None = None,
     budget: int = BUDGET,
+    ranks: Ranks | None = None,
+    counts: Sequence[int] = (),
 ) -> Tensor:
-    """Return weight * sum of -log softmax at the positives: natively where that is possible."""
+    """Return weight * sum of -log softmax at the positives: natively where that is possible.
+
+    `counts`: the rows on each of the `ranks`; the sum is over all of them.
+    """
+    if ranks is not None:
+        return gathered_info_nce(
+            *(a, b, scale, ranks, counts),
+            weight=weight,
+            columns=columns,
+            exclude=exclude,
+            shift=shift,
+            negatives=negatives,
+            budget=budget,
+        )
     if ops.native(a, cuda=True):
         for_b = b.requires_grad and torch.is_grad_enabled()
         for_a = (a.requires_grad or scale.requires_grad) and torch.is_grad_enabled()
@@ -116,9 +159,18 @@ def info_nce(
 
 
 def sup_con(
-    z: Tensor, labels: Tensor, scale: Tensor, *, negatives: Tensor | None = None, budget: int = BUDGET
+    z: Tensor,
+    labels: Tensor,
+    scale: Tensor,
+    *,
+    negatives: Tensor | None = None,
+    budget: int = BUDGET,
+    ranks: Ranks | None = None,
+    counts: Sequence[int] = (),
 ) -> Tensor:
-    """Return the supervised contrastive loss: natively where that is possible."""
+    """Return the supervised contrastive loss: natively where that is possible; `counts` as `info_nce`."""
+    if ranks is not None:
+        return gathered_sup_con(z, labels, scale, ranks, counts, negatives=negatives, budget=budget)
     if ops.native(z, cuda=True):
         wanted = (z.requires_grad or scale.requires_grad) and torch.is_grad_enabled()
         loss: Tensor = native.sup_con(z, labels, negatives, scale, budget, wanted, _tf32(z))

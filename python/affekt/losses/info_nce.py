@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,15 @@ from affekt.losses._contrast import (
     op_rows,
     positive,
     scale_of,
+    shared_rows,
 )
+from affekt.losses._gather import gatherable, together
 from affekt.losses._module import LossModule
 
 __all__ = ["InfoNCELoss", "info_nce_loss"]
 
 
+@gatherable
 def info_nce_loss(
     anchors: Tensor,
     candidates: Tensor,
@@ -33,6 +37,8 @@ def info_nce_loss(
     positive_in_denominator: bool = True,
     reduction: str = "mean",
     budget: int = BUDGET,
+    gather: str = "none",
+    group: Any = None,
 ) -> Tensor:
     """Cross-entropy of each anchor's own candidate among all candidates, by cosine over temperature.
 
@@ -56,6 +62,19 @@ def info_nce_loss(
     budget : bytes of scratch memory on the CPU. The n x n matrix is never whole unless it fits: tiles of
         exponentials stay between the two passes while there is room and are computed again beyond. The
         gradients, which are as large as the inputs, and a minimum of about 10 MB come on top.
+    gather : ``"none"``: this process alone. ``"all"`` or ``"ring"``: the loss of the batches of all ranks of
+        `group` as one batch, row i of a rank with its own row i; all must call it. ``"all"`` collects
+        the candidates of all ranks, and their gradients, on each. ``"ring"`` passes them round, one rank's at
+        a time: memory is that of a few local batches for any number of ranks, the products are the same.
+    group : process group of torch.distributed; None is the default one.
+
+    Gathered, every rank returns the loss over all ranks, the same bits, computed from the very inputs of all
+    of them. Gradients of embeddings are those of that loss times the number of ranks, because
+    DistributedDataParallel and FSDP take the mean over ranks: call ``loss.backward()`` as with any other loss
+    and the parameters get the gradient of the loss of the whole batch. That of a temperature is the whole one
+    on each rank, so it may live inside such a module or outside. Batches may differ in size and be empty,
+    upstream gradients may not differ. All communication is in the forward pass. `negatives` stay local:
+    candidates of this rank's anchors. Second derivatives are refused.
 
     NaN or infinity in the embeddings makes the loss NaN. A vector of zeros has cosine 0 with everything.
     On the CPU value and gradients come from one call; second derivatives go through plain torch.
@@ -63,7 +82,8 @@ def info_nce_loss(
     Raises
     ------
     InputError : shapes do not fit, n = 0, no candidate is left, integers, a temperature that is not positive,
-        or an unknown option.
+        or an unknown option. Gathered: on all ranks if on one, or where dim, dtype, temperature or options
+        differ between them, or where torch.distributed is not set up.
 
     References: A. van den Oord et al., "Representation learning with contrastive predictive coding" (2018);
     A. Radford et al., "Learning transferable visual models from natural language supervision" (2021); for the
@@ -73,25 +93,41 @@ def info_nce_loss(
     >>> round(info_nce_loss(torch.eye(4), torch.eye(4), temperature=1.0).item(), 4)
     0.7437
     """
-    anchors, candidates = op_rows(anchors=anchors, candidates=candidates)
-    negatives = more_rows(negatives, anchors)
-    one_of("reduction", reduction, ("mean", "sum"))
-    if symmetric and negatives is not None:
-        raise InputError("negatives need symmetric=False: they are candidates, not anchors")
-    if not positive_in_denominator and len(anchors) + (0 if negatives is None else len(negatives)) < 2:
-        raise InputError(
-            "anchors must have at least 2 rows where the positive is not in the denominator, got 1"
+    with together(gather, group) as ranks:
+        anchors, candidates = op_rows(empty=ranks is not None, anchors=anchors, candidates=candidates)
+        negatives = more_rows(negatives, anchors)
+        one_of("reduction", reduction, ("mean", "sum"))
+        if symmetric and negatives is not None:
+            raise InputError("negatives need symmetric=False: they are candidates, not anchors")
+        scale = scale_of(temperature, anchors)
+        budget = bytes_of(budget)
+        counts, extra = shared_rows(
+            *(ranks, (len(anchors), 0 if negatives is None else len(negatives))),
+            *((anchors, candidates), temperature),
+            symmetric=symmetric,
+            positive_in_denominator=positive_in_denominator,
+            reduction=reduction,
+            gather=gather,
         )
-    return info_nce(
-        anchors,
-        candidates,
-        scale_of(temperature, anchors),
-        weight=(0.5 if symmetric else 1) / (len(anchors) if reduction == "mean" else 1),
-        columns=symmetric,
-        exclude=not positive_in_denominator,
-        negatives=negatives,
-        budget=bytes_of(budget),
-    )
+        n = sum(counts)
+        if n < 1:
+            raise InputError("anchors must have at least 1 row on any rank, got none")
+        if not positive_in_denominator and n + min(extra) < 2:
+            raise InputError(
+                "anchors must have at least 2 rows where the positive is not in the denominator, got 1"
+            )
+        return info_nce(
+            anchors,
+            candidates,
+            scale,
+            weight=(0.5 if symmetric else 1) / (n if reduction == "mean" else 1),
+            columns=symmetric,
+            exclude=not positive_in_denominator,
+            negatives=negatives,
+            budget=budget,
+            ranks=ranks,
+            counts=counts,
+        )
 
 
 class InfoNCELoss(LossModule):
@@ -109,6 +145,8 @@ class InfoNCELoss(LossModule):
         reduction: str = "mean",
         budget: int = BUDGET,
         learn_temperature: bool = False,
+        gather: str = "none",
+        group: Any = None,
     ) -> None:
         super().__init__(
             temperature=temperature,
@@ -116,6 +154,8 @@ class InfoNCELoss(LossModule):
             positive_in_denominator=positive_in_denominator,
             reduction=reduction,
             budget=budget,
+            gather=gather,
+            group=group,
         )
         positive(temperature)
         self.log_temperature = (

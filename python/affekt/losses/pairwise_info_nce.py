@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from affekt.errors import InputError
-from affekt.losses._contrast import BUDGET, bytes_of, info_nce, one_of, op_rows, scale_of
+from affekt.losses._contrast import BUDGET, bytes_of, info_nce, one_of, op_rows, scale_of, shared_rows
+from affekt.losses._gather import gatherable, together
 from affekt.losses._module import LossModule
 
 __all__ = ["PairwiseInfoNCELoss", "pairwise_info_nce_loss"]
@@ -16,6 +18,7 @@ __all__ = ["PairwiseInfoNCELoss", "pairwise_info_nce_loss"]
 _MODES = ("eq1", "clip", "two_view")
 
 
+@gatherable
 def pairwise_info_nce_loss(
     embeddings: Sequence[Tensor] | Tensor,
     *,
@@ -24,6 +27,8 @@ def pairwise_info_nce_loss(
     reduction: str = "mean",
     present: Tensor | None = None,
     budget: int = BUDGET,
+    gather: str = "none",
+    group: Any = None,
 ) -> Tensor:
     """Contrast every modality m with every other modality n, and average over the ordered pairs.
 
@@ -48,6 +53,7 @@ def pairwise_info_nce_loss(
         the mean is over the terms that remain. A pair that is left with too few clips (2 for ``"eq1"``, else
         1) does not count; if none is left the loss is 0. Not for ``"two_view"``.
     budget : bytes of scratch memory on the CPU, see `info_nce_loss`.
+    gather, group : clips of all ranks, see `info_nce_loss`.
 
     Both orders of a pair share one matrix product. NaN or infinity in the embeddings makes the loss NaN.
 
@@ -64,51 +70,70 @@ def pairwise_info_nce_loss(
     >>> round(pairwise_info_nce_loss(torch.eye(4).repeat(2, 1, 1), mode="eq1").item(), 4)
     -13.1871
     """
-    if len(embeddings) < 2:
-        raise InputError(f"embeddings must hold at least 2 modalities, got {len(embeddings)}")
-    z = op_rows(**{f"embeddings[{m}]": value for m, value in enumerate(embeddings)})
-    one_of("mode", mode, _MODES)
-    one_of("reduction", reduction, ("mean", "sum"))
-    modalities, n = len(z), len(z[0])
-    least = 1 if mode == "clip" else 2
-    if n < least or (mode == "two_view" and n % 2):
-        even = "an even number of rows, " if mode == "two_view" else ""
-        raise InputError(f"embeddings must have {even}at least {least} for mode {mode!r}, got {n}")
-    if present is not None:
-        if present.dtype != torch.bool or present.shape != (modalities, n):
-            raise InputError(
-                f"present must be boolean {(modalities, n)}, got {present.dtype} {tuple(present.shape)}"
-            )
-        if mode == "two_view":
-            raise InputError("present is not for mode 'two_view'")
-    scale = scale_of(temperature, z[0])
-    pairs = []
-    for one in range(modalities):
-        for other in range(one):
-            pair = z[other], z[one]
-            if present is not None:
-                both = present[other] & present[one]
-                pair = pair[0][both], pair[1][both]
-            if len(pair[0]) >= least:
-                pairs.append(pair)
-    terms = 2 * sum(len(a) for a, _ in pairs)
-    if not terms:
-        return torch.stack([value[:0].sum() for value in z]).sum()
-    weight = 1 / (terms if reduction == "mean" else modalities * (modalities - 1))
-    losses = [
-        info_nce(
-            a,
-            b,
-            scale,
-            weight=weight,
-            columns=True,
-            exclude=mode != "clip",
-            shift=n // 2 if mode == "two_view" else 0,
-            budget=bytes_of(budget),
+    with together(gather, group) as ranks:
+        if len(embeddings) < 2:
+            raise InputError(f"embeddings must hold at least 2 modalities, got {len(embeddings)}")
+        z = op_rows(
+            empty=ranks is not None, **{f"embeddings[{m}]": value for m, value in enumerate(embeddings)}
         )
-        for a, b in pairs
-    ]
-    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        one_of("mode", mode, _MODES)
+        one_of("reduction", reduction, ("mean", "sum"))
+        modalities, n = len(z), len(z[0])
+        least = 1 if mode == "clip" else 2
+        even = "an even number of rows, " if mode == "two_view" else ""
+        if (ranks is None and n < least) or (even and n % 2):
+            raise InputError(f"embeddings must have {even}at least {least} for mode {mode!r}, got {n}")
+        if present is not None:
+            if present.dtype != torch.bool or present.shape != (modalities, n):
+                raise InputError(
+                    f"present must be boolean {(modalities, n)}, got {present.dtype} {tuple(present.shape)}"
+                )
+            if mode == "two_view":
+                raise InputError("present is not for mode 'two_view'")
+        scale = scale_of(temperature, z[0])
+        budget = bytes_of(budget)
+        pairs = []
+        for one in range(modalities):
+            for other in range(one):
+                pair = z[other], z[one]
+                if present is not None:
+                    both = present[other] & present[one]
+                    pair = pair[0][both], pair[1][both]
+                pairs.append(pair)
+        of = next((value for value in z if value.requires_grad), z[0])
+        total, *counts = shared_rows(
+            *(ranks, [n, *(len(a) for a, _ in pairs)], [of, of], temperature),
+            modalities=modalities,
+            mode=mode,
+            reduction=reduction,
+            gather=gather,
+        )
+        if sum(total) < least:
+            raise InputError(
+                f"embeddings must have {even}at least {least} for mode {mode!r}, "
+                f"got {sum(total)} on all ranks"
+            )
+        counted = [(pair, rows) for pair, rows in zip(pairs, counts, strict=True) if sum(rows) >= least]
+        terms = 2 * sum(sum(rows) for _, rows in counted)
+        if not terms:
+            return torch.stack([value[:0].sum() for value in z]).sum()
+        weight = 1 / (terms if reduction == "mean" else modalities * (modalities - 1))
+        losses = [
+            info_nce(
+                a,
+                b,
+                scale,
+                weight=weight,
+                columns=True,
+                exclude=mode != "clip",
+                shift=n // 2 if mode == "two_view" else 0,
+                budget=budget,
+                ranks=ranks,
+                counts=rows,
+            )
+            for (a, b), rows in counted
+        ]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
 class PairwiseInfoNCELoss(LossModule):
@@ -121,12 +146,16 @@ class PairwiseInfoNCELoss(LossModule):
         mode: str = "eq1",
         reduction: str = "mean",
         budget: int = BUDGET,
+        gather: str = "none",
+        group: Any = None,
     ) -> None:
         super().__init__(
             temperature=temperature,
             mode=mode,
             reduction=reduction,
             budget=budget,
+            gather=gather,
+            group=group,
         )
 
     def forward(self, embeddings: Sequence[Tensor] | Tensor, present: Tensor | None = None) -> Tensor:

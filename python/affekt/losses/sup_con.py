@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from affekt.errors import InputError
-from affekt.losses._contrast import BUDGET, bytes_of, more_rows, op_rows, scale_of, sup_con
+from affekt.losses._contrast import (
+    BUDGET,
+    bytes_of,
+    more_rows,
+    op_rows,
+    scale_of,
+    shared_rows,
+    sup_con,
+)
+from affekt.losses._gather import gatherable, together
 from affekt.losses._module import LossModule
 
 __all__ = ["SupConLoss", "sup_con_loss"]
 
 
+@gatherable
 def sup_con_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -19,6 +31,8 @@ def sup_con_loss(
     temperature: float | Tensor = 0.1,
     negatives: Tensor | None = None,
     budget: int = BUDGET,
+    gather: str = "none",
+    group: Any = None,
 ) -> Tensor:
     """Cross-entropy of each row against every other row of its label, averaged over those.
 
@@ -36,6 +50,7 @@ def sup_con_loss(
     temperature : positive; a number, or a tensor of one value, which gets its gradient.
     negatives : `(k, dim)`, further candidates in every denominator, without gradient (a queue).
     budget : bytes of scratch memory on the CPU, see `info_nce_loss`.
+    gather, group : rows of all ranks, see `info_nce_loss`; labels are then common to the ranks.
 
     The sum over P(i) is one product with the sum of the class. NaN or infinity in the embeddings makes the
     loss NaN.
@@ -50,25 +65,38 @@ def sup_con_loss(
     >>> round(sup_con_loss(torch.eye(4), torch.tensor([0, 0, 1, 1]), temperature=1.0).item(), 4)
     1.0986
     """
-    (embeddings,) = op_rows(embeddings=embeddings)
-    if labels.shape != embeddings.shape[:1] or labels.is_floating_point() or labels.is_complex():
-        raise InputError(
-            f"labels must be integers ({len(embeddings)},), got {labels.dtype} {tuple(labels.shape)}"
+    with together(gather, group) as ranks:
+        (embeddings,) = op_rows(empty=ranks is not None, embeddings=embeddings)
+        if labels.shape != embeddings.shape[:1] or labels.is_floating_point() or labels.is_complex():
+            raise InputError(
+                f"labels must be integers ({len(embeddings)},), got {labels.dtype} {tuple(labels.shape)}"
+            )
+        labels = labels.to(torch.int64)
+        negatives = more_rows(negatives, embeddings)
+        scale = scale_of(temperature, embeddings)
+        budget = bytes_of(budget)
+        (counts,) = shared_rows(
+            ranks, [len(embeddings)], [embeddings], temperature, loss="supervised contrastive", gather=gather
         )
-    return sup_con(
-        embeddings,
-        labels.to(torch.int64),
-        scale_of(temperature, embeddings),
-        negatives=more_rows(negatives, embeddings),
-        budget=bytes_of(budget),
-    )
+        if sum(counts) < 1:
+            raise InputError("embeddings must have at least 1 row on any rank, got none")
+        return sup_con(
+            embeddings, labels, scale, negatives=negatives, budget=budget, ranks=ranks, counts=counts
+        )
 
 
 class SupConLoss(LossModule):
     """Module twin of `sup_con_loss`; the options are those of the function."""
 
-    def __init__(self, *, temperature: float = 0.1, budget: int = BUDGET) -> None:
-        super().__init__(temperature=temperature, budget=budget)
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.1,
+        budget: int = BUDGET,
+        gather: str = "none",
+        group: Any = None,
+    ) -> None:
+        super().__init__(temperature=temperature, budget=budget, gather=gather, group=group)
 
     def forward(self, embeddings: Tensor, labels: Tensor, negatives: Tensor | None = None) -> Tensor:
         return sup_con_loss(embeddings, labels, negatives=negatives, **self.options)

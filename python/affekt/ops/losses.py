@@ -6,7 +6,7 @@ binary or no native kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from affekt.ops import Op, gradient_of
+from affekt.ops import Op, gradient_of, native
 
 __all__ = [
     "ccc",
     "info_nce",
+    "log_sums",
+    "log_sums_bwd",
     "reference_ccc",
     "reference_info_nce",
     "reference_sup_con",
@@ -181,6 +183,85 @@ def _backward_sup_con(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...
     return found[0], None, None, found[1], None, None, None
 
 
+def log_sums(
+    a: Tensor, b: Tensor, scale: Tensor, exclude: bool, columns: bool, budget: int
+) -> tuple[Tensor, Tensor]:
+    """Return float64 log sum exp of logits scale cos(a_i, b_j): over j (n,) and, with `columns`, over i (m,).
+
+    a `(n, dim)`, b `(m, dim)`: a block of a larger matrix. `exclude` leaves i = j out. -inf where nothing is
+    summed. No gradient; `budget` bytes of scratch memory. Natively on the CPU, else in plain torch.
+    """
+    if native(a):
+        found: tuple[Tensor, Tensor] = torch.ops.affekt._log_sums.default(
+            a, b, scale, exclude, columns, budget
+        )
+        return found
+    row = torch.full((len(a),), -torch.inf, dtype=torch.float64, device=a.device)
+    col = torch.full((len(b) if columns else 0,), -torch.inf, dtype=torch.float64, device=a.device)
+    for part, _, _, logits in _blocks(a, b, scale, exclude, budget):
+        row[part] = logits.logsumexp(1).double()
+        if columns:
+            col = torch.logaddexp(col, logits.logsumexp(0).double())
+    return row, col
+
+
+def log_sums_bwd(
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    row: Tensor,
+    col: Tensor | None,
+    exclude: bool,
+    budget: int,
+    for_a: bool,
+    for_b: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of a, b, scale where that of a logit is exp(logit - row_i) + exp(logit - col_j).
+
+    So it is for the sum of w_i log-sum-exp_i over the larger matrix with row_i = log-sum-exp_i - log w_i, and
+    the same for columns. What is not asked for is empty.
+    """
+    if native(a):
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.affekt._log_sums_bwd.default(
+            a, b, scale, row, col, exclude, budget, for_a, for_b
+        )
+        return found
+    by_a, by_b = (torch.zeros_like(x, dtype=scale.dtype) for x in (a, b))
+    by_scale = torch.zeros((), dtype=torch.float64, device=a.device)
+    for part, unit_a, unit_b, logits in _blocks(a, b, scale, exclude, budget):
+        weight = (logits - row[part, None].to(scale.dtype)).exp()
+        if col is not None:
+            weight += (logits - col.to(scale.dtype)).exp()
+        by_a[part] = weight @ unit_b
+        by_scale += (unit_a * by_a[part]).sum(dtype=torch.float64)
+        by_b += weight.T @ unit_a
+    by = [
+        _through_unit(x, scale * grad) if asked else grad.new_empty(0)
+        for x, grad, asked in ((a, by_a, for_a), (b, by_b, for_b))
+    ]
+    return by[0], by[1], by_scale.to(scale.dtype)
+
+
+def _blocks(a: Tensor, b: Tensor, scale: Tensor, exclude: bool, budget: int) -> Iterator[Any]:
+    """Give rows, unit vectors and logits of block after block within the budget."""
+    unit_b = normalize(b.to(scale.dtype), dim=1)
+    count = max(1, budget // (4 * max(1, len(b)) * scale.element_size()))
+    for first in range(0, len(a), count):
+        part = slice(first, min(first + count, len(a)))
+        unit_a = normalize(a[part].to(scale.dtype), dim=1)
+        logits = scale * (unit_a @ unit_b.T)
+        if exclude:
+            logits.diagonal(first).fill_(-torch.inf)
+        yield part, unit_a, unit_b, logits
+
+
+def _through_unit(x: Tensor, grad: Tensor) -> Tensor:
+    """Return the gradient of x from that of its unit vectors."""
+    norm = x.to(grad.dtype).norm(dim=1, keepdim=True).clamp(min=1e-12)
+    unit = x / norm
+    return (grad - unit * (unit * grad).sum(1, keepdim=True)) / norm
+
+
 def _fake_ccc(pred: Any, target: Any, mask: Any, pool: bool, reduction: int, eps: float, mixed: bool) -> Any:
     of_group, of_dim = ([] if pool else [pred.shape[0]]), list(pred.shape[2:])
     columns = (1 if pool else pred.shape[0]) * (pred.shape[2] if pred.dim() == 3 else 1)
@@ -230,6 +311,24 @@ def _fake_sup_con(
     return scale.new_empty(()), _fake_gradient(z, for_z), scale.new_empty(())
 
 
+def _fake_log_sums(a: Any, b: Any, scale: Any, exclude: bool, columns: bool, budget: int) -> tuple[Any, Any]:
+    return tuple(a.new_empty((n,), dtype=torch.float64) for n in (len(a), len(b) if columns else 0))
+
+
+def _fake_log_sums_bwd(
+    a: Any,
+    b: Any,
+    scale: Any,
+    row: Any,
+    col: Any,
+    exclude: bool,
+    budget: int,
+    for_a: bool,
+    for_b: bool,
+) -> tuple[Any, ...]:
+    return _fake_gradient(a, for_a), _fake_gradient(b, for_b), scale.new_empty(())
+
+
 #: The ops as functions of their arguments; the result is the loss.
 ccc = Op("_ccc_fwd", _fake_ccc, _setup_ccc, _backward_ccc)
 info_nce = Op("_info_nce", _fake_info_nce, _setup_info_nce, _backward_info_nce)
@@ -242,3 +341,5 @@ def register() -> None:
     for op in (ccc, info_nce, sup_con):
         op.register()
     torch.library.register_fake("affekt::_ccc_bwd", _fake_ccc_bwd)
+    torch.library.register_fake("affekt::_log_sums", _fake_log_sums)
+    torch.library.register_fake("affekt::_log_sums_bwd", _fake_log_sums_bwd)
