@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import tempfile
+import warnings
 import weakref
 from typing import Any
 
@@ -22,13 +24,34 @@ WORLD = 4
 PATIENCE = 60  # seconds; a test that waits longer has hung
 
 
+def processes() -> Any:
+    """Processes that are forked from one which has imported torch, and the compiler with it, as DDP does."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
+    return context
+
+
+def run_program(path: str, rank: int, world: int, port: int, out: Any) -> None:
+    """Run a program as torchrun does; `out` gets what is left of its `loss` and `network`."""
+    # Its environment, without its supervisor.
+    for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", world), ("MASTER_PORT", port)):
+        os.environ[name] = str(value)
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    try:
+        left = runpy.run_path(path, run_name="__main__")
+        parameters = [p.tolist() for p in left["network"].parameters()]
+        out.send((left["loss"].item(), parameters))
+    except Exception as error:
+        out.send(error)
+
+
 class Ranks:
     """`WORLD` processes; groups of fewer are made within."""
 
     def __init__(self) -> None:
-        # One process imports torch, the others are forked from it.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "torch._dynamo"])  # DistributedDataParallel has it
+        context = processes()
         self._folder = tempfile.TemporaryDirectory()
         self._pipes, self._processes = [], []
         for rank in range(WORLD):
@@ -62,6 +85,7 @@ class Ranks:
 def _serve(rank: int, meet: str, pipe: Any) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
+    warnings.simplefilter("error", FutureWarning)
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=WORLD)
     # Not the first ranks of all, so that a rank in a group and in all differ.
     groups = {len(of): dist.new_group(of) for of in ([1], [1, 3], [0, 1, 3])}

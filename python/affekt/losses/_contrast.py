@@ -109,8 +109,9 @@ def shared_rows(
     """
     if ranks is None:
         return [[n] for n in rows]
-    grad = torch.is_grad_enabled()
-    learned = isinstance(temperature, Tensor) and temperature.requires_grad
+    grad, learned = torch.is_grad_enabled(), False
+    if isinstance(temperature, Tensor):
+        learned, temperature = temperature.requires_grad, temperature.item()
     return ranks.agree(
         rows,
         (grad and (of[0].requires_grad or learned), grad and of[-1].requires_grad),

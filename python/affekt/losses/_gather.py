@@ -108,9 +108,9 @@ class Ranks:
             return [x]
         most = max(counts)
         mine = x if len(x) == most else torch.cat([x, x.new_zeros((most - len(x), *x.shape[1:]))])
-        found = x.new_empty((self.size * most, *x.shape[1:]))
-        dist.all_gather_into_tensor(found, mine, self.group)
-        return [part[:count] for part, count in zip(found.split(most), counts, strict=True)]
+        found = list(x.new_empty((self.size, most, *x.shape[1:])))
+        dist.all_gather(found, mine, self.group)
+        return [part[:count] for part, count in zip(found, counts, strict=True)]
 
     def total(self, x: Tensor) -> Tensor:
         """Return the sum over the ranks, the same bits on each."""

@@ -33,7 +33,7 @@ class Acoustic(nn.Module):
 
     >>> mel = Acoustic(LogMel(sample_rate=16000, n_mels=40))
     >>> mel(torch.zeros(2, 16000)).shape
-    torch.Size([2, 98, 40])
+    torch.Size([2, 97, 40])
     """
 
     def __init__(self, features: LogMel | Mfcc) -> None:

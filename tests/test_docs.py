@@ -1,0 +1,89 @@
+"""The programs in docs/kernels.md run as they stand."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import affekt
+from affekt import _core
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "kernels.md"
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+# A fragment within a program of libtorch is not one of its own; the script tests run such a program.
+CPP = [code for language, code in BLOCKS if language == "cpp" and "int main" in code]
+
+
+def title(code: str) -> str:
+    """Its first import of ours."""
+    return next(line for line in code.splitlines() if "affekt" in line)
+
+
+def test_the_page_has_programs():
+    assert len(PYTHON) >= 5
+    assert len(CPP) == 1
+
+
+@pytest.mark.parametrize("code", [c for c in PYTHON if not c.startswith("# torchrun")], ids=title)
+def test_python(code, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    from affekt import ops
+
+    if "torch.jit" in code and ops.library_path() is None:
+        pytest.skip("this build has no torch op library (AFFEKT_TORCH=ON builds it)")
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        exec(compile(code, str(PAGE), "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("code", [c for c in PYTHON if c.startswith("# torchrun")], ids=title)
+def test_program_of_several_processes(code, tmp_path):
+    pytest.importorskip("torch")
+    import ranks
+
+    (tmp_path / "train.py").write_text(code)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = ranks.processes()
+    pipes, programs = [], []
+    for rank in range(2):
+        ours, theirs = context.Pipe()
+        args = str(tmp_path / "train.py"), rank, 2, port, theirs
+        programs.append(context.Process(target=ranks.run_program, args=args, daemon=True))
+        programs[-1].start()
+        pipes.append(ours)
+    try:
+        found = [pipe.recv() if pipe.poll(ranks.PATIENCE) else TimeoutError() for pipe in pipes]
+    finally:
+        for program in programs:
+            program.kill()
+            program.join()
+    for result in found:
+        if isinstance(result, Exception):
+            raise result
+    # One loss, and the same parameters after the step.
+    (loss, parameters), (other_loss, others) = found
+    assert loss == other_loss
+    assert len(parameters) == 2
+    assert parameters == others
+
+
+@pytest.mark.parametrize("code", CPP, ids=title)
+def test_cpp(code, tmp_path):
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    include, library = affekt.get_include(), Path(_core.__file__).parent
+    (tmp_path / "program.cpp").write_text(code)
+    flags = [f"-I{include}", f"-L{library}", "-laffekt", f"-Wl,-rpath,{library}", "-o", "program"]
+    subprocess.run([compiler, "-std=c++20", "program.cpp", *flags], cwd=tmp_path, check=True, timeout=120)
+    ran = subprocess.run([tmp_path / "program"], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout == "97 x 40\n"  # (16000 - 512) // 160 + 1
