@@ -187,6 +187,25 @@ def gathered(
     return gradients(kind, x, temperature, gather=gather, group=group, budget=budget)
 
 
+def with_nan(groups: Any, gather: str, native: bool) -> Any:
+    """The loss of each kind where rank 2 has one NaN, under autocast; then the finite one."""
+    if not native:
+        ops.available = lambda: False
+    _, x = _rows_of(groups, [2] * WORLD, batch(0, 8, 5, torch.float32))
+    x["a"] = x["a"].clone()
+    finite = x["a"][0, 1].item()
+    x["present"][:] = True
+    found = {}
+    for kind in KINDS:
+        x["a"][0, 1] = float("nan") if dist.get_rank() == 2 else finite
+        bad = KINDS[kind](x, 0.3, gather=gather).item()
+        x["a"][0, 1] = finite
+        good = KINDS[kind](x, 0.3, gather=gather).item()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found[kind] = bad, good, KINDS[kind](x, 0.3, gather=gather).item()
+    return found
+
+
 def own_negatives(groups: Any, gather: str, gap: int) -> Any:
     """A queue of each rank's own, of `gap` times its rank rows; one rank wants no gradient."""
     x = batch(0, 8, 5, torch.float64)

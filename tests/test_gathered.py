@@ -3,7 +3,11 @@
 # ruff: noqa: E402
 from __future__ import annotations
 
+import math
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 from torch import distributed as dist
@@ -67,6 +71,41 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(ranks, kind, gather, is
                 if isinstance(part, Exception):
                     raise part
             check(found, kind, batch(1, sum(counts), 5, dtype), temperature, tolerance)
+
+
+@given(
+    kind=st.sampled_from(list(KINDS)),
+    seed=st.integers(0, 10**6),
+    counts=st.sampled_from([1, 2, 3, 4]).flatmap(
+        lambda n: st.lists(st.integers(0, 9), min_size=n, max_size=n).filter(lambda c: sum(c) >= 2)
+    ),
+    dim=st.integers(1, 9),
+    temperature=st.sampled_from([0.02, 0.1, 1.0]),
+    gather=st.sampled_from(GATHERS),
+    budget=st.sampled_from([0, 2**28]),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_split_gives_the_loss_of_the_whole_batch(
+    ranks, kind, seed, counts, dim, temperature, gather, budget
+):
+    args = kind, seed, counts, dim, torch.float64, temperature, gather, ops.library_path() is not None, budget
+    found = ranks.run("gathered", *args)
+    for part in found:
+        if isinstance(part, Exception):
+            raise part
+    check(found, kind, batch(seed, sum(counts), dim, torch.float64), temperature, 1e-10)
+
+
+@pytest.mark.parametrize("gather", GATHERS)
+def test_nan_of_one_rank_shows_on_all_and_autocast_changes_nothing(ranks, gather, is_native):
+    found = ranks.run("with_nan", gather, is_native)
+    for part in found:
+        if isinstance(part, Exception):
+            raise part
+        for kind, (bad, good, under_autocast) in part.items():
+            assert math.isnan(bad), kind
+            assert math.isfinite(good)
+            assert under_autocast == good == found[0][kind][1]
 
 
 def test_ring_and_all_agree_beyond_one_tile_with_no_room(ranks):

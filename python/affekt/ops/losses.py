@@ -198,10 +198,11 @@ def log_sums(
         return found
     row = torch.full((len(a),), -torch.inf, dtype=torch.float64, device=a.device)
     col = torch.full((len(b) if columns else 0,), -torch.inf, dtype=torch.float64, device=a.device)
-    for part, _, _, logits in _blocks(a, b, scale, exclude, budget):
-        row[part] = logits.logsumexp(1).double()
-        if columns:
-            col = torch.logaddexp(col, logits.logsumexp(0).double())
+    with torch.autocast(a.device.type, enabled=False):
+        for part, _, _, logits in _blocks(a, b, scale, exclude, budget):
+            row[part] = logits.logsumexp(1).double()
+            if columns:
+                col = torch.logaddexp(col, logits.logsumexp(0).double())
     return row, col
 
 
@@ -228,13 +229,14 @@ def log_sums_bwd(
         return found
     by_a, by_b = (torch.zeros_like(x, dtype=scale.dtype) for x in (a, b))
     by_scale = torch.zeros((), dtype=torch.float64, device=a.device)
-    for part, unit_a, unit_b, logits in _blocks(a, b, scale, exclude, budget):
-        weight = (logits - row[part, None].to(scale.dtype)).exp()
-        if col is not None:
-            weight += (logits - col.to(scale.dtype)).exp()
-        by_a[part] = weight @ unit_b
-        by_scale += (unit_a * by_a[part]).sum(dtype=torch.float64)
-        by_b += weight.T @ unit_a
+    with torch.autocast(a.device.type, enabled=False):
+        for part, unit_a, unit_b, logits in _blocks(a, b, scale, exclude, budget):
+            weight = (logits - row[part, None].to(scale.dtype)).exp()
+            if col is not None:
+                weight += (logits - col.to(scale.dtype)).exp()
+            by_a[part] = weight @ unit_b
+            by_scale += (unit_a * by_a[part]).sum(dtype=torch.float64)
+            by_b += weight.T @ unit_a
     by = [
         _through_unit(x, scale * grad) if asked else grad.new_empty(0)
         for x, grad, asked in ((a, by_a, for_a), (b, by_b, for_b))
