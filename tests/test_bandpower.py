@@ -369,7 +369,7 @@ def test_infinite_and_overflowing_samples_are_errors(value, at):
         ({"bands": {"odd": (1, np.nan)}}, "bands: 'odd': expected a finite number"),
         ({"total": (10, 10)}, 'bands: "total": expected edges'),
         ({"relative": 1}, "relative: expected True or False"),
-        ({"log": "log2"}, 'log: expected one of None, "db", "ln", "log10"'),
+        ({"log": "log2"}, 'log: expected one of null, "db", "ln", "log10"'),
         ({"floor": 0}, "floor: expected a number from 1.2e-38"),
         ({"integration": "mean"}, "integration: expected one of"),
         ({"taper": np.ones(5)}, "window: expected 256 values"),

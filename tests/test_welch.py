@@ -300,7 +300,7 @@ def test_lists_tensors_and_empty_batches():
         ({"window": np.full(256, np.nan)}, "window: expected finite values"),
         ({"window": np.ones((2, 256))}, "window: expected a name or the values"),
         ({"window": np.tile([1.0, -1.0], 128), "scaling": "spectrum"}, "window: expected a sum other than"),
-        ({"detrend": "quadratic"}, 'detrend: expected one of None, "constant", "linear"'),
+        ({"detrend": "quadratic"}, 'detrend: expected one of null, "constant", "linear"'),
         ({"scaling": "power"}, "scaling: expected one of"),
         ({"average": None}, "average: expected a string, got None"),
         ({"x": np.zeros(255)}, "samples: expected at least n_per_seg = 256 of them, got 255"),

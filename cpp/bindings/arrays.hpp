@@ -121,4 +121,13 @@ std::vector<T*> row_pointers(pybind11::array_t<T>& array, std::size_t rows, std:
   return at;
 }
 
+/// A table of a plan: rows of `columns` values, or one vector where that is 0.
+inline pybind11::array_t<double> table(const std::vector<double>& values, int columns) {
+  if (columns == 0)
+    return pybind11::array_t<double>(static_cast<pybind11::ssize_t>(values.size()), values.data());
+  const auto width = static_cast<pybind11::ssize_t>(columns);
+  return pybind11::array_t<double>({static_cast<pybind11::ssize_t>(values.size()) / width, width},
+                                   values.data());
+}
+
 }  // namespace affekt::bindings

@@ -2,15 +2,12 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <sstream>
 #include <string>
-#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -22,40 +19,6 @@ namespace py = pybind11;
 
 namespace affekt::bindings {
 namespace {
-
-/// The place of `value` among `names` (nullptr stands for None), as an enumeration of that order.
-template <class E>
-E pick(const char* what, const std::optional<std::string>& value, std::initializer_list<const char*> names) {
-  std::ostringstream text;
-  text << what << ": expected one of ";
-  int i = 0;
-  for (const char* name : names) {
-    if (name == nullptr ? !value : value && *value == name) return static_cast<E>(i);
-    const char* quote = name == nullptr ? "" : "\"";
-    text << (i++ ? ", " : "") << quote << (name == nullptr ? "None" : name) << quote;
-  }
-  text << ", got " << (value ? "\"" + *value + "\"" : "None");
-  throw InvalidArgument(text.str());
-}
-
-using Name = std::optional<std::string>;
-
-WelchOptions welch_options(double sample_rate, std::size_t n_per_seg, std::size_t n_overlap,
-                           std::size_t n_fft, const std::string& window, std::vector<double> taper,
-                           const Name& detrend, const std::string& scaling, const std::string& average) {
-  WelchOptions o;
-  o.sample_rate = sample_rate;
-  o.n_per_seg = n_per_seg;
-  o.n_overlap = n_overlap;
-  o.n_fft = n_fft;
-  o.taper = std::move(taper);
-  if (o.taper.empty())
-    o.window = pick<Window>("window", window, {"hann", "hamming", "povey", "blackman", "rectangular"});
-  o.detrend = pick<Detrend>("detrend", detrend, {nullptr, "constant", "linear"});
-  o.scaling = pick<Scaling>("scaling", scaling, {"density", "spectrum"});
-  o.average = pick<Average>("average", average, {"mean", "median"});
-  return o;
-}
 
 /// All rows of a signal as pointers to T; what lies apart in memory or is of another type is copied.
 template <class T>
@@ -236,15 +199,16 @@ void bind_stream(py::module_& m, const char* name) {
 
 void bind_bandpower(py::module_& m) {
   py::class_<Welch>(m, "Welch", "Immutable plan of Welch's method; see affekt.features.")
-      .def(py::init([](double sample_rate, std::size_t n_per_seg, std::size_t n_overlap, std::size_t n_fft,
-                       const std::string& window, std::vector<double> taper, const Name& detrend,
-                       const std::string& scaling, const std::string& average) {
-             return std::make_unique<Welch>(welch_options(sample_rate, n_per_seg, n_overlap, n_fft, window,
-                                                          std::move(taper), detrend, scaling, average));
+      .def(py::init([](const std::string& options) {
+             return std::make_unique<Welch>(WelchOptions::from_json(options));
            }),
-           py::kw_only(), py::arg("sample_rate"), py::arg("n_per_seg"), py::arg("n_overlap"),
-           py::arg("n_fft"), py::arg("window"), py::arg("taper"), py::arg("detrend"), py::arg("scaling"),
-           py::arg("average"))
+           py::arg("options"))
+      .def_property_readonly(
+          "options", [](const Welch& plan) { return plan.options().to_json(); }, "Every option, as JSON.")
+      .def_property_readonly("bins", &Welch::bins, "n_fft // 2 + 1.")
+      .def_property_readonly(
+          "window", [](const Welch& plan) { return table(plan.window(), 0); },
+          "(n_per_seg,), the root of the power's scale in it.")
       .def("segments", &Welch::segments, py::arg("n_samples"), "Whole segments of a signal.")
       .def(
           "compute",
@@ -258,33 +222,27 @@ void bind_bandpower(py::module_& m) {
 
   py::class_<BandPower, std::shared_ptr<BandPower>>(m, "BandPower",
                                                     "Immutable plan of band power; see affekt.features.")
-      .def(py::init([](double sample_rate, std::size_t n_per_seg, std::size_t n_overlap, std::size_t n_fft,
-                       const std::string& window, std::vector<double> taper, const Name& detrend,
-                       const std::string& average, std::size_t win_length, std::size_t hop_length,
-                       const std::vector<std::tuple<std::string, double, double>>& bands,
-                       const std::string& integration, bool relative,
-                       const std::optional<std::pair<double, double>>& total, const Name& log, double floor) {
-             BandPowerOptions o;
-             o.welch = welch_options(sample_rate, n_per_seg, n_overlap, n_fft, window, std::move(taper),
-                                     detrend, "density", average);
-             o.win_length = win_length;
-             o.hop_length = hop_length;
-             o.bands.clear();
-             for (const auto& [name, low, high] : bands) o.bands.push_back({name, low, high});
-             o.integration = pick<Integration>("integration", integration, {"trapezoid", "simpson"});
-             o.relative = relative;
-             if (total) std::tie(o.total_low, o.total_high) = *total;
-             o.log = pick<LogMode>("log", log, {nullptr, "db", "ln", "log10"});
-             o.floor = floor;
-             return std::make_shared<BandPower>(o);
+      .def(py::init([](const std::string& options) {
+             return std::make_shared<BandPower>(BandPowerOptions::from_json(options));
            }),
-           py::kw_only(), py::arg("sample_rate"), py::arg("n_per_seg"), py::arg("n_overlap"),
-           py::arg("n_fft"), py::arg("window"), py::arg("taper"), py::arg("detrend"), py::arg("average"),
-           py::arg("win_length"), py::arg("hop_length"), py::arg("bands"), py::arg("integration"),
-           py::arg("relative"), py::arg("total"), py::arg("log"), py::arg("floor"))
+           py::arg("options"))
+      .def_property_readonly(
+          "options", [](const BandPower& plan) { return plan.options().to_json(); }, "Every option, as JSON.")
+      .def_property_readonly(
+          "window", [](const BandPower& plan) { return table(plan.window(), 0); },
+          "(n_per_seg,), the root of the power's scale in it.")
+      .def_property_readonly(
+          "weights",
+          [](const BandPower& plan) {
+            return table(plan.weights(), static_cast<int>(plan.options().welch.n_fft / 2 + 1));
+          },
+          "(bands, bins) of the integrals; for relative power, those of the total come last.")
       .def_property_readonly(
           "win_length", [](const BandPower& plan) { return plan.options().win_length; },
           "Samples of a window, whole segments.")
+      .def_property_readonly(
+          "hop_length", [](const BandPower& plan) { return plan.options().hop_length; },
+          "Samples between windows.")
       .def("frames", &BandPower::frames, py::arg("n_samples"), "Windows of a signal.")
       .def(
           "compute",

@@ -256,13 +256,6 @@ class Stream {
   mutable std::mutex mutex_;
 };
 
-/// Values in rows of `columns`; 0: one row without a second axis.
-py::array_t<double> table(const std::vector<double>& values, int columns) {
-  if (columns == 0) return py::array_t<double>(static_cast<py::ssize_t>(values.size()), values.data());
-  const auto width = static_cast<py::ssize_t>(columns);
-  return py::array_t<double>({static_cast<py::ssize_t>(values.size()) / width, width}, values.data());
-}
-
 }  // namespace
 
 void bind_frontend(py::module_& m) {

@@ -25,6 +25,13 @@ STABLE_TORCH_LIBRARY(affekt, m) {
   m.def("_acoustic_bwd(Tensor grad, Tensor signal, str options) -> Tensor");
   m.def("_spectrogram_bwd(Tensor grad, Tensor signal, str options) -> Tensor");
   m.def("_stft_bwd(Tensor grad, Tensor signal, str options) -> Tensor");
+  // signal (..., time), options as WelchOptions::to_json -> (..., bins).
+  m.def("welch(Tensor signal, str options) -> Tensor");
+  m.def("_welch_bwd(Tensor grad, Tensor signal, str options) -> Tensor");
+  // signal (..., channels, time), options as BandPowerOptions::to_json -> (..., frames, channels, bands) and
+  // whether a frame of a channel is valid (..., frames, channels), bool.
+  m.def("band_power(Tensor signal, str options) -> (Tensor power, Tensor valid)");
+  m.def("_band_power_bwd(Tensor grad, Tensor valid, Tensor signal, str options) -> Tensor");
   // pred, target (batch, time[, dims]), one dtype; mask bool of that shape; reduction 0 mean, 1 sum, 2 none
   // -> the loss, and the columns (n, 7) float64 that the backward op takes.
   m.def(

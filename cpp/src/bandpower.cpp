@@ -16,6 +16,7 @@
 #include "framing.hpp"
 #include "kernels/scan.hpp"
 #include "kernels/welch.hpp"
+#include "median_bias.hpp"
 #include "parallel.hpp"
 
 namespace affekt {
@@ -216,6 +217,12 @@ std::vector<double> scaled_window(const WelchOptions& o) {
   return w;
 }
 
+/// The same for a two-sided bin once.
+std::vector<double> one_sided(std::vector<double> window) {
+  for (double& v : window) v *= std::sqrt(0.5);
+  return window;
+}
+
 std::size_t whole_segments(const WelchOptions& o, std::size_t n) {
   return n < o.n_per_seg ? 0 : (n - o.n_per_seg) / (o.n_per_seg - o.n_overlap) + 1;
 }
@@ -225,13 +232,15 @@ double median_bias_step(std::size_t n) {
   return n % 2 == 1 ? 1.0 / static_cast<double>(n) - 1.0 / static_cast<double>(n - 1) : 0.0;
 }
 
-/// Expectation of the median of n values of an exponential distribution of mean 1, the even n taken as n - 1
-/// (Allen, Anderson, Brady, Brown, Creighton 2012, eq. B12).
+}  // namespace
+
 double median_bias(std::size_t n) {
   double bias = 1.0;
   for (std::size_t i = 2; i <= n; ++i) bias += median_bias_step(i);
   return bias;
 }
+
+namespace {
 
 /// Weights of the samples of an evenly spaced function, `step` apart, in its integral.
 std::vector<double> integration_weights(Integration rule, std::size_t n, double step) {
@@ -468,6 +477,7 @@ Welch::Welch(const WelchOptions& options) : impl_(std::make_unique<Impl>(options
 Welch::~Welch() = default;
 const WelchOptions& Welch::options() const noexcept { return impl_->o; }
 std::size_t Welch::bins() const noexcept { return impl_->bins; }
+std::vector<double> Welch::window() const { return one_sided(scaled_window(impl_->o)); }
 std::size_t Welch::segments(std::size_t n_samples) const noexcept {
   return whole_segments(impl_->o, n_samples);
 }
@@ -570,8 +580,7 @@ struct BandPlan {
         n_values(o.bands.size() + (o.relative ? 1 : 0)),
         median(o.welch.average == Average::median) {
     o.win_length = sharing.span;
-    for (const PowerBand& band : o.bands) add(band);
-    if (o.relative) add({"total", o.total_low, o.total_high});
+    for (const PowerBand& band : integrals()) add(band);
     if (median) {
       for (std::size_t n = 0; n <= sharing.segments; ++n)
         bias.push_back(n < 2 ? 1.0 : bias.back() + median_bias_step(n));
@@ -582,6 +591,12 @@ struct BandPlan {
   const Spectra<double>& spectra(double) const { return doubles; }
   const BandView<float>* bands(float) const { return float_bands.data(); }
   const BandView<double>* bands(double) const { return double_bands.data(); }
+  /// The bands and, for relative power, the total.
+  std::vector<PowerBand> integrals() const {
+    std::vector<PowerBand> all = o.bands;
+    if (o.relative) all.push_back({"total", o.total_low, o.total_high});
+    return all;
+  }
   /// Values that are kept of each segment.
   std::size_t width() const { return median ? padded_bins(bins) : n_values; }
 
@@ -596,7 +611,8 @@ struct BandPlan {
            static_cast<double>(o.win_length));
   }
 
-  void add(const PowerBand& band) {
+  /// First bin and weights of the integral of a one-sided spectrum.
+  std::pair<std::size_t, std::vector<double>> integral(const PowerBand& band) const {
     const double rate = o.welch.sample_rate, step = rate / static_cast<double>(o.welch.n_fft);
     const std::string name = "bands: " + (band.name.empty() ? "a band" : '"' + band.name + '"');
     std::ostringstream edges;
@@ -615,10 +631,14 @@ struct BandPlan {
                << " Hz apart (longer segments or n_fft help)";
       throw InvalidArgument(name + ": expected " + expected.str() + ", got " + edges.str());
     }
-    std::vector<double> w = integration_weights(o.integration, last - first + 1, step);
+    return {first, integration_weights(o.integration, last - first + 1, step)};
+  }
+
+  void add(const PowerBand& band) {
+    auto [first, w] = integral(band);
     // The bins at 0 and half the sample rate stand for themselves alone.
     if (first == 0) w.front() *= 0.5;
-    if (o.welch.n_fft % 2 == 0 && last == bins - 1) w.back() *= 0.5;
+    if (o.welch.n_fft % 2 == 0 && first + w.size() == bins) w.back() *= 0.5;
     if (!median) {
       floats.add_band(first, w);
       doubles.add_band(first, w);
@@ -834,6 +854,17 @@ BandPower::BandPower(const BandPowerOptions& options) : impl_(std::make_unique<I
 BandPower::~BandPower() = default;
 const BandPowerOptions& BandPower::options() const noexcept { return impl_->o; }
 std::size_t BandPower::bands() const noexcept { return impl_->o.bands.size(); }
+std::vector<double> BandPower::window() const { return one_sided(scaled_window(impl_->o.welch)); }
+std::vector<double> BandPower::weights() const {
+  std::vector<double> all(impl_->n_values * impl_->bins, 0.0);
+  auto row = all.begin();
+  for (const PowerBand& band : impl_->integrals()) {
+    const auto [first, w] = impl_->integral(band);
+    std::copy(w.begin(), w.end(), row + static_cast<std::ptrdiff_t>(first));
+    row += static_cast<std::ptrdiff_t>(impl_->bins);
+  }
+  return all;
+}
 std::size_t BandPower::frames(std::size_t n_samples) const noexcept {
   return impl_->sharing.frames(n_samples);
 }

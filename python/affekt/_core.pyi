@@ -38,43 +38,26 @@ class FilterStream(metaclass=_BindingType):
     def reset(self) -> None: ...
 
 class Welch(metaclass=_BindingType):
-    def __init__(
-        self,
-        *,
-        sample_rate: float,
-        n_per_seg: int,
-        n_overlap: int,
-        n_fft: int,
-        window: str,
-        taper: Sequence[float],
-        detrend: str | None,
-        scaling: str,
-        average: str,
-    ) -> None: ...
+    def __init__(self, options: str) -> None: ...
+    @property
+    def options(self) -> str: ...
+    @property
+    def bins(self) -> int: ...
+    @property
+    def window(self) -> NDArray[np.float64]: ...
     def segments(self, n_samples: int) -> int: ...
     def compute(self, samples: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.uint32]]: ...
 
 class BandPower(metaclass=_BindingType):
-    def __init__(
-        self,
-        *,
-        sample_rate: float,
-        n_per_seg: int,
-        n_overlap: int,
-        n_fft: int,
-        window: str,
-        taper: Sequence[float],
-        detrend: str | None,
-        average: str,
-        win_length: int,
-        hop_length: int,
-        bands: Sequence[tuple[str, float, float]],
-        integration: str,
-        relative: bool,
-        total: tuple[float, float] | None,
-        log: str | None,
-        floor: float,
-    ) -> None: ...
+    def __init__(self, options: str) -> None: ...
+    @property
+    def options(self) -> str: ...
+    @property
+    def window(self) -> NDArray[np.float64]: ...
+    @property
+    def weights(self) -> NDArray[np.float64]: ...
+    @property
+    def hop_length(self) -> int: ...
     @property
     def win_length(self) -> int: ...
     def frames(self, n_samples: int) -> int: ...

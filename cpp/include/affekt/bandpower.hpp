@@ -39,6 +39,12 @@ struct AFFEKT_API WelchOptions {
   Scaling scaling = Scaling::density;   ///< unit^2/Hz, or unit^2
   Average average = Average::mean;  ///< over segments; the median is divided by its bias for an exponential
                                     ///< distribution
+
+  /// JSON object with every field; `window` is a name or the values of `taper`.
+  std::string to_json() const;
+  /// Fields that are absent keep their default; n_overlap, absent or null, is half of n_per_seg, and n_fft is
+  /// n_per_seg. Throws InvalidArgument at unknown fields, types or names.
+  static WelchOptions from_json(const std::string& text);
 };
 
 /// Immutable plan of Welch's method; one-sided. Share it freely between threads.
@@ -60,6 +66,8 @@ class AFFEKT_API Welch {
   std::size_t bins() const noexcept;
   /// Whole segments of a signal.
   std::size_t segments(std::size_t n_samples) const noexcept;
+  /// The window, n_per_seg values, with the scale in it: P[k] = c mean_m |sum_i window[i] d_m[i] ...|^2.
+  std::vector<double> window() const;
 
   /// `rows` signals of n samples, at x[r] -> out, (rows, bins()) row-major, and the number of segments that
   /// each row used; a row without any is NaN. Threads share the rows. Throws InvalidArgument at an unusable
@@ -91,6 +99,14 @@ struct AFFEKT_API BandPowerOptions {
   double total_high = -1;                            ///< Hz; negative: half the sample rate
   LogMode log = LogMode::none;                       ///< db: 10 log10
   double floor = 1e-30;                              ///< smallest value that enters a logarithm
+
+  /// JSON object with every field: lengths `window`, `hop` and `segment` in seconds, `overlap` as a fraction
+  /// of a segment, `taper` a name or values, `bands` as [name, low, high], `total` as [low, high] or null.
+  std::string to_json() const;
+  /// Lengths are rounded to whole samples. Fields that are absent keep their default: 2 s, 0.25 s, 1 s and
+  /// half; n_fft, absent or null, is a segment. Throws InvalidArgument at unknown fields, types, names, or
+  /// lengths.
+  static BandPowerOptions from_json(const std::string& text);
 };
 
 template <class T>
@@ -108,6 +124,10 @@ class AFFEKT_API BandPower {
   /// With win_length shortened and every default filled in.
   const BandPowerOptions& options() const noexcept;
   std::size_t bands() const noexcept;
+  /// `Welch::window`, and the integrals: value b is the sum over k of weights()[b * bins + k] P[k], the
+  /// bands first, then, for relative power, the total.
+  std::vector<double> window() const;
+  std::vector<double> weights() const;
   /// Windows of a signal; frame f is about samples f hop_length ... f hop_length + win_length - 1.
   std::size_t frames(std::size_t n_samples) const noexcept;
   /// Index of the first sample that is infinite or too large; `n` if there is none.

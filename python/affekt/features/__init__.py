@@ -6,7 +6,7 @@ Everything here runs in the C++ core and needs NumPy only.
 from __future__ import annotations
 
 from affekt.features._acoustic import FeatureStream, LogMel, Mfcc, PowerSpectrogram, Stft
-from affekt.features._bandpower import BANDS, BandPower, BandPowerStream, BandRows, welch
+from affekt.features._bandpower import BANDS, BandPower, BandPowerStream, BandRows, Welch, welch
 from affekt.features._filter import Filter, FilterStream, average_reference
 from affekt.features._resampler import Resampler, ResamplerStream, resample
 
@@ -24,6 +24,7 @@ __all__ = [
     "Resampler",
     "ResamplerStream",
     "Stft",
+    "Welch",
     "average_reference",
     "resample",
     "welch",

@@ -7,15 +7,17 @@ import math
 import numbers
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from affekt import _core
 from affekt.errors import InputError
-from affekt.features._signals import as_numpy, like
+from affekt.features._signals import as_numpy, by_op, like
 
-__all__ = ["BANDS", "BandPower", "BandPowerStream", "BandRows", "welch"]
+__all__ = ["BANDS", "BandPower", "BandPowerStream", "BandRows", "Welch", "welch"]
+
+_Self = TypeVar("_Self", bound="_Planned")
 
 #: Edges in Hz of the bands that `BandPower` knows by name.
 BANDS: dict[str, tuple[float, float]] = {
@@ -39,18 +41,46 @@ class BandRows(NamedTuple):
     valid: Any
 
 
-def welch(
-    x: Any,
-    sample_rate: float,
-    *,
-    window: str | Any = "hann",
-    n_per_seg: int = 256,
-    n_overlap: int | None = None,
-    n_fft: int | None = None,
-    detrend: str | None = "constant",
-    scaling: str = "density",
-    average: str = "mean",
-) -> tuple[np.ndarray, Any]:
+class _Planned:
+    """What plans share: the options, as text and as a dictionary, and everything that follows from them."""
+
+    _text: str
+
+    @classmethod
+    def from_options(cls: type[_Self], options: Mapping[str, Any]) -> _Self:
+        """Build from the dictionary that `options` gave, for instance out of a model card.
+
+        Raises
+        ------
+        InputError : an option is unknown or out of its range.
+        """
+        unknown = sorted(set(options) - set(cls.__init__.__kwdefaults__ or ()) - {"sample_rate"})
+        if unknown:
+            raise InputError(f"options: expected those of {cls.__name__}, got {unknown[0]!r}")
+        known = dict(options)
+        if "bands" in known:
+            known["bands"] = _Edges((name, low, high) for name, low, high in known["bands"])
+        return cls(**known)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option with its default filled in, as plain values that JSON can hold (a copy).
+
+        Lengths are as they were rounded.
+        """
+        return dict(json.loads(self._text))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_options, (self.options,)
+
+
+class Welch(_Planned):
     r"""Power spectral density by Welch's method, one-sided.
 
     .. math::
@@ -62,9 +92,6 @@ def welch(
 
     Parameters
     ----------
-    x : array (..., time), NumPy array, torch CPU tensor or nested list; float32, float64 or int16
-        Signals in any unit; int16 is taken as it is. A sample that is NaN is missing: the segments of that
-        signal that hold it are left out.
     sample_rate : Hz.
     window : ``"hann"``, ``"hamming"``, ``"povey"``, ``"blackman"`` or ``"rectangular"`` (periodic), or
         `n_per_seg` values such as ``scipy.signal.get_window`` gives.
@@ -78,16 +105,9 @@ def welch(
         :math:`f_s \sum_i w_i^2`.
     average : ``"mean"``, or ``"median"``: divided by its bias for an exponential distribution, as in SciPy.
 
-    Returns
-    -------
-    frequencies : (n_fft // 2 + 1,) float64, in Hz.
-    psd : (..., n_fft // 2 + 1), of the library that `x` came from; float64 for float64 input, computed in
-        float64, and float32 otherwise. A signal without a segment free of NaN gives a row of NaN.
-
     Raises
     ------
-    InputError : an option is out of its range; fewer than `n_per_seg` samples; another dtype; a sample that
-        is infinite or so large that its power could overflow.
+    InputError : an option is out of its range; the message names it, the expectation and the value.
 
     Notes
     -----
@@ -106,33 +126,126 @@ def welch(
     Examples
     --------
     >>> import numpy as np
+    >>> from affekt.features import Welch
+    >>> t = np.arange(2560) / 256
+    >>> spectra = Welch(sample_rate=256)
+    >>> float(spectra.frequencies[spectra(np.sin(2 * np.pi * 10 * t)).argmax()])
+    10.0
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: float,
+        window: str | Any = "hann",
+        n_per_seg: int = 256,
+        n_overlap: int | None = None,
+        n_fft: int | None = None,
+        detrend: str | None = "constant",
+        scaling: str = "density",
+        average: str = "mean",
+    ) -> None:
+        options = {
+            "sample_rate": _number("sample_rate", sample_rate),
+            "window": _window("window", window),
+            "n_per_seg": _whole("n_per_seg", n_per_seg),
+            "n_overlap": None if n_overlap is None else _whole("n_overlap", n_overlap),
+            "n_fft": None if n_fft is None else _whole("n_fft", n_fft),
+            "detrend": _name("detrend", detrend),
+            "scaling": _text("scaling", scaling),
+            "average": _text("average", average),
+        }
+        self._plan = _core.Welch(json.dumps(options))
+        self._text = self._plan.options
+
+    @property
+    def frequencies(self) -> np.ndarray:
+        """Frequencies of the bins in Hz, (n_fft // 2 + 1,) float64."""
+        o = self.options
+        return np.arange(self._plan.bins) * (o["sample_rate"] / o["n_fft"])
+
+    def __call__(self, samples: Any) -> Any:
+        """Signals -> spectra.
+
+        Parameters
+        ----------
+        samples : array (..., time), NumPy array, torch tensor or nested list; float32, float64 or int16
+            Signals in any unit; int16 is taken as it is. A sample that is NaN is missing: the segments of
+            that signal that hold it are left out. A torch tensor that requires a gradient, lies on another
+            device or is being traced goes through ``torch.ops.affekt.welch``, or plain torch where there is
+            none, and passes gradients back: none to segments with a missing sample; through a median, to
+            the one or two segments in the middle of each bin.
+
+        Returns
+        -------
+        psd : (..., n_fft // 2 + 1), of the library that `samples` came from
+            float64 for float64 input, computed in float64, and float32 otherwise. A signal without a segment
+            free of NaN gives a row of NaN.
+
+        Raises
+        ------
+        InputError : fewer than `n_per_seg` samples; another dtype; a sample that is infinite or so large that
+            its power could overflow.
+        """
+        found = by_op("welch", samples, self._text, audio=False)
+        return like(samples, self._plan.compute(as_numpy(samples))[0]) if found is None else found
+
+    def __repr__(self) -> str:
+        shown = [f"{k}={v!r}" for k, v in self.options.items() if not isinstance(v, list)]
+        return f"Welch({', '.join(shown)})"
+
+
+def welch(
+    x: Any,
+    sample_rate: float,
+    *,
+    window: str | Any = "hann",
+    n_per_seg: int = 256,
+    n_overlap: int | None = None,
+    n_fft: int | None = None,
+    detrend: str | None = "constant",
+    scaling: str = "density",
+    average: str = "mean",
+) -> tuple[np.ndarray, Any]:
+    """One call of `Welch`, as ``scipy.signal.welch`` has it.
+
+    Parameters
+    ----------
+    x : array (..., time), as for `Welch`.
+    sample_rate, window, n_per_seg, n_overlap, n_fft, detrend, scaling, average : as in `Welch`.
+
+    Returns
+    -------
+    frequencies : (n_fft // 2 + 1,) float64, in Hz.
+    psd : (..., n_fft // 2 + 1), as `Welch` gives it.
+
+    Raises
+    ------
+    InputError : as in `Welch`, for the options and for `x`.
+
+    Examples
+    --------
+    >>> import numpy as np
     >>> from affekt.features import welch
     >>> t = np.arange(2560) / 256
     >>> frequencies, psd = welch(np.sin(2 * np.pi * 10 * t), 256)
     >>> float(frequencies[psd.argmax()])
     10.0
     """
-    n_per_seg = _whole("n_per_seg", n_per_seg)
-    n_overlap = n_per_seg // 2 if n_overlap is None else _whole("n_overlap", n_overlap)
-    n_fft = n_per_seg if n_fft is None else _whole("n_fft", n_fft)
-    rate = _number("sample_rate", sample_rate)
-    name, taper = _window(window)
-    plan = _core.Welch(
-        sample_rate=rate,
+    spectra = Welch(
+        sample_rate=sample_rate,
+        window=window,
         n_per_seg=n_per_seg,
         n_overlap=n_overlap,
         n_fft=n_fft,
-        window=name,
-        taper=taper,
-        detrend=_name("detrend", detrend),
-        scaling=_text("scaling", scaling),
-        average=_text("average", average),
+        detrend=detrend,
+        scaling=scaling,
+        average=average,
     )
-    psd, _ = plan.compute(as_numpy(x))
-    return np.arange(n_fft // 2 + 1) * (rate / n_fft), like(x, psd)
+    return spectra.frequencies, spectra(x)
 
 
-class BandPower:
+class BandPower(_Planned):
     r"""EEG band power in sliding windows, offline and live.
 
     The power spectrum :math:`P_f` of a window is that of Welch's method (`welch`) over the segments inside
@@ -222,92 +335,35 @@ class BandPower:
         log: str | None = None,
         floor: float = 1e-30,
     ) -> None:
-        rate = _number("sample_rate", sample_rate)
-        if not 0 < rate <= 1e9:
-            raise InputError(
-                f"sample_rate: expected a positive number of Hz, at most 1e9, got {sample_rate!r}"
-            )
-        samples = {
-            name: _samples(name, value, rate)
-            for name, value in (("window", window), ("hop", hop), ("segment", segment))
-        }
-        share = _number("overlap", overlap)
-        if not 0 <= share < 1:
-            raise InputError(f"overlap: expected a fraction from 0 to less than 1, got {overlap!r}")
-        if samples["window"] < samples["segment"]:
-            raise InputError(
-                f"window: expected no less than a segment, which is {segment!r} s, got {window!r} s"
-            )
         if not isinstance(relative, (bool, np.bool_)):
             raise InputError(f"relative: expected True or False, got {relative!r}")
-        name, values = _window(taper, "taper")
-        self._bands = _edges(bands)
-        self._rate = rate
-        self._hop = samples["hop"]
-        self._n_fft = samples["segment"] if n_fft is None else _whole("n_fft", n_fft)
-        self._options: dict[str, Any] = {
-            "sample_rate": rate,
-            "bands": [list(band) for band in self._bands],
-            "window": samples["window"] / rate,
-            "hop": samples["hop"] / rate,
-            "segment": samples["segment"] / rate,
-            "overlap": share,
-            "n_fft": self._n_fft,
-            "taper": values or name,
+        options = {
+            "sample_rate": _number("sample_rate", sample_rate),
+            "bands": _edges(bands),
+            "window": _number("window", window),
+            "hop": _number("hop", hop),
+            "segment": _number("segment", segment),
+            "overlap": _number("overlap", overlap),
+            "n_fft": None if n_fft is None else _whole("n_fft", n_fft),
+            "taper": _window("taper", taper),
             "detrend": _name("detrend", detrend),
             "average": _text("average", average),
             "integration": _text("integration", integration),
             "relative": bool(relative),
-            "total": None if total is None else list(_pair("total", total)),
+            "total": None if total is None else _pair("total", total),
             "log": _name("log", log),
             "floor": _number("floor", floor),
         }
-        o = self._options
-        self._plan = _core.BandPower(
-            sample_rate=rate,
-            n_per_seg=samples["segment"],
-            n_overlap=min(round(share * samples["segment"]), samples["segment"] - 1),
-            n_fft=self._n_fft,
-            window=name,
-            taper=values,
-            detrend=o["detrend"],
-            average=o["average"],
-            win_length=samples["window"],
-            hop_length=samples["hop"],
-            bands=self._bands,
-            integration=o["integration"],
-            relative=o["relative"],
-            total=o["total"] and tuple(o["total"]),
-            log=o["log"],
-            floor=o["floor"],
-        )
-        o["window"] = self._plan.win_length / rate
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> BandPower:
-        """Build from the dictionary that `options` gave, for instance out of a model card.
-
-        Raises
-        ------
-        InputError : an option is unknown or out of its range.
-        """
-        unknown = sorted(set(options) - set(_OPTIONS))
-        if unknown:
-            raise InputError(f"options: expected those of BandPower, got {unknown[0]!r}")
-        known = dict(options)
-        if "bands" in known:
-            known["bands"] = _Edges((name, low, high) for name, low, high in known["bands"])
-        return cls(**known)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Every option as a plain value that JSON can hold (a copy); lengths as they were rounded."""
-        return json.loads(json.dumps(self._options))
+        self._plan = _core.BandPower(json.dumps(options))
+        self._text = self._plan.options
+        kept = self.options
+        self._bands = [name for name, _, _ in kept["bands"]]
+        self._rate: float = kept["sample_rate"]
 
     @property
     def bands(self) -> list[str]:
         """Names of the bands, in the order of the last axis."""
-        return [name for name, _, _ in self._bands]
+        return list(self._bands)
 
     @property
     def sample_rate(self) -> float:
@@ -317,7 +373,7 @@ class BandPower:
     @property
     def hop(self) -> float:
         """Time between frames, in seconds."""
-        return self._hop / self._rate
+        return float(self._plan.hop_length) / self._rate
 
     @property
     def latency(self) -> float:
@@ -334,7 +390,7 @@ class BandPower:
 
         The first sample of the signal is at time 0.
         """
-        last = np.arange(frames, dtype=np.int64) * self._hop + (self._plan.win_length - 1)
+        last = np.arange(frames, dtype=np.int64) * self._plan.hop_length + (self._plan.win_length - 1)
         return last / self._rate
 
     def __call__(self, samples: Any) -> BandRows:
@@ -342,9 +398,12 @@ class BandPower:
 
         Parameters
         ----------
-        samples : array (..., channels, time), NumPy array, torch CPU tensor or nested list; float32, float64
+        samples : array (..., channels, time), NumPy array, torch tensor or nested list; float32, float64
             or int16, which is taken as it is. NaN where a sample is missing. Channels are independent of
-            each other.
+            each other. A torch tensor that requires a gradient, lies on another device or is being traced
+            goes through ``torch.ops.affekt.band_power``, or plain torch where there is none, and passes
+            gradients back: none from frames that are not valid, values below `floor` and to segments with
+            a missing sample; through a median, to the one or two segments in the middle of each bin.
 
         Returns
         -------
@@ -358,6 +417,9 @@ class BandPower:
         InputError : another dtype, fewer than 2 dimensions, a sample that is infinite or so large that its
             power could overflow.
         """
+        found = by_op("band_power", samples, self._text, audio=False)
+        if found is not None:
+            return BandRows(*found)
         power, valid = self._plan.compute(as_numpy(samples))
         return BandRows(like(samples, power), like(samples, valid))
 
@@ -376,19 +438,10 @@ class BandPower:
         return BandPowerStream(self, channels, dtype=dtype, capacity=capacity)
 
     def __repr__(self) -> str:
-        o = self._options
+        o = self.options
         shown = [f"sample_rate={self._rate:g}", f"bands={self.bands}"]
         shown += [f"{k}={v!r}" for k, v in o.items() if k not in ("sample_rate", "bands", "taper")]
         return f"BandPower({', '.join(shown)})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BandPower) and self._options == other._options
-
-    def __hash__(self) -> int:
-        return hash(json.dumps(self._options, sort_keys=True))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return BandPower.from_options, (self._options,)
 
 
 class BandPowerStream:
@@ -453,9 +506,6 @@ class _Edges(list[tuple[str, float, float]]):
     """Bands that are complete already: (name, low, high)."""
 
 
-_OPTIONS = frozenset(BandPower.__init__.__kwdefaults__ or ()) | {"sample_rate"}
-
-
 def _whole(name: str, value: Any) -> int:
     try:
         n = operator.index(value)
@@ -473,15 +523,6 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
-def _samples(name: str, seconds: Any, rate: float) -> int:
-    length = _number(name, seconds) * rate
-    if not 0.5 < length <= 2**32:
-        raise InputError(
-            f"{name}: expected seconds that are 1 to 4294967296 samples at {rate:g} Hz, got {seconds!r}"
-        )
-    return max(1, round(length))
-
-
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise InputError(f"{name}: expected a string, got {value!r}")
@@ -492,17 +533,19 @@ def _name(name: str, value: Any) -> str | None:
     return None if value is None else _text(name, value)
 
 
-def _window(window: Any, name: str = "window") -> tuple[str, list[float]]:
+def _window(name: str, window: Any) -> str | list[float]:
     """Return the name of a window function, or its values."""
     if isinstance(window, str):
-        return window, []
+        return window
     try:
         values = np.asarray(window, dtype=np.float64)
     except (TypeError, ValueError):
         values = np.empty((0, 0))
     if values.ndim != 1 or values.size == 0:
         raise InputError(f"{name}: expected a name or the values of a segment's window, got {window!r}")
-    return "", values.tolist()
+    if not np.isfinite(values).all():
+        raise InputError(f"{name}: expected finite values, got {values[~np.isfinite(values)][0]}")
+    return list(values.tolist())
 
 
 def _pair(name: str, value: Any) -> tuple[float, float]:

@@ -32,10 +32,12 @@ def like(samples: Any, result: np.ndarray) -> Any:
     return sys.modules["torch"].from_numpy(result) if _is_tensor(samples) else result
 
 
-def by_op(op: str, samples: Any, options: str) -> Any:
+def by_op(op: str, samples: Any, options: str, *, audio: bool = True) -> Any:
     """Result of the torch op of this name; None where `samples` need none: arrays, and plain CPU tensors.
 
-    An op runs where a tensor wants its gradient, lies on another device, or is being traced.
+    An op runs where a tensor wants its gradient, lies on another device, or is being traced. `audio`: int16
+    is taken as ``x / 32768`` and a NaN is an error; otherwise int16 is taken as it is, and NaN is a missing
+    sample.
 
     Raises
     ------
@@ -48,18 +50,19 @@ def by_op(op: str, samples: Any, options: str) -> Any:
     if not (samples.requires_grad or samples.device.type != "cpu" or traced):
         return None
     if samples.dtype == torch.int16:
-        samples = samples.float() / 32768
+        samples = samples.float() / 32768 if audio else samples.float()
     elif samples.dtype not in (torch.float32, torch.float64):
         raise InputError(f"samples: expected dtype float32, float64 or int16, got {samples.dtype}")
     if samples.dim() == 0:
         raise InputError("samples: expected an array of shape (..., time), got 0 dimensions")
     if not ops.native(samples):
-        from affekt.ops import acoustic
+        from affekt.ops import acoustic, bandpower
 
-        if samples.is_cpu and not traced and not samples.isfinite().all():
-            at = int((~samples.detach().isfinite()).reshape(-1).int().argmax()) % samples.shape[-1]
+        usable = samples.isfinite() if audio else ~samples.isinf()
+        if samples.is_cpu and not traced and not usable.all():
+            at = int((~usable).reshape(-1).int().argmax()) % samples.shape[-1]
             raise InputError(f"samples: expected finite values, got one that is not at index {at}")
-        return acoustic.REFERENCES[op](samples, options)
+        return (acoustic.REFERENCES | bandpower.REFERENCES)[op](samples, options)
     try:
         return getattr(torch.ops.affekt, op)(samples, options)
     except RuntimeError as error:

@@ -47,9 +47,9 @@ def load_library() -> None:
     except OSError as error:
         raise AffektError(f"torch {torch.__version__} cannot load {path}: {error}") from error
 
-    from affekt.ops import acoustic, losses, tcn
+    from affekt.ops import acoustic, bandpower, losses, tcn
 
-    for part in (acoustic, losses, tcn):
+    for part in (acoustic, bandpower, losses, tcn):
         part.register()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
 
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from affekt import _core
 from affekt.errors import InputError
-from affekt.ops import gradient_of
+from affekt.ops import _signals
+from affekt.ops._signals import Reference, exact
 
 __all__ = ["REFERENCES", "register"]
 
@@ -191,23 +191,10 @@ def _with_deltas(x: Tensor, o: dict[str, Any]) -> Tensor:
     return torch.cat(parts, -1)
 
 
-def _exact(function: Callable[[Tensor, str], Tensor]) -> Callable[[Tensor, str], Tensor]:
-    """Without autocast, which would take the products in half precision."""
-
-    def run(signal: Tensor, options: str) -> Tensor:
-        device = signal.device.type
-        if not torch.amp.is_autocast_available(device):
-            return function(signal, options)
-        with torch.autocast(device, enabled=False):
-            return function(signal, options)
-
-    return run
-
-
-REFERENCES: dict[str, Callable[[Tensor, str], Tensor]] = {
-    "acoustic": _exact(acoustic),
-    "spectrogram": _exact(spectrogram),
-    "stft": _exact(stft),
+REFERENCES: dict[str, Reference] = {
+    "acoustic": exact(acoustic),
+    "spectrogram": exact(spectrogram),
+    "stft": exact(stft),
 }
 
 
@@ -215,39 +202,14 @@ REFERENCES: dict[str, Callable[[Tensor, str], Tensor]] = {
 def register() -> None:
     """Give the ops of `REFERENCES` their shapes, gradients, and rules of vmap and autocast."""
     for name, reference in REFERENCES.items():
-        _register(name, reference)
+        _signals.register(name, reference, _fake(name))
 
 
-def _register(name: str, reference: Callable[[Tensor, str], Tensor]) -> None:
-    op = getattr(torch.ops.affekt, name).default
-    gradient = getattr(torch.ops.affekt, f"_{name}_bwd").default
-
+def _fake(name: str) -> Reference:
     def fake(signal: Tensor, options: str) -> Tensor:
         made, o = _plan(options)
         columns = made.features if name == "acoustic" else o["n_fft"] // 2 + 1
         dtype = signal.dtype.to_complex() if name == "stft" else signal.dtype
         return signal.new_empty((*signal.shape[:-1], _rows(signal.shape[-1], o), columns), dtype=dtype)
 
-    def setup(ctx: Any, inputs: Any, output: Any) -> None:
-        signal, ctx.options = inputs
-        ctx.save_for_backward(signal)
-
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, None]:
-        (signal,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody differentiates the gradient
-            return gradient_of(lambda x: reference(x, ctx.options), (signal,), (True,), grad)[0], None
-        if grad.is_complex():
-            grad = torch.view_as_real(grad.resolve_conj())
-        return gradient(grad, signal, ctx.options), None
-
-    def batched(info: Any, in_dims: Any, signal: Tensor, options: str) -> tuple[Tensor, int]:
-        return op(signal.movedim(in_dims[0], 0), options), 0
-
-    torch.library.register_fake(f"affekt::{name}", fake)
-    torch.library.register_fake(
-        f"affekt::_{name}_bwd", lambda grad, signal, options: torch.empty_like(signal.contiguous())
-    )
-    torch.library.register_autograd(f"affekt::{name}", backward, setup_context=setup)
-    torch.library.register_vmap(f"affekt::{name}", batched)
-    for device in ("cpu", "cuda"):
-        torch.library.register_autocast(f"affekt::{name}", device, torch.float32)
+    return fake
