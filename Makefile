@@ -238,8 +238,9 @@ check-symbols: dev
 # `make test`, on the CPU (kernels/emulate). Without an nvcc of the machine, PyPI's is installed beside the build.
 CUDA := build/check-cuda
 NVCC ?= $(or $(CUDACXX),$(shell command -v nvcc))
+NVRTC_WHEEL := 'nvidia-cuda-nvrtc==13.0.*'
 NVCC_WHEELS := $(foreach part,cuda-nvcc cuda-crt cuda-runtime nvvm,'nvidia-$(part)==13.0.*')
-check-cuda: $(VENV)/.stamp-dev
+check-cuda: dev
 	@nvcc="$(NVCC)"; if [ -z "$$nvcc" ]; then \
 	  $(BIN)/python -m pip install -qq --upgrade --target $(CUDA)/nvcc $(NVCC_WHEELS) || true; \
 	  nvcc=$$(find "$(ROOT)/$(CUDA)/nvcc" -path '*/bin/nvcc' 2>/dev/null || true); \
@@ -250,6 +251,10 @@ check-cuda: $(VENV)/.stamp-dev
 	  -DCMAKE_CUDA_COMPILER="$$nvcc" -DAFFEKT_WERROR=ON -DAFFEKT_PYTHON=OFF -DAFFEKT_TORCH=ON -DAFFEKT_CUDA=ON \
 	  -S . -B $(CUDA)/build && \
 	$(BIN)/cmake --build $(CUDA)/build --target affekt_cuda_objects && echo "compiled with $$nvcc"
+	@$(BIN)/python -m pip install -qq --upgrade --target $(CUDA)/nvrtc $(NVRTC_WHEEL) || true
+	@nvrtc=$$(find "$(ROOT)/$(CUDA)/nvrtc" -name 'libnvrtc.so*' 2>/dev/null | head -n 1); \
+	if [ -z "$$nvrtc" ]; then echo "check-cuda: NOT COMPILED at run time: no NVRTC from PyPI"; exit 0; fi; \
+	$(TEST_ENV) $(BIN)/python scripts/nvrtc_check.py "$$nvrtc"
 
 check-aarch64: $(VENV)/.stamp-dev
 	@$(call need,aarch64-linux-gnu-g++,g++-aarch64-linux-gnu)

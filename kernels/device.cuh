@@ -42,8 +42,17 @@ AFFEKT_DEVICE float fused(float a, float b, float c) { return fmaf(a, b, c); }
 AFFEKT_DEVICE double fused(double a, double b, double c) { return fma(a, b, c); }
 AFFEKT_DEVICE float exponential(float x) { return expf(x); }
 AFFEKT_DEVICE double exponential(double x) { return exp(x); }
+AFFEKT_DEVICE float logarithm(float x) { return logf(x); }
 AFFEKT_DEVICE double logarithm(double x) { return log(x); }
+AFFEKT_DEVICE float root(float x) { return sqrtf(x); }
 AFFEKT_DEVICE double root(double x) { return sqrt(x); }
+AFFEKT_DEVICE float power_of(float x, float exponent) { return powf(x, exponent); }
+AFFEKT_DEVICE double power_of(double x, double exponent) { return pow(x, exponent); }
+
+template <class T>
+AFFEKT_DEVICE T infinity() {
+  return static_cast<T>(__longlong_as_double(0x7ff0000000000000));
+}
 
 /// 2^x, of a relative error of some 2^-22.
 AFFEKT_DEVICE float fast_exp2(float x) {
@@ -120,6 +129,21 @@ AFFEKT_MULTIPLY_ADD(Half, "m16n8k16", "f16")
 AFFEKT_MULTIPLY_ADD(float, "m16n8k8", "tf32")
 #undef AFFEKT_MULTIPLY_ADD
 
+/// Blocks that a multiprocessor is to hold at least: `resident` of a kernel that would take more registers
+/// than it gains from.
+template <class Kernel>
+constexpr int resident_of() {
+  if constexpr (requires { Kernel::resident; }) return Kernel::resident;
+  return 1;
+}
+
+/// What is started on the GPU.
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::threads, resident_of<Kernel>())
+    entry(const __grid_constant__ Kernel kernel) {
+  kernel();
+}
+
 }  // namespace affekt::gpu
 
 #endif
@@ -155,9 +179,10 @@ AFFEKT_BOTH constexpr T most(T a, T b) {
 }
 AFFEKT_BOTH constexpr Wide ceil_div(Wide a, Wide b) { return (a + b - 1) / b; }
 
+/// 1 for NaN, else 0.
 template <class T>
-AFFEKT_DEVICE T infinity() {
-  return static_cast<T>(__builtin_huge_val());
+AFFEKT_DEVICE T is_missing(T x) {
+  return x != x ? T(1) : T(0);
 }
 
 }  // namespace affekt::gpu

@@ -1,8 +1,16 @@
-// Starts a kernel of this folder (see device.cuh), on a GPU or, with AFFEKT_EMULATE, on the CPU.
+// Starts a kernel of this folder (see device.cuh), on a GPU or, with AFFEKT_EMULATE, on the CPU. With
+// AFFEKT_RECORD as well it starts nothing and writes down what it would have started, for whoever compiles
+// and starts kernels at run time.
 #pragma once
 
 #include "device.cuh"
 
+#ifdef AFFEKT_RECORD
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+#endif
 #ifndef AFFEKT_EMULATE
 #include <cuda_runtime.h>
 #endif
@@ -13,7 +21,44 @@ struct Grid {
   Wide x, y = 1;
 };
 
-#ifdef AFFEKT_EMULATE
+#ifdef AFFEKT_RECORD
+
+struct Recorded {
+  std::string kernel;  // the type, as C++ spells it: the argument of `entry`
+  Wide grid_x, grid_y;
+  int threads, shared_bytes;
+  std::vector<unsigned char> arguments;  // the one of `entry`, byte by byte
+};
+
+/// Where the launches of this thread go.
+inline std::vector<Recorded>& recorded() {
+  static thread_local std::vector<Recorded> launches;
+  return launches;
+}
+
+template <class Kernel>
+std::string name_of() {
+  const std::string text = __PRETTY_FUNCTION__;  // "... [with Kernel = X; ...]" or "... [Kernel = X]"
+  const std::size_t from = text.find("Kernel = ") + 9;
+  return text.substr(from, text.find_first_of(";]", from) - from);
+}
+
+template <class Kernel>
+const char* launch(Grid grid, Stream, const Kernel& kernel) {
+  if (grid.x <= 0 || grid.y <= 0) return nullptr;
+  std::vector<unsigned char> bytes(sizeof kernel);
+  std::memcpy(bytes.data(), &kernel, sizeof kernel);
+  recorded().push_back(
+      {name_of<Kernel>(), grid.x, grid.y, Kernel::threads, Kernel::shared_bytes(), std::move(bytes)});
+  return nullptr;
+}
+
+template <class Kernel>
+const char* unfit() {
+  return nullptr;
+}
+
+#elif defined(AFFEKT_EMULATE)
 
 template <class Kernel>
 const char* launch(Grid grid, Stream, const Kernel& kernel) {
@@ -29,11 +74,6 @@ const char* unfit() {
 }
 
 #else
-
-template <class Kernel>
-__global__ void __launch_bounds__(Kernel::threads) entry(const __grid_constant__ Kernel kernel) {
-  kernel();
-}
 
 /// Null if there is code of the kernel for the current device, else what CUDA says.
 template <class Kernel>

@@ -47,4 +47,64 @@ struct Contrast {
   void *loss, *grad_a, *grad_b, *grad_scale;
 };
 
+template <class T>
+struct Complex {
+  T re, im;
+};
+
+// In the order of affekt::PadMode, affekt::EnergyMode and affekt::Detrend.
+enum Pad { pad_constant, pad_reflect, pad_edge, pad_symmetric };
+enum Energy { energy_none, energy_raw, energy_windowed };
+enum Detrending { detrend_none, detrend_constant, detrend_linear };
+
+/// Bins of a mel filter, and where its weights begin.
+struct MelRange {
+  int bin, count, weight;
+};
+
+/// Signals (signals, samples), dense, to rows (signals, frames, columns): see spectra_tables.hpp, which fills
+/// in all but x, out and the sizes of the signals. Pointers lie in device memory.
+template <class T>
+struct FrameTask {
+  const T* x;
+  Wide signals, samples, frames;
+  int transform;     // length
+  Wide hop, origin;  // position of the first sample under the window of row 0
+  int width, pad;    // samples under the window
+  T signal_emphasis, frame_emphasis;
+  bool remove_dc;
+  int energy;
+  double energy_scale, energy_least;
+  const T* window;          // width, times scale / 2
+  const Complex<T>* roots;  // see Fourier
+  T power;                  // exponent of the magnitude
+  int mels;                 // 0: the powers are the rows
+  const MelRange* ranges;
+  const T* weights;
+  T floor;
+  bool log;
+  T unit, ref, shift, scale;  // y = (unit ln(max(mel, floor)) - ref + shift) scale
+  int cepstra;                // 0: the mel values are the rows
+  const T* dct;               // (mels, cepstra)
+  int columns;
+  T* out;
+};
+
+/// Signals (signals, samples), dense, to spectra (signals, bins) by Welch's method.
+template <class T>
+struct WelchTask {
+  const T* x;
+  Wide signals, samples, segments;  // segments of a signal
+  int transform;                    // length
+  Wide step;                        // from segment to segment
+  int width, detrend;               // samples of a segment
+  const T* window;                  // width, times half the root of the scale of a bin in the middle
+  const Complex<T>* roots;
+  Wide slice;  // segments that a block adds up
+  int slices;  // of a signal
+  double* parts;
+  T* out;
+  int* used;  // segments of each signal without NaN; may be null
+};
+
 }  // namespace affekt::gpu

@@ -23,7 +23,11 @@ def problems(names: set[str], *, ops: bool, weights: bool) -> list[str]:
     needed |= {
         f"affekt/include/{p.relative_to(ROOT / 'cpp/include')}" for p in (ROOT / "cpp/include").rglob("*.h*")
     }
-    needed |= {f"affekt/{name}" for name in ("_core.pyi", "py.typed", "libaffekt.so", "weights/LICENSE")}
+    needed |= {f"affekt/kernels/{p.name}" for p in (ROOT / "kernels").glob("*.cuh")}
+    needed |= {
+        f"affekt/{name}"
+        for name in ("kernels/types.hpp", "_core.pyi", "py.typed", "libaffekt.so", "weights/LICENSE")
+    }
     found = [f"missing: {name}" for name in sorted(needed - names)]
     for pattern, expected in (
         (r"affekt/_core\..*\.so", True),

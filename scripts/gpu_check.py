@@ -5,8 +5,9 @@ network. The headers of pybind11 and nlohmann-json come from their Python packag
 folder that ``--json-include`` names.
 
 1. Builds the package with the CUDA ops for this GPU alone into ``--build`` and uses it from there.
-2. Checks the losses against float64 references in plain torch: fresh random inputs, ragged sizes, masks,
-   every number format, memory full of NaN before each call; two runs must give the same bits.
+2. Checks losses and front ends against float64 references in plain torch: fresh random inputs, ragged sizes,
+   masks, every number format, memory full of NaN before each call; two runs must give the same bits. The same
+   kernels through CuPy and NVRTC, where CuPy is installed.
 3. Runs the small checks under compute-sanitizer, memcheck and racecheck, where it is installed.
 4. Times with CUDA events (medians, random data) beside eager torch, a copy and matrix products in one run.
 
@@ -238,12 +239,112 @@ def check_contrast(device: str, small: bool) -> Iterator[Row]:
     torch.backends.cuda.matmul.allow_tf32 = before
 
 
+def front_ends() -> list[tuple[str, Any]]:
+    """Front ends that take every branch of the kernels."""
+    from affekt.features import LogMel, Mfcc, PowerSpectrogram, Welch
+
+    rate = {"sample_rate": 16000}
+    return [
+        ("log-mel", LogMel(**rate, n_fft=512, win_length=400, hop_length=160)),
+        ("log-mel, Whisper live", LogMel.whisper(top_db=None, ref=1.0, n_fft=512)),
+        ("log-mel, Kaldi, centred", LogMel.kaldi(center=True, pad_mode="symmetric")),
+        ("MFCC, Kaldi", Mfcc.kaldi()),
+        ("log-mel of magnitudes", LogMel(**rate, n_fft=256, win_length=200, n_mels=32, power=1.0)),
+        ("log-mel, reflected", LogMel(**rate, n_fft=2048, center=True, pad_mode="reflect", preemphasis=0.9)),
+        *(
+            (f"spectrogram, n_fft {2**k}", PowerSpectrogram(**rate, n_fft=2**k, hop_length=2 ** (k - 1) + 1))
+            for k in range(6, 13)
+        ),
+        ("Welch", Welch(**rate)),
+        ("Welch, linear, zeros behind", Welch(**rate, n_per_seg=400, n_fft=1024, detrend="linear")),
+        ("Welch, many segments", Welch(**rate, n_per_seg=64, n_overlap=60, detrend=None, scaling="spectrum")),
+    ]
+
+
+def op_of(front_end: Any) -> str:
+    """Name of the op of torch that computes a front end."""
+    kind = type(front_end).__name__
+    return {"PowerSpectrogram": "spectrogram", "Welch": "welch"}.get(kind, "acoustic")
+
+
+def check_front_ends(device: str, small: bool) -> Iterator[Row]:
+    import json
+
+    import torch
+
+    from affekt import _core, ops
+    from affekt.ops import acoustic, bandpower
+
+    references = acoustic.REFERENCES | bandpower.REFERENCES
+    shapes = [(1, 1), (3, 5001)] + ([] if small else [(2, 3, 44_100), (64, 160_000)])
+    for name, front_end in front_ends():
+        op, options = op_of(front_end), json.dumps(front_end.options)
+        yield Row(name, "", "has kernels", _core.gpu_unfit(op, options), ok=ops.on_cuda(op, options))
+        for shape in shapes:
+            if op == "welch" and shape[-1] < front_end.options["n_per_seg"]:
+                continue
+            for dtype in (torch.float32, torch.float64):
+                x = 0.1 * torch.randn(shape, device=device, dtype=dtype)
+                if shape[-1] == 1:  # a line spectrum, beside which rounding shows: lengths alone count
+                    x.zero_()
+                kind = str(dtype).removeprefix("torch.")
+                call = with_gradients(front_end, [x])
+                expected = with_gradients(
+                    lambda x, op=op, options=options: references[op](x, options), [x.double()]
+                )()
+                size = "x".join(map(str, shape))
+                yield judge(f"{name}, {kind}", size, call, expected, TOLERANCE[kind], device)
+
+
+def check_cupy(device: str) -> Iterator[Row]:
+    """Check the kernels that CuPy compiles against the ops of torch."""
+    import torch
+
+    if device == "cpu":
+        return
+    try:
+        import cupy as cp
+    except ImportError:
+        yield Row("CuPy", "", "not run: not installed")
+        return
+    from affekt import cupy as on_gpu
+    from affekt.losses import ccc_loss, info_nce_loss, sup_con_loss
+
+    def torch_of(call: Callable[[], Any]) -> Callable[[], list[Any]]:
+        def run() -> list[Any]:
+            found = call()
+            cp.cuda.get_current_stream().synchronize()
+            arrays = found if isinstance(found, tuple) else (found,)
+            return [torch.from_dlpack(cp.ascontiguousarray(array)) for array in arrays]
+
+        return run
+
+    for name, front_end in front_ends():
+        x = 0.1 * torch.randn(3, 5001, device=device)
+        call = torch_of(lambda x=x, front_end=front_end: on_gpu.features(front_end, x))
+        yield judge(f"CuPy: {name}", "3x5001", call, [front_end(x)], 1e-5, device)
+    p, y = (torch.randn(33, 101, 3, device=device) for _ in range(2))
+    call = torch_of(lambda: on_gpu.ccc_loss(p, y, gradients=True))
+    yield judge("CuPy: CCC", "33x101x3", call, with_gradients(ccc_loss, [p, y])(), 1e-5, device)
+    for kind in ("float32", "float64", "float16"):
+        a, b = (torch.randn(300, 40, device=device).to(getattr(torch, kind)) for _ in range(2))
+        bound = TOLERANCE[kind]
+        call = torch_of(lambda a=a, b=b: on_gpu.info_nce_loss(a, b, gradients=True)[:3])
+        expected = with_gradients(info_nce_loss, [a.double(), b.double()])()
+        yield judge(f"CuPy: InfoNCE, {kind}", "300x40", call, expected, bound, device)
+        labels = torch.randint(40, (300,), device=device)
+        call = torch_of(lambda a=a, labels=labels: on_gpu.sup_con_loss(a, labels, gradients=True)[:2])
+        expected = with_gradients(lambda z, labels=labels: sup_con_loss(z, labels), [a.double()])()
+        yield judge(f"CuPy: SupCon, {kind}", "300x40", call, expected, bound, device)
+
+
 def checks(device: str, small: bool) -> list[Row]:
     """Run all checks; every input is fresh."""
     from affekt import ops
 
     ops.load_library()
-    return [*check_ccc(device, small), *check_contrast(device, small)]
+    found = [*check_ccc(device, small), *check_contrast(device, small), *check_front_ends(device, small)]
+    return found if small else [*found, *check_cupy(device)]
 
 
 def sanitize(site: Path) -> Iterator[Row]:
@@ -327,6 +428,45 @@ def times_of_ccc(shape: tuple[int, ...], copy: float) -> Iterator[Row]:
     yield Row("CCC with gradients", size, f"{ours * 1e6:.0f} us", f"eager {eager / ours:.1f} x ours")
 
 
+def times_of_front_ends(batch: int, seconds_each: int) -> Iterator[Row]:
+    """Time log-mel and the spectrogram beside torch.stft with the same window, filters and logarithm."""
+    import json
+
+    import torch
+
+    from affekt import _core
+    from affekt.features import LogMel, PowerSpectrogram, Welch
+    from affekt.ops import bandpower
+
+    x = 0.1 * torch.randn(batch, 16000 * seconds_each, device="cuda")
+    size = f"{batch}x{seconds_each} s"
+    framing = {"sample_rate": 16000, "n_fft": 512, "win_length": 400, "hop_length": 160}
+    log_mel, spectrogram, welch = LogMel(**framing), PowerSpectrogram(**framing), Welch(sample_rate=16000)
+    plan = _core.FrontEnd(json.dumps(log_mel.options))
+    window, filters = (
+        torch.from_numpy(table).to("cuda", torch.float32) for table in (plan.window, plan.mel_filters)
+    )
+
+    def power() -> Any:
+        spectrum = torch.stft(x, 512, 160, 400, window, center=False, return_complex=True)
+        return spectrum.real.square() + spectrum.imag.square()
+
+    for what, ours, theirs in (
+        ("log-mel", lambda: log_mel(x), lambda: 10 * (filters @ power()).clamp(min=1e-10).log10()),
+        ("power spectrogram", lambda: spectrogram(x), power),
+        ("Welch", lambda: welch(x), lambda: bandpower.REFERENCES["welch"](x, json.dumps(welch.options))),
+    ):
+        out, other = ours(), theirs()
+        error = worst([out], [other if what == "Welch" else other.mT])
+        took = seconds(ours)
+        ratio = seconds(theirs) / took
+        rate = (x.nbytes + out.nbytes) / took
+        found = f"{took * 1e6:.0f} us, {rate / 1e12:.2f} TB/s, {error:.0e} from torch"
+        judged = batch == 64 and what != "power spectrogram"
+        beside = f"plain torch {ratio:.1f} x ours{', floor 3' if judged else ''}"
+        yield Row(what, size, found, beside, ratio >= 3 and error < 1e-3 if judged else None)
+
+
 def times() -> Iterator[Row]:
     import torch
     from torch.nn.functional import cross_entropy, normalize
@@ -347,6 +487,8 @@ def times() -> Iterator[Row]:
 
     for shape in ((32, 100, 2), (64, 1000, 2), (1, 2**20, 2), (1, 2**24, 1)):
         yield from times_of_ccc(shape, copy)
+    for batch, length in ((1, 10), (64, 10)):
+        yield from times_of_front_ends(batch, length)
 
     def open_clip(a: Any, b: Any) -> Any:
         logits = normalize(a, dim=1) @ normalize(b, dim=1).T / 0.07

@@ -8,6 +8,7 @@ namespace affekt::bindings {
 void bind_bandpower(pybind11::module_& m);
 void bind_filter(pybind11::module_& m);
 void bind_frontend(pybind11::module_& m);
+void bind_gpu(pybind11::module_& m);
 void bind_model(pybind11::module_& m);
 void bind_resampler(pybind11::module_& m);
 

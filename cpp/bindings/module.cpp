@@ -48,6 +48,7 @@ PYBIND11_MODULE(_core, m) {
   affekt::bindings::bind_bandpower(m);
   affekt::bindings::bind_filter(m);
   affekt::bindings::bind_frontend(m);
+  affekt::bindings::bind_gpu(m);
   affekt::bindings::bind_model(m);
   affekt::bindings::bind_resampler(m);
 }

@@ -320,8 +320,16 @@ inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
 inline double fused(double a, double b, double c) { return std::fma(a, b, c); }
 inline float exponential(float x) { return std::exp(x); }
 inline double exponential(double x) { return std::exp(x); }
+inline float logarithm(float x) { return std::log(x); }
 inline double logarithm(double x) { return std::log(x); }
+inline float root(float x) { return std::sqrt(x); }
 inline double root(double x) { return std::sqrt(x); }
+inline float power_of(float x, float exponent) { return std::pow(x, exponent); }
+inline double power_of(double x, double exponent) { return std::pow(x, exponent); }
+template <class T>
+T infinity() {
+  return static_cast<T>(HUGE_VAL);
+}
 inline float fast_exp2(float x) { return std::exp2(x); }
 
 inline void copy_async(void* to, const void* from, int valid) {

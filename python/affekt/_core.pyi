@@ -213,3 +213,91 @@ class ResamplerStream(metaclass=_BindingType):
     def push(self, samples: NDArray[Any]) -> NDArray[np.float32]: ...
     def finish(self) -> NDArray[np.float32]: ...
     def reset(self) -> None: ...
+
+# What the launchers of the CUDA kernels would start: kernel, grid, threads, bytes of shared memory, argument.
+# Addresses are those of device memory.
+_Launch = tuple[str, tuple[int, int], int, int, bytes]
+
+def gpu_unfit(op: str, options: str) -> str: ...
+def gpu_ccc_workspace(groups: int, steps: int, dims: int) -> tuple[int, int]: ...
+def gpu_ccc(
+    groups: int,
+    steps: int,
+    dims: int,
+    *,
+    in_double: bool,
+    pred: int,
+    target: int,
+    mask: int,
+    eps: float,
+    mixed: bool,
+    reduction: int,
+    columns: int,
+    loss: int,
+    workspace: int,
+) -> list[_Launch]: ...
+def gpu_ccc_gradient(
+    groups: int,
+    steps: int,
+    dims: int,
+    *,
+    in_double: bool,
+    pred: int,
+    target: int,
+    mask: int,
+    columns: int,
+    upstream: int,
+    one_upstream: bool,
+    grad_pred: int,
+    grad_target: int,
+) -> list[_Launch]: ...
+def gpu_contrast(
+    *,
+    number: str,
+    tf32: bool,
+    rows: int,
+    dim: int,
+    extra: int,
+    a: int,
+    b: int,
+    negatives: int,
+    labels: int,
+    scale: int,
+    shift: int,
+    exclude: bool,
+    columns: bool,
+    weight: float,
+    budget: int,
+    loss: int,
+    grad_a: int,
+    grad_b: int,
+    grad_scale: int,
+    workspace: int,
+) -> tuple[int, list[_Launch]]: ...
+
+class GpuFrames(metaclass=_BindingType):
+    def __init__(self, options: str, mel: bool) -> None: ...
+    def shape(self, samples: int) -> tuple[int, int]: ...
+    def tables(self, in_double: bool) -> bytes: ...
+    def launches(
+        self, *, in_double: bool, tables: int, x: int, signals: int, samples: int, out: int
+    ) -> list[_Launch]: ...
+
+class GpuWelch(metaclass=_BindingType):
+    def __init__(self, options: str) -> None: ...
+    @property
+    def bins(self) -> int: ...
+    def tables(self, in_double: bool) -> bytes: ...
+    def workspace(self, signals: int, samples: int) -> int: ...
+    def launches(
+        self,
+        *,
+        in_double: bool,
+        tables: int,
+        x: int,
+        signals: int,
+        samples: int,
+        out: int,
+        used: int,
+        workspace: int,
+    ) -> list[_Launch]: ...

@@ -55,7 +55,7 @@ def by_op(op: str, samples: Any, options: str, *, audio: bool = True) -> Any:
         raise InputError(f"samples: expected dtype float32, float64 or int16, got {samples.dtype}")
     if samples.dim() == 0:
         raise InputError("samples: expected an array of shape (..., time), got 0 dimensions")
-    if not ops.native(samples):
+    if not ops.native(samples, cuda=samples.is_cuda and ops.on_cuda(op, options)):
         from affekt.ops import acoustic, bandpower
 
         usable = samples.isfinite() if audio else ~samples.isinf()

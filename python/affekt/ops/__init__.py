@@ -18,7 +18,16 @@ from affekt import _core
 from affekt._lazy import require
 from affekt.errors import AffektError
 
-__all__ = ["Op", "available", "cuda_available", "gradient_of", "library_path", "load_library", "native"]
+__all__ = [
+    "Op",
+    "available",
+    "cuda_available",
+    "gradient_of",
+    "library_path",
+    "load_library",
+    "native",
+    "on_cuda",
+]
 
 
 def library_path(*, cuda: bool = False) -> Path | None:
@@ -102,6 +111,14 @@ def _cuda_loaded() -> bool:
     if problem:
         warnings.warn(f"{problem}. Plain torch computes the same numbers, more slowly.", stacklevel=4)
     return not problem
+
+
+def on_cuda(op: str, options: str) -> bool:
+    """Tell whether an op of signals has CUDA kernels for these options."""
+    return not _core.gpu_unfit(op, options)
+
+
+on_cuda._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as above
 
 
 def native(tensor: Any, *, cuda: bool = False) -> bool:

@@ -44,13 +44,17 @@ def register(name: str, reference: Reference, fake: Reference) -> None:
 
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, None]:
         signal, *rest = ctx.saved_tensors
+
+        def first(x: Tensor) -> Any:
+            found = reference(x, ctx.options)
+            return found[0] if isinstance(found, tuple) else found
+
         if torch.is_grad_enabled():  # somebody differentiates the gradient
-
-            def first(x: Tensor) -> Any:
-                found = reference(x, ctx.options)
-                return found[0] if isinstance(found, tuple) else found
-
             return gradient_of(first, (signal,), (True,), grad)[0], None
+        if signal.is_cuda:  # where native gradients are missing
+            with torch.enable_grad():
+                x = signal.detach().requires_grad_()
+                return torch.autograd.grad(first(x), x, grad)[0], None
         if grad.is_complex():
             grad = torch.view_as_real(grad.resolve_conj())
         return gradient(grad, *rest, signal, ctx.options), None

@@ -1,0 +1,139 @@
+// affekt::acoustic, affekt::spectrogram and affekt::welch on CUDA tensors, forward; for gradients the
+// reference in plain torch runs on the device.
+#include "spectra.hpp"
+
+#include <torch/csrc/stable/library.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "cuda.hpp"
+#include "signals.hpp"
+#include "spectra_tables.hpp"
+#include "tensors.hpp"
+
+namespace {
+
+using torch::stable::Tensor;
+namespace gpu = affekt::gpu;
+
+/// A plan with its tables on the device.
+template <class Plan>
+class OnDevice {
+ public:
+  OnDevice(Plan plan, const char* op, cudaStream_t stream) : plan_(std::move(plan)) {
+    const std::vector<unsigned char>& bytes = plan_.bytes();
+    // Not torch's memory: a plan may end while kernels on several streams read it, and cudaFree waits for
+    // them.
+    require(op, cudaMalloc(&memory_, bytes.size()));
+    try {
+      require(op, cudaMemcpyAsync(memory_, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream));
+      require(op, cudaStreamSynchronize(stream));
+    } catch (...) {
+      cudaFree(memory_);
+      throw;
+    }
+  }
+  ~OnDevice() { cudaFree(memory_); }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+  const Plan& plan() const { return plan_; }
+  const void* memory() const { return memory_; }
+
+ private:
+  static void require(const char* op, cudaError_t error) {
+    affekt::require_launched(op, error == cudaSuccess ? nullptr : cudaGetErrorString(error));
+  }
+
+  Plan plan_;
+  void* memory_ = nullptr;
+};
+
+/// The plan that make() gives, for this key and device; the last ones stay.
+template <class Plan, class Make>
+std::shared_ptr<const OnDevice<Plan>> on_device(const char* op, const std::string& key, const Tensor& like,
+                                                cudaStream_t stream, Make&& make) {
+  using Entry = std::tuple<std::string, std::int32_t, std::shared_ptr<const OnDevice<Plan>>>;
+  constexpr std::size_t kept = 8;
+  static std::mutex mutex;
+  static auto& plans = *new std::list<Entry>;  // never ends: CUDA may be gone at the end of the process
+  const std::lock_guard lock(mutex);
+  for (auto it = plans.begin(); it != plans.end(); ++it) {
+    if (std::get<0>(*it) == key && std::get<1>(*it) == like.get_device_index()) {
+      plans.splice(plans.begin(), plans, it);
+      return std::get<2>(plans.front());
+    }
+  }
+  plans.emplace_front(key, like.get_device_index(),
+                      std::make_shared<const OnDevice<Plan>>(make(), op, stream));
+  if (plans.size() > kept) plans.pop_back();
+  return std::get<2>(plans.front());
+}
+
+/// An uninitialised result (..., sizes) of the signals' dtype.
+Tensor result(const affekt::Batch& batch, std::initializer_list<std::size_t> sizes) {
+  std::vector<std::int64_t> shape = batch.lead;
+  for (const std::size_t size : sizes) shape.push_back(static_cast<std::int64_t>(size));
+  return torch::stable::new_empty(batch.dense, {shape.data(), shape.size()});
+}
+
+/// (..., time) -> (..., frames, columns).
+template <bool mel>
+Tensor rows(Tensor signal, std::string options) {
+  constexpr const char* op = mel ? "acoustic" : "spectrogram";
+  const affekt::OnDeviceOf device(signal);
+  const affekt::Batch batch(signal);
+  return affekt::with_dtype("signal", signal, [&](auto zero) {
+    using T = decltype(zero);
+    using Plan = gpu::FrameTables<T>;
+    const auto held = on_device<Plan>(op, (mel ? "mel " : "powers ") + options, signal, device.stream(),
+                                      [&] { return Plan(affekt::FrontEndOptions::from_json(options), mel); });
+    const Plan& plan = held->plan();
+    Tensor out = result(batch, {plan.frames(batch.time), plan.columns()});
+    if (out.numel() == 0) return out;
+    const auto task = plan.task(held->memory(), batch.dense.template const_data_ptr<T>(), batch.rows,
+                                static_cast<gpu::Wide>(batch.time), out.template mutable_data_ptr<T>());
+    affekt::require_launched(op, gpu::frame_rows(task, device.stream()));
+    return out;
+  });
+}
+
+/// (..., time) -> (..., bins).
+Tensor welch(Tensor signal, std::string options) {
+  const affekt::OnDeviceOf device(signal);
+  const affekt::Batch batch(signal);
+  return affekt::with_dtype("signal", signal, [&](auto zero) {
+    using T = decltype(zero);
+    using Plan = gpu::WelchTables<T>;
+    const auto held = on_device<Plan>("welch", options, signal, device.stream(),
+                                      [&] { return Plan(affekt::WelchOptions::from_json(options)); });
+    const Plan& plan = held->plan();
+    Tensor out = result(batch, {plan.bins()});
+    const auto samples = static_cast<gpu::Wide>(batch.time);
+    const auto task = plan.task(held->memory(), batch.dense.template const_data_ptr<T>(), batch.rows, samples,
+                                out.template mutable_data_ptr<T>(), nullptr);
+    if (out.numel() == 0) return out;
+    Tensor workspace = affekt::fresh({gpu::welch_workspace(batch.rows, task.segments, task.transform)},
+                                     torch::headeronly::ScalarType::Byte, &batch.dense);
+    affekt::require_launched("welch",
+                             gpu::welch_spectra(task, workspace.mutable_data_ptr(), device.stream()));
+    return out;
+  });
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(affekt, CUDA, m) {
+  m.impl("acoustic", TORCH_BOX(&rows<true>));
+  m.impl("spectrogram", TORCH_BOX(&rows<false>));
+  m.impl("welch", TORCH_BOX(&welch));
+}

@@ -1,0 +1,42 @@
+"""The source of the CUDA kernels for compilers at run time (NVRTC); the package carries it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from affekt import _core
+from affekt.errors import AffektError
+
+__all__ = ["folder", "options", "program"]
+
+_FILES = ("ccc.cuh", "contrast.cuh", "spectra.cuh")
+
+
+def folder() -> Path:
+    """Where the device code lies."""
+    path = Path(_core.__file__).with_name("kernels")
+    if not all((path / name).is_file() for name in _FILES):
+        raise AffektError(f"this build of affekt lacks its device code: expected it in {path}")
+    return path
+
+
+def program(*kernels: tuple[str, int]) -> tuple[str, tuple[str, ...]]:
+    """Return the source text for kernels, and the name expression of each.
+
+    A kernel is a type, as the core spells it, and the size in bytes of its one argument, which the core lays
+    out: a compiler that would read it otherwise must not get through.
+    """
+    lines = [f'#include "{name}"' for name in _FILES]
+    lines.append("namespace affekt::gpu {")
+    for i, (kernel, size) in enumerate(kernels):
+        lines.append(f"using Chosen{i} = {kernel};")
+        lines.append(f'static_assert(sizeof(Chosen{i}) == {size}, "host and device disagree");')
+    lines.append("}")
+    names = tuple(f"affekt::gpu::entry<affekt::gpu::Chosen{i}>" for i in range(len(kernels)))
+    return "\n".join(lines) + "\n", names
+
+
+def options() -> tuple[str, ...]:
+    """Return the options of the compiler: those of the kernels that are built ahead of time."""
+    # No contraction, as everywhere: a fused multiply-add is where the source says so.
+    return ("-std=c++20", "-fmad=false", "-default-device", f"-I{folder()}")
