@@ -139,8 +139,8 @@ def features(front_end: LogMel | Mfcc | PowerSpectrogram | Welch, samples: Any) 
     -------
     CuPy array (..., frames, columns), or (..., bins) of Welch spectra; float64 for float64 samples, else
     float32. The numbers are those of `front_end` on the CPU to rounding. A sample that is NaN or infinite
-    """Rows of a front end, or Welch spectra; frames and their spectra never touch device memory.
-    are NaN without a segment or with an infinite sample.
+    makes the rows of its frames NaN or infinite, and no others. Welch spectra leave segments with NaN out,
+    and are NaN without a segment or with an infinite sample.
 
     Raises
     ------
