@@ -35,12 +35,15 @@ def test_python(code, tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     from affekt import ops
 
+    program = compile(code, str(PAGE), "exec")
+    if "import cupy" in code and not pytest.importorskip("cupy").cuda.is_available():
+        pytest.skip("no GPU")
     if "torch.jit" in code and ops.library_path() is None:
         pytest.skip("this build has no torch op library (AFFEKT_TORCH=ON builds it)")
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        exec(compile(code, str(PAGE), "exec"), {"__name__": "__main__"})
+        exec(program, {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("code", [c for c in PYTHON if c.startswith("# torchrun")], ids=title)
