@@ -46,12 +46,13 @@ struct Segments {
 struct Group {
   explicit Group(const Segments& s)
       : re(s.bins * s.lanes), im(re.size()), gain(re.size()), x(s.lanes), to(s.lanes) {}
-  double power(std::size_t at) const { return re[at] * re[at] + im[at] * im[at]; }
 
   AlignedVector<double> re, im, gain;
   std::vector<const double*> x;
   std::vector<double*> to;  // null: a lane without a segment
-  Values sums, flow;        // of band power: the integrals of each segment and their gradients
+  // Of band power: what windows take of each segment, lane after lane, integrals or, for medians, powers, and
+  // the gradient that comes back into it.
+  Values parts, flow;
 };
 
 /// A signal in double, its gradient, and where samples are missing.
@@ -70,13 +71,48 @@ struct Signal {
   bool complete;
 };
 
-/// The places of the one or two values in the middle of `values`, which is reordered.
+/// Values with their places.
 using Ranked = std::vector<std::pair<double, std::size_t>>;
+
+/// The places of the one or two values in the middle of `values`, which is reordered.
 std::pair<std::size_t, std::size_t> middle_of(Ranked& values) {
-  const auto half = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  const std::size_t n = values.size();
+  const auto half = values.begin() + static_cast<std::ptrdiff_t>(n / 2);
   std::nth_element(values.begin(), half, values.end());
   const std::size_t high = half->second;
-  return {values.size() % 2 == 1 ? high : std::max_element(values.begin(), half)->second, high};
+  return {n % 2 == 1 ? high : std::max_element(values.begin(), half)->second, high};
+}
+
+/// What of each of n rows is their median, value by value: shares[i * width + k] is 1 for the row in the
+/// middle, 1/2 for each of two, else 0. `rank` holds `width` values.
+void median_shares(const double* const* rows, std::size_t n, std::size_t width, double* shares,
+                   Ranked& ranked, double* rank) {
+  if (n <= 16) {  // by counting, without branches
+    const double low = static_cast<double>((n - 1) / 2), high = static_cast<double>(n / 2);
+    for (std::size_t i = 0; i < n; ++i, shares += width) {
+      const double* const own = rows[i];
+      std::fill(rank, rank + width, 0.0);
+      for (std::size_t j = 0; j < n; ++j) {
+        const double* const other = rows[j];
+        if (j < i) {  // of equal ones the first comes first
+          for (std::size_t k = 0; k < width; ++k) rank[k] += other[k] <= own[k] ? 1.0 : 0.0;
+        } else if (j > i) {
+          for (std::size_t k = 0; k < width; ++k) rank[k] += other[k] < own[k] ? 1.0 : 0.0;
+        }
+      }
+      for (std::size_t k = 0; k < width; ++k)
+        shares[k] = (rank[k] == low ? 0.5 : 0.0) + (rank[k] == high ? 0.5 : 0.0);
+    }
+    return;
+  }
+  std::fill(shares, shares + n * width, 0.0);
+  ranked.resize(n);
+  for (std::size_t k = 0; k < width; ++k) {
+    for (std::size_t i = 0; i < n; ++i) ranked[i] = {rows[i][k], i};
+    const auto [low, high] = middle_of(ranked);
+    shares[low * width + k] += 0.5;
+    shares[high * width + k] += 0.5;
+  }
 }
 
 }  // namespace
@@ -147,9 +183,12 @@ struct WelchGradient::Impl {
     const std::size_t lanes = segments.lanes, bins = segments.bins;
     Values powers(bins * starts.size());  // bin by bin
     each_group(signal, starts, [&](Group& group, std::size_t first, std::size_t count, double*) {
-      for (std::size_t k = 0; k < bins; ++k)
-        for (std::size_t l = 0; l < count; ++l)
-          powers[k * starts.size() + first + l] = group.power(k * lanes + l);
+      for (std::size_t k = 0; k < bins; ++k) {
+        for (std::size_t l = 0; l < count; ++l) {
+          const double re = group.re[k * lanes + l], im = group.im[k * lanes + l];
+          powers[k * starts.size() + first + l] = re * re + im * im;
+        }
+      }
     });
     std::vector<std::pair<std::size_t, std::size_t>> middle;
     Ranked ranked(starts.size());
@@ -227,22 +266,22 @@ struct BandPowerGradient::Impl {
           signal(x, n),
           frames(g.plan.frames(n)),
           size(((g.behind + 1) * g.fresh + s.lanes - 1) / s.lanes + 1),
+          width(g.median() ? s.bins : g.n_values),
           work(s.kernels.work_size(s.view)),
           u(g.n_values),
-          sums(g.n_values) {
+          sums(g.n_values),
+          lane_sums(s.lanes) {
       if (frames == 0) return;
       constexpr double most = 1 << 30;
-      const double bytes =
-          static_cast<double>(size) * static_cast<double>(3 * s.bins * s.lanes * sizeof(double));
+      const double bytes = static_cast<double>(size) *
+                           static_cast<double>((3 * s.bins + 2 * width) * s.lanes * sizeof(double));
       if (bytes > most)
         refuse("win_length", "windows whose segments take at most 1 GiB",
                static_cast<double>(g.o.win_length));
       for (std::size_t i = 0; i < size; ++i) {
         Group& group = ring.emplace_back(s);
-        if (!g.median()) {
-          group.sums.resize(g.n_values * s.lanes);
-          group.flow.resize(g.n_values * s.lanes);
-        }
+        group.parts.resize(width * s.lanes);
+        group.flow.resize(width * s.lanes);
       }
     }
 
@@ -269,26 +308,39 @@ struct BandPowerGradient::Impl {
       }
       s.kernels.spectra(s.view, group.x.data(), group.re.data(), group.im.data(), work.data());
       ++loaded;
-      std::fill(group.gain.begin(), group.gain.end(), 0.0);
       std::fill(group.flow.begin(), group.flow.end(), 0.0);
-      std::fill(group.sums.begin(), group.sums.end(), 0.0);
-      for (std::size_t b = 0; b < g.n_values && !g.median(); ++b) {
+      AlignedVector<double>& power = group.gain;  // until gradients come back
+      for (std::size_t i = 0; i < power.size(); ++i)
+        power[i] = group.re[i] * group.re[i] + group.im[i] * group.im[i];
+      if (g.median()) {
+        for (std::size_t k = 0; k < s.bins; ++k)
+          for (std::size_t l = 0; l < s.lanes; ++l) group.parts[l * width + k] = power[k * s.lanes + l];
+        return;
+      }
+      for (std::size_t b = 0; b < width; ++b) {
         const Integral& integral = g.integrals[b];
-        for (std::size_t k = 0; k < integral.weights.size(); ++k)
-          for (std::size_t l = 0; l < s.lanes; ++l)
-            group.sums[b * s.lanes + l] +=
-                integral.weights[k] * group.power((integral.first + k) * s.lanes + l);
+        std::fill(lane_sums.begin(), lane_sums.end(), 0.0);
+        const double* from = power.data() + integral.first * s.lanes;
+        for (const double w : integral.weights)
+          for (std::size_t l = 0; l < s.lanes; ++l) lane_sums[l] += w * *from++;
+        for (std::size_t l = 0; l < s.lanes; ++l) group.parts[l * width + b] = lane_sums[l];
       }
     }
 
-    /// Gradients of the integrals have arrived, or those of the bins.
+    /// All gradients have arrived.
     void retire(Group& group) {
-      for (std::size_t b = 0; b < g.n_values && !g.median(); ++b) {
-        const Integral& integral = g.integrals[b];
-        for (std::size_t k = 0; k < integral.weights.size(); ++k)
-          for (std::size_t l = 0; l < s.lanes; ++l)
-            group.gain[(integral.first + k) * s.lanes + l] +=
-                2.0 * integral.weights[k] * group.flow[b * s.lanes + l];
+      if (g.median()) {
+        for (std::size_t k = 0; k < s.bins; ++k)
+          for (std::size_t l = 0; l < s.lanes; ++l) group.gain[k * s.lanes + l] = group.flow[l * width + k];
+      } else {
+        std::fill(group.gain.begin(), group.gain.end(), 0.0);
+        for (std::size_t b = 0; b < width; ++b) {
+          const Integral& integral = g.integrals[b];
+          for (std::size_t l = 0; l < s.lanes; ++l) lane_sums[l] = 2.0 * group.flow[l * width + b];
+          double* to = group.gain.data() + integral.first * s.lanes;
+          for (const double w : integral.weights)
+            for (std::size_t l = 0; l < s.lanes; ++l) *to++ += w * lane_sums[l];
+        }
       }
       s.kernels.adjoint(s.view, group.re.data(), group.im.data(), group.gain.data(), group.to.data(),
                         work.data());
@@ -301,7 +353,9 @@ struct BandPowerGradient::Impl {
         const std::size_t v = f + g.behind - g.windows_apart * times;
         const std::size_t number = v * g.fresh + j + g.places_apart * times - (g.per_window - g.fresh);
         Group& group = ring[number / s.lanes % size];
-        if (group.to[number % s.lanes] != nullptr) usable.push_back({&group, number % s.lanes});
+        const std::size_t l = number % s.lanes;
+        if (group.to[l] != nullptr)
+          usable.push_back({group.parts.data() + l * width, group.flow.data() + l * width});
       }
       if (usable.empty()) return;
       if (g.median()) {
@@ -309,42 +363,38 @@ struct BandPowerGradient::Impl {
         return;
       }
       std::fill(sums.begin(), sums.end(), 0.0);
-      for (const auto& [group, l] : usable)
-        for (std::size_t b = 0; b < g.n_values; ++b) sums[b] += group->sums[b * s.lanes + l];
+      for (const auto& [parts, flow] : usable)
+        for (std::size_t b = 0; b < width; ++b) sums[b] += parts[b];
       if (!g.into_sums(grad, sums, static_cast<double>(usable.size()), u)) return;
-      for (const auto& [group, l] : usable)
-        for (std::size_t b = 0; b < g.n_values; ++b) group->flow[b * s.lanes + l] += u[b];
+      for (const auto& [parts, flow] : usable)
+        for (std::size_t b = 0; b < width; ++b) flow[b] += u[b];
     }
 
     void through_median(const S* grad) {
-      const double scale = 0.5 / median_bias(usable.size());
-      middle.resize(s.bins);
-      ranked.resize(usable.size());
-      spectrum.assign(s.bins, 0.0);
-      for (std::size_t k = 0; k < s.bins; ++k) {
-        for (std::size_t i = 0; i < usable.size(); ++i)
-          ranked[i] = {usable[i].first->power(k * s.lanes + usable[i].second), i};
-        middle[k] = middle_of(ranked);
-        const auto power = [&](std::size_t i) {
-          return usable[i].first->power(k * s.lanes + usable[i].second);
-        };
-        spectrum[k] = scale * (power(middle[k].first) + power(middle[k].second));
-      }
+      const double scale = 1.0 / median_bias(usable.size());
+      rows.clear();
+      for (const auto& [parts, flow] : usable) rows.push_back(parts);
+      shares.resize(usable.size() * width);
+      spectrum.resize(width);
+      median_shares(rows.data(), rows.size(), width, shares.data(), ranked, spectrum.data());
+      std::fill(spectrum.begin(), spectrum.end(), 0.0);
+      for (std::size_t i = 0; i < rows.size(); ++i)
+        for (std::size_t k = 0; k < width; ++k) spectrum[k] += scale * shares[i * width + k] * rows[i][k];
       for (std::size_t b = 0; b < g.n_values; ++b) {
         const Integral& integral = g.integrals[b];
         sums[b] = std::inner_product(integral.weights.begin(), integral.weights.end(),
                                      spectrum.begin() + static_cast<std::ptrdiff_t>(integral.first), 0.0);
       }
       if (!g.into_sums(grad, sums, 1.0, u)) return;
+      std::fill(spectrum.begin(), spectrum.end(), 0.0);  // now its gradient
       for (std::size_t b = 0; b < g.n_values; ++b) {
         const Integral& integral = g.integrals[b];
-        for (std::size_t i = 0; i < integral.weights.size(); ++i) {
-          const std::size_t k = integral.first + i;
-          for (const std::size_t at : {middle[k].first, middle[k].second}) {
-            const auto [group, l] = usable[at];
-            group->gain[k * s.lanes + l] += 2.0 * scale * u[b] * integral.weights[i];
-          }
-        }
+        for (std::size_t i = 0; i < integral.weights.size(); ++i)
+          spectrum[integral.first + i] += 2.0 * scale * u[b] * integral.weights[i];
+      }
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        double* const flow = usable[i].second;
+        for (std::size_t k = 0; k < width; ++k) flow[k] += shares[i * width + k] * spectrum[k];
       }
     }
 
@@ -352,12 +402,13 @@ struct BandPowerGradient::Impl {
     const Segments& s;
     Signal<S> signal;
     std::size_t frames, size, loaded = 0;
+    std::size_t width;  // parts of a segment
     std::vector<Group> ring;
     AlignedVector<double> work;
-    std::vector<std::pair<Group*, std::size_t>> usable;  // the segments of a window: group and lane
-    Values u, sums, spectrum;
+    std::vector<std::pair<const double*, double*>> usable;  // parts and flow of the segments of a window
+    std::vector<const double*> rows;
+    Values u, sums, lane_sums, spectrum, shares;
     Ranked ranked;
-    std::vector<std::pair<std::size_t, std::size_t>> middle;
   };
 
   /// The gradient of the bands of a window -> that of the sums of its `count` segments; false if there is
