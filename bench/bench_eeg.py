@@ -2,17 +2,20 @@
 
 The recording has 32 channels at 256 Hz. Welch: 2 s Hann segments, half overlap, the mean taken off. Band
 power: 2 s windows every 0.25 s of Hann segments of 1 s with half overlap, six bands, trapezoids, relative to
-the whole spectrum. Agreement is checked before anything is timed, except with BrainFlow, which takes no mean
-off, scales otherwise and takes one channel at a time.
+the whole spectrum. Forward + backward: the gradient of the sum of these features in the samples; plain torch
+transforms each segment once, too, and its autograd goes back. Agreement is checked before anything is timed,
+except with BrainFlow, which takes no mean off, scales otherwise and takes one channel at a time.
 """
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 import numpy as np
 import pytest
 
+from affekt import ops
 from affekt.features import BANDS, BandPower, welch
 
 RATE = 256
@@ -20,6 +23,7 @@ SECONDS = [10, 60, 600]
 DTYPES = ["float32", "float64"]
 GROUP_WELCH = "Welch, 32 channels x {} s at 256 Hz, 2 s segments, half overlap, {}"
 GROUP_SLIDING = "band power, 32 channels x {} s, 2 s windows every 0.25 s, {}"
+GROUP_TRAINING = "band power, forward + backward, 32 channels x {} s, {}, {}"
 GROUP_HOP = "live band power, 32 channels, one hop of 0.25 s, float32"
 
 
@@ -130,6 +134,55 @@ def bench_affekt_sliding(contender, seconds, dtype):
         note="a vector of segments takes some 5700 vector operations, 1300 of them to load and transpose; a "
         "Zen 4 core with AVX-512 does at most 1.65 per cycle, which makes 0.9 ms of 60 s in float64",
     )
+
+
+def training(torch, seconds: int, dtype: str, average: str, power):
+    """Return a function that gives the gradient in the samples of the sum of power(signal, options)."""
+    x = torch.from_numpy(eeg(seconds, dtype)).requires_grad_()
+    options = json.dumps(BandPower(sample_rate=RATE, average=average).options)
+
+    def run():
+        x.grad = None
+        power(x, options)[0].sum().backward()
+        return x.grad
+
+    return run
+
+
+@pytest.fixture
+def torch(peer):
+    """Torch on one thread, with our ops."""
+    library = peer("torch")
+    if not ops.available():
+        pytest.skip("this build has no torch ops (AFFEKT_TORCH=ON builds them)")
+    before = library.get_num_threads()
+    library.set_num_threads(1)
+    yield library
+    library.set_num_threads(before)
+
+
+@pytest.mark.parametrize("seconds", [10, 60])
+@pytest.mark.parametrize("average", ["mean", "median"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def bench_affekt_training(contender, torch, seconds, average, dtype):
+    run = training(torch, seconds, dtype, average, torch.ops.affekt.band_power)
+    # Once forward, then forward and back again in double.
+    contender(
+        GROUP_TRAINING.format(seconds, dtype, average), "affekt", run, operations=3 * work(seconds, 128, 256)
+    )
+
+
+@pytest.mark.parametrize("seconds", [10, 60])
+@pytest.mark.parametrize("average", ["mean", "median"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def bench_torch_training(contender, torch, seconds, average, dtype):
+    from affekt.ops import bandpower
+
+    run = training(torch, seconds, dtype, average, bandpower.REFERENCES["band_power"])
+    ours = training(torch, seconds, dtype, average, torch.ops.affekt.band_power)()
+    tolerance = 1e-9 if dtype == "float64" else 1e-3
+    assert (run() - ours).abs().max() <= tolerance * ours.abs().max()
+    contender(GROUP_TRAINING.format(seconds, dtype, average), "plain torch", run)
 
 
 @pytest.mark.parametrize("seconds", [10, 60])

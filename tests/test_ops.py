@@ -45,6 +45,10 @@ def test_schemas():
         "spectrogram(Tensor signal, str options) -> Tensor",
         "stft(Tensor signal, str options) -> Tensor",
         "_acoustic_bwd(Tensor grad, Tensor signal, str options) -> Tensor",
+        "welch(Tensor signal, str options) -> Tensor",
+        "_welch_bwd(Tensor grad, Tensor signal, str options) -> Tensor",
+        "band_power(Tensor signal, str options) -> (Tensor power, Tensor valid)",
+        "_band_power_bwd(Tensor grad, Tensor valid, Tensor signal, str options) -> Tensor",
         "_ccc_fwd(Tensor pred, Tensor target, Tensor? mask, bool pool, int reduction, float eps, bool mixed)"
         " -> (Tensor loss, Tensor columns)",
         "_ccc_bwd(Tensor grad, Tensor pred, Tensor target, Tensor? mask, Tensor columns, bool pool,"

@@ -1,6 +1,8 @@
 // Sliding band power of any options: an error with a message, or frames that a stream gives bit for bit,
-// whatever the pushes and with missing samples.
+// whatever the pushes and with missing samples; finite gradients, none in missing samples; options that are
+// the same after their text.
 #include "affekt/bandpower.hpp"
+#include "affekt/bandpower_gradient.hpp"
 #include "fuzz.hpp"
 
 using affekt::BandPower;
@@ -27,6 +29,12 @@ void run(Input& input, const std::shared_ptr<const BandPower>& plan) {
   const auto valid = std::make_unique<bool[]>(frames * channels + 1);
   plan->compute(rows.data(), 1, channels, n, whole.data(), valid.get());
   whole.resize(frames * width);
+  const std::vector<T> ones(frames * width + 1, T(1));
+  std::vector<T> gradient(n + 1);
+  affekt::BandPowerGradient(plan->options())
+      .compute(rows[0], n, channels, ones.data(), valid.get(), gradient.data());
+  for (std::size_t t = 0; t < n; ++t)
+    REQUIRE(std::isfinite(gradient[t]) && !(std::isnan(rows[0][t]) && gradient[t] != 0));
   affekt::BandPowerStream<T> stream(plan, channels, input.ConsumeIntegralInRange<std::size_t>(1, 500));
   std::vector<T> frame(width);
   const auto mark = std::make_unique<bool[]>(channels);
@@ -77,6 +85,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     REQUIRE(std::strlen(error.what()) > 10);
     return 0;
   }
+  const std::string text = plan->options().to_json();
+  REQUIRE(affekt::BandPowerOptions::from_json(text).to_json() == text);
   if (input.ConsumeBool()) {
     run<float>(input, plan);
   } else {

@@ -1,6 +1,7 @@
 // Spectra of recordings, by Welch's method or frame by frame, of any options: an error with a message, or
-// finite values that a signal has alone and in company.
+// finite values that a signal has alone and in company; finite gradients, none in missing samples.
 #include "affekt/bandpower.hpp"
+#include "affekt/bandpower_gradient.hpp"
 #include "affekt/spectrogram.hpp"
 #include "fuzz.hpp"
 
@@ -42,6 +43,13 @@ void welch(Input& input, const affekt::Welch& plan) {
     REQUIRE(affekt::fuzz::same_bits(std::vector<T>(begin, begin + static_cast<std::ptrdiff_t>(bins)), one));
     for (const T v : one) REQUIRE(used[r] > 0 ? std::isfinite(v) && v >= 0 : std::isnan(v));
   }
+  const std::vector<T> ones(bins, T(1));
+  std::vector<T> gradient(n + 1);
+  affekt::WelchGradient(plan.options()).compute(from[0], n, ones.data(), gradient.data());
+  for (std::size_t t = 0; t < n; ++t)
+    REQUIRE(std::isfinite(gradient[t]) && !(std::isnan(x[0][t]) && gradient[t] != 0));
+  const std::string text = plan.options().to_json();
+  REQUIRE(affekt::WelchOptions::from_json(text).to_json() == text);
 }
 
 template <class S, class T>

@@ -412,12 +412,12 @@ struct BandPowerGradient::Impl {
   };
 
   /// The gradient of the bands of a window -> that of the sums of its `count` segments; false if there is
-  /// none.
+  /// none, or no number for it.
   template <class S>
   bool into_sums(const S* grad, const Values& sums, double count, Values& u) const {
     const std::size_t bands = o.bands.size();
     const double by = o.relative ? sums[bands] : count;
-    if (!(by > 0.0)) return false;
+    if (!(by > 1e-290)) return false;
     double of_total = 0.0;
     for (std::size_t b = 0; b < bands; ++b) {
       const double value = sums[b] / by;
