@@ -130,11 +130,11 @@ AFFEKT_MULTIPLY_ADD(float, "m16n8k8", "tf32")
 #undef AFFEKT_MULTIPLY_ADD
 
 /// Blocks that a multiprocessor is to hold at least: `resident` of a kernel that would take more registers
-/// than it gains from.
+/// than it gains from. 0: the compiler's choice.
 template <class Kernel>
 constexpr int resident_of() {
   if constexpr (requires { Kernel::resident; }) return Kernel::resident;
-  return 1;
+  return 0;
 }
 
 /// What is started on the GPU.

@@ -16,6 +16,7 @@ template <class T, int M>
 struct FrameRows {
   using Transform = Fourier<T, M>;
   static constexpr int threads = kFourierThreads, team = Transform::team, frames = Transform::frames;
+  static constexpr int resident = sizeof(T) == 4 ? 4 : 2;
   // Of the powers of a frame: lanes that take one bin of every frame meet in no bank.
   static constexpr int pitch = M + most(1, M / 64);
   static constexpr int energies_at =
@@ -182,7 +183,7 @@ struct WelchSums {
   using Transform = Fourier<T, M>;
   static constexpr int threads = kFourierThreads, team = Transform::team, frames = Transform::frames;
   static constexpr int bins = M + 1;
-  static constexpr int resident = sizeof(T) == 4 ? 2 : 1;
+  static constexpr int resident = sizeof(T) == 4 && M <= 512 ? 2 : 0;
   static constexpr int counts_at =
       most(Transform::memory * static_cast<int>(sizeof(T)), frames* bins* static_cast<int>(sizeof(double)));
   static constexpr int shared_bytes() { return counts_at + (frames + 1) * static_cast<int>(sizeof(double)); }

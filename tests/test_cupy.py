@@ -5,73 +5,28 @@ The numbers are those of the kernels, which cpp/tests/test_cuda_*.cpp run on the
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import struct
 import sys
-import types
 
 import numpy as np
 import pytest
 
+import fake_cupy
 from affekt import _core, _rtc
 from affekt.errors import InputError, MissingExtraError
 from affekt.features import LogMel, Mfcc, PowerSpectrogram, Welch
 
 
-class _Array(np.ndarray):
-    """An array of NumPy that says where it lies as CuPy does."""
-
-    @property
-    def data(self):
-        return types.SimpleNamespace(ptr=self.ctypes.data)
-
-    @property
-    def device(self):
-        return _Device()
-
-
-class _Device(contextlib.nullcontext):
-    id = 0
-
-
-class _Kernel:
-    def __init__(self, calls, code):
-        self.calls, self.code = calls, code
-        self.max_dynamic_shared_size_bytes = 0
-
-    def __call__(self, grid, block, args, *, shared_mem):
-        self.calls.append((self, grid, block, args, shared_mem))
-
-
 def _on_gpu(values, dtype=np.float32):
-    return np.ascontiguousarray(values, dtype=dtype).view(_Array)
+    return np.ascontiguousarray(values, dtype=dtype).view(fake_cupy.Array)
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """The kernels started so far: (kernel, grid, block, arguments, shared memory)."""
     made = []
-
-    class RawModule:
-        def __init__(self, *, code, options, name_expressions):
-            assert f"-I{_rtc.folder()}" in options
-            self.kernels = {name: _Kernel(made, code) for name in name_expressions}
-
-        def get_function(self, name):
-            return self.kernels[name]
-
-    fake = types.ModuleType("cupy")
-    fake.ndarray, fake.RawModule = _Array, RawModule
-    fake.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDevice=lambda: 0))
-    for name in (
-        "empty", "full", "ones", "arange", "concatenate", "empty_like", "ascontiguousarray", "broadcast_to",
-        "asarray",
-    ):  # fmt: skip
-        function = getattr(np, name)
-        setattr(fake, name, lambda *a, _of=function, **k: np.asarray(_of(*a, **k)).view(_Array))
-    fake.from_dlpack = lambda x: np.asarray(x.held).view(_Array)
-    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module(made))
     monkeypatch.delitem(sys.modules, "affekt.cupy", raising=False)
     yield made
     sys.modules.pop("affekt.cupy", None)
@@ -127,7 +82,7 @@ def test_int16_and_strides_are_taken_as_they_mean(on_gpu, calls):
     assert on_gpu.features(PowerSpectrogram(sample_rate=16000, n_fft=256), x).dtype == np.float32
     strided = _on_gpu(np.zeros((4000, 4))).T
     front_end = PowerSpectrogram(sample_rate=16000, n_fft=512)
-    rows = on_gpu.features(front_end, strided.view(_Array))
+    rows = on_gpu.features(front_end, strided.view(fake_cupy.Array))
     assert rows.shape == front_end(np.zeros((4, 4000), np.float32)).shape
     assert on_gpu.features(front_end, _on_gpu(np.zeros((0, 4000)))).shape[0] == 0
 
