@@ -315,7 +315,7 @@ def check_cupy(device: str) -> Iterator[Row]:
             found = call()
             cp.cuda.get_current_stream().synchronize()
             arrays = found if isinstance(found, tuple) else (found,)
-            return [torch.from_dlpack(cp.ascontiguousarray(array)) for array in arrays]
+            return [torch.from_dlpack(array) for array in arrays]
 
         return run
 
