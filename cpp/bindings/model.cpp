@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <mutex>
 #include <string>
@@ -23,10 +24,26 @@ template <class T>
 using Signal = py::array_t<T, py::array::c_style>;
 using ModelPtr = std::shared_ptr<const Model>;
 
+/// How many samples there are for that input, or an error: (time,) for one channel, else (time, channels).
 template <class T>
-void check_signal(const Signal<T>& samples) {
-  if (samples.ndim() != 1)
-    throw InvalidArgument("samples: expected one dimension (time,), got " + std::to_string(samples.ndim()));
+std::size_t check_signal(const Signal<T>& samples, const InputSpec* input) {
+  if (!input || input->channels == 1) {
+    if (samples.ndim() != 1)
+      throw InvalidArgument("samples: expected one dimension (time,), got " + std::to_string(samples.ndim()));
+  } else if (samples.ndim() != 2 || samples.shape(1) != input->channels) {
+    throw InvalidArgument("samples: expected shape (time, " + std::to_string(input->channels) + "), got " +
+                          std::to_string(samples.ndim()) + " dimensions" +
+                          (samples.ndim() == 2 ? ", the last of " + std::to_string(samples.shape(1)) : ""));
+  }
+  return static_cast<std::size_t>(samples.shape(0));
+}
+
+/// The place of an input in the model, or how many there are.
+std::size_t input_index(const Model& model, const std::string& modality) {
+  const auto& inputs = model.inputs();
+  return static_cast<std::size_t>(
+      std::find_if(inputs.begin(), inputs.end(), [&](const InputSpec& i) { return i.name == modality; }) -
+      inputs.begin());
 }
 
 [[noreturn]] void refuse(Status status, const std::string& detail) {
@@ -35,6 +52,7 @@ void check_signal(const Signal<T>& samples) {
 
 /// Which sample a status is about.
 std::string culprit(Status status, const float* x, std::size_t n) {
+  if (status != Status::not_finite && status != Status::out_of_range) return "";
   for (std::size_t i = 0; i < n; ++i)
     if (status == Status::not_finite ? !std::isfinite(x[i]) : !(std::abs(x[i]) <= 1e6f))
       return ": sample " + std::to_string(i) + " is " + std::to_string(x[i]);
@@ -70,49 +88,79 @@ struct PyEngine {
 
   template <class T>
   std::size_t push(const std::string& modality, const Signal<T>& samples, std::optional<double> time) {
-    check_signal(samples);
+    const Model& model = engine.model();
+    const std::size_t input = input_index(model, modality);
+    const bool known = input < model.inputs().size();
+    const std::size_t n = check_signal(samples, known ? &model.inputs()[input] : nullptr);
     const T* x = samples.data();
-    const auto n = static_cast<std::size_t>(samples.size());
     std::size_t taken = 0;
     Status status;
     {
       const py::gil_scoped_release release;
-      const std::scoped_lock lock(pushing);
+      const std::scoped_lock lock(pushing[known ? input : 0]);
       status = time ? engine.push(modality, x, n, *time, &taken) : engine.push(modality, x, n, &taken);
     }
     if (status == Status::ok || status == Status::queue_full) return taken;
-    if (status == Status::unknown_modality)
-      refuse(status, ": '" + modality + "'; it listens to: " + listed(engine.model()));
-    if (time && (!std::isfinite(*time) || status == Status::time_backwards))
+    if (!known) refuse(status, ": '" + modality + "'; it listens to: " + listed(model));
+    if (time && (!std::isfinite(*time) || status == Status::time_backwards || std::abs(*time) > 4e9))
       refuse(status, ": time is " + std::to_string(*time));
-    refuse(status, culprit(status, x, n));
+    refuse(status, culprit(status, x, static_cast<std::size_t>(samples.size())));
   }
 
   py::object poll() {
     bool due;
     Estimate estimate;
     std::vector<float> values;
+    std::vector<std::uint8_t> present;
     {
       const py::gil_scoped_release release;
       const std::scoped_lock lock(polling);
       due = engine.poll(estimate);
-      if (due) values.assign(estimate.values.begin(), estimate.values.end());
+      if (due) {
+        values.assign(estimate.values.begin(), estimate.values.end());
+        present.assign(estimate.present.begin(), estimate.present.end());
+      }
     }
     if (!due) return py::none();
+    py::list there;
+    for (const std::uint8_t p : present) there.append(p != 0);
     return py::make_tuple(estimate.time, estimate.sample,
                           py::array_t<float>(static_cast<py::ssize_t>(values.size()), values.data()),
-                          estimate.valid);
+                          estimate.valid, there, estimate.confidence, estimate.latency);
   }
+
+  /// Keeps every other call out while it lives, in the one order that all take.
+  struct Alone {
+    explicit Alone(PyEngine& engine) : of(engine) {
+      for (std::mutex& m : of.pushing) m.lock();
+      of.polling.lock();
+    }
+    ~Alone() {
+      of.polling.unlock();
+      for (std::mutex& m : of.pushing) m.unlock();
+    }
+    PyEngine& of;
+  };
 
   void finish() {
     const py::gil_scoped_release release;
-    const std::scoped_lock lock(pushing);
+    const Alone alone(*this);
     engine.finish();
   }
   void reset() {
     const py::gil_scoped_release release;
-    const std::scoped_lock lock(pushing, polling);
+    const Alone alone(*this);
     engine.reset();
+  }
+  Snapshot snapshot() {
+    const py::gil_scoped_release release;
+    const Alone alone(*this);
+    return engine.snapshot();
+  }
+  void restore(const Snapshot& snapshot) {
+    const py::gil_scoped_release release;
+    const Alone alone(*this);
+    engine.restore(snapshot);
   }
   py::list adaptation() {
     std::vector<Adaptation> now;
@@ -136,7 +184,8 @@ struct PyEngine {
   }
 
   Engine engine;
-  std::mutex pushing, polling;
+  std::array<std::mutex, kMaxInputs> pushing;  // per input
+  std::mutex polling;
 };
 
 struct PyFullPass {
@@ -153,9 +202,8 @@ struct PyFullPass {
 
   template <class T>
   py::tuple feed(const Signal<T>& samples) {
-    check_signal(samples);
+    const std::size_t n = check_signal(samples, &pass.model().inputs().front());
     const T* x = samples.data();
-    const auto n = static_cast<std::size_t>(samples.size());
     std::vector<double> times;
     std::vector<float> values;
     std::vector<std::uint8_t> valid;
@@ -165,8 +213,53 @@ struct PyFullPass {
       const std::scoped_lock lock(running);
       status = pass.feed(x, n, times, values, &valid);
     }
-    if (status != Status::ok) refuse(status, culprit(status, x, n));
+    if (status != Status::ok) refuse(status, culprit(status, x, static_cast<std::size_t>(samples.size())));
     return result(times, values, valid);
+  }
+
+  template <class T>
+  void push(const std::string& modality, const Signal<T>& samples, std::optional<double> time) {
+    const Model& model = pass.model();
+    const std::size_t input = input_index(model, modality);
+    if (input == model.inputs().size())
+      refuse(Status::unknown_modality, ": '" + modality + "'; it listens to: " + listed(model));
+    const std::size_t n = check_signal(samples, &model.inputs()[input]);
+    const T* x = samples.data();
+    Status status;
+    {
+      const py::gil_scoped_release release;
+      const std::scoped_lock lock(running);
+      status = pass.push(modality, x, n, time);
+    }
+    if (status == Status::ok) return;
+    if (time && (!std::isfinite(*time) || status == Status::time_backwards || std::abs(*time) > 4e9))
+      refuse(status, ": time is " + std::to_string(*time));
+    refuse(status, culprit(status, x, static_cast<std::size_t>(samples.size())));
+  }
+
+  /// With a clock: the estimates that are due; `end`: no more samples come.
+  py::tuple drain(bool end) {
+    std::vector<double> times;
+    std::vector<float> values, confidence;
+    std::vector<std::uint8_t> valid, present;
+    {
+      const py::gil_scoped_release release;
+      const std::scoped_lock lock(running);
+      if (end) pass.finish();
+      Estimate estimate;
+      while (pass.poll(estimate)) {
+        times.push_back(estimate.time);
+        values.insert(values.end(), estimate.values.begin(), estimate.values.end());
+        valid.push_back(estimate.valid);
+        present.insert(present.end(), estimate.present.begin(), estimate.present.end());
+        if (estimate.confidence) confidence.push_back(*estimate.confidence);
+      }
+    }
+    const auto rows = static_cast<py::ssize_t>(times.size());
+    const auto inputs = static_cast<py::ssize_t>(pass.model().inputs().size());
+    return result(times, values, valid) +
+           py::make_tuple(py::array_t<bool>({rows, inputs}, reinterpret_cast<const bool*>(present.data())),
+                          py::array_t<float>(static_cast<py::ssize_t>(confidence.size()), confidence.data()));
   }
 
   py::tuple finish() {
@@ -349,10 +442,15 @@ py::dict timing(const Timing& t) {
   d["hop_s"] = t.hop_s;
   d["context_s"] = t.context_s;
   d["lookahead_s"] = t.lookahead_s;
+  if (t.clock_hz > 0) {
+    d["clock_hz"] = t.clock_hz;
+    d["silence_s"] = t.silence_s;
+    d["reach_s"] = t.reach_s;
+  }
   return d;
 }
 
-py::dict counters(const Counters& c) {
+py::dict counters(const Counters& c, bool clocked) {
   py::dict d;
   d["taken"] = c.taken;
   d["refused"] = c.refused;
@@ -360,6 +458,12 @@ py::dict counters(const Counters& c) {
   d["reanchors"] = c.reanchors;
   d["estimates"] = c.estimates;
   d["invalid"] = c.invalid;
+  if (clocked) {
+    d["duplicates"] = c.duplicates;
+    d["late"] = c.late;
+    d["silences"] = c.silences;
+    d["overdue"] = c.overdue;
+  }
   return d;
 }
 
@@ -404,12 +508,15 @@ void bind_model(py::module_& m) {
           },
           py::arg("content"));
 
+  py::class_<Snapshot>(m, "Snapshot");
   py::class_<PyEngine>(m, "Engine")
-      .def(py::init([](const Holder& model, double queue_s, double reanchor_s, bool adapting) {
-             return std::make_unique<PyEngine>(model, EngineOptions{queue_s, reanchor_s, adapting});
+      .def(py::init([](const Holder& model, double queue_s, double reanchor_s, bool adapting,
+                       std::optional<double> wait_s) {
+             return std::make_unique<PyEngine>(model, EngineOptions{queue_s, reanchor_s, adapting, wait_s});
            }),
            py::arg("model"), py::arg("queue_s") = EngineOptions{}.queue_s,
-           py::arg("reanchor_s") = EngineOptions{}.reanchor_s, py::arg("adapting") = EngineOptions{}.adapting)
+           py::arg("reanchor_s") = EngineOptions{}.reanchor_s, py::arg("adapting") = EngineOptions{}.adapting,
+           py::arg("wait_s") = py::none())
       .def("push", &PyEngine::push<float>, py::arg("modality"), py::arg("samples").noconvert(),
            py::arg("time") = py::none())
       .def("push", &PyEngine::push<std::int16_t>, py::arg("modality"), py::arg("samples").noconvert(),
@@ -421,7 +528,16 @@ void bind_model(py::module_& m) {
       .def("adapt", &PyEngine::adapt, py::arg("profile"))
       .def("set_adapting", &PyEngine::set_adapting, py::arg("adapting"))
       .def("latency", [](const PyEngine& self) { return self.engine.latency(); })
-      .def("counters", [](const PyEngine& self) { return counters(self.engine.counters()); });
+      .def(
+          "counters",
+          [](const PyEngine& self, const std::optional<std::string>& modality) {
+            const Engine& engine = self.engine;
+            return counters(modality ? engine.counters(*modality) : engine.counters(),
+                            engine.model().timing().clock_hz > 0);
+          },
+          py::arg("modality") = py::none())
+      .def("snapshot", &PyEngine::snapshot)
+      .def("restore", &PyEngine::restore, py::arg("snapshot"));
 
   py::class_<PyFullPass>(m, "FullPass")
       .def(py::init([](const Holder& model, bool adapting) {
@@ -430,6 +546,11 @@ void bind_model(py::module_& m) {
            py::arg("model"), py::arg("adapting") = true)
       .def("feed", &PyFullPass::feed<float>, py::arg("samples").noconvert())
       .def("feed", &PyFullPass::feed<std::int16_t>, py::arg("samples").noconvert())
+      .def("push", &PyFullPass::push<float>, py::arg("modality"), py::arg("samples").noconvert(),
+           py::arg("time") = py::none())
+      .def("push", &PyFullPass::push<std::int16_t>, py::arg("modality"), py::arg("samples").noconvert(),
+           py::arg("time") = py::none())
+      .def("drain", &PyFullPass::drain, py::arg("end"))
       .def("finish", &PyFullPass::finish)
       .def("reset", &PyFullPass::reset)
       .def("adaptation", &PyFullPass::adaptation)

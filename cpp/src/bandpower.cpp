@@ -910,6 +910,18 @@ struct BandPowerStream<T>::Impl {
         window(sharing.first_window()) {
     for (std::size_t c = 0; c < channels; ++c) x.push_back(buffer.data() + c * capacity);
   }
+  Impl(const Impl& other)
+      : plan(other.plan),
+        sharing(other.sharing),
+        channels(other.channels),
+        capacity(other.capacity),
+        windows(other.windows),
+        buffer(other.buffer),
+        start(other.start),
+        total(other.total),
+        window(other.window) {
+    for (std::size_t c = 0; c < channels; ++c) x.push_back(buffer.data() + c * capacity);
+  }
 
   std::uint64_t frames() const noexcept {
     return static_cast<std::uint64_t>(std::max<std::int64_t>(window, 0));
@@ -980,6 +992,9 @@ BandPowerStream<T>::BandPowerStream(std::shared_ptr<const BandPower> plan, std::
 }
 template <class T>
 BandPowerStream<T>::~BandPowerStream() = default;
+template <class T>
+BandPowerStream<T>::BandPowerStream(const BandPowerStream& other)
+    : impl_(std::make_unique<Impl>(*other.impl_)) {}
 template <class T>
 BandPowerStream<T>::BandPowerStream(BandPowerStream&&) noexcept = default;
 template <class T>

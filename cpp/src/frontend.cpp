@@ -511,6 +511,14 @@ struct FrontEndStream::Impl {
     }
   }
 
+  Impl(const Impl& other) : Impl(other.plan, other.limit - static_cast<std::size_t>(other.span) - 1) {
+    buffer = other.buffer;
+    begin = other.begin;
+    stored = other.stored;
+    rows = other.rows;
+    samples = other.samples;
+  }
+
   static std::size_t buffer_size(const FrontEnd::Impl& p, std::size_t capacity) {
     return 2 * (static_cast<std::size_t>(p.framing.span()) + 1 + capacity);
   }
@@ -615,6 +623,7 @@ FrontEndStream::FrontEndStream(std::shared_ptr<const FrontEnd> plan, std::size_t
   impl_ = std::make_unique<Impl>(std::move(plan), capacity_samples);
 }
 FrontEndStream::~FrontEndStream() = default;
+FrontEndStream::FrontEndStream(const FrontEndStream& other) : impl_(std::make_unique<Impl>(*other.impl_)) {}
 FrontEndStream::FrontEndStream(FrontEndStream&&) noexcept = default;
 FrontEndStream& FrontEndStream::operator=(FrontEndStream&&) noexcept = default;
 

@@ -39,7 +39,7 @@ Geometry compose(const Geometry& inner, const Geometry& outer, const Fields& at)
 }
 
 bool tick_together(const Graph::Vertex& a, const Graph::Vertex& b) {
-  return a.signal == b.signal && a.clock.offset == b.clock.offset && a.clock.stride == b.clock.stride;
+  return a.domain == b.domain && a.clock.offset == b.clock.offset && a.clock.stride == b.clock.stride;
 }
 
 /// Flushes denormals while it lives: they are slow, and a decaying network makes many.
@@ -67,8 +67,8 @@ class NoDenormals {
 
 Graph::Graph(const Json& json, const std::vector<TensorView>& tensors) {
   Fields card(json, "card");
-  card.get("schema");   // checked with the container
-  card.get("tensors");  // likewise
+  schema_ = card.get("schema").get<int>();  // checked with the container
+  card.get("tensors");                      // likewise
   for (const char* key : {"name", "version"}) {
     const std::string text = card.text(key);
     if (text.empty() || text.size() > 200)
@@ -78,9 +78,11 @@ Graph::Graph(const Json& json, const std::vector<TensorView>& tensors) {
     if (card.has(key)) card.object(key);
   TensorTable table(tensors);
   read_inputs(card);
+  read_clock(card);
   read_nodes(card, table);
   read_outputs(card);
   read_validity(card);
+  read_confidence(card);
   check_use(card);
   table.done();
   check_latency(card);
@@ -102,15 +104,38 @@ void Graph::read_inputs(Fields& card) {
     InputSpec input;
     input.name = fields.text("name");
     check_name(fields, input.name);
-    input.kind = fields.text("kind", {"audio"});
-    input.rate = fields.number("rate", 1, 1e6);
-    input.channels = static_cast<int>(fields.integer("channels", 1, 1));
-    input.unit = fields.text("unit", {"full scale"});
+    if (schema_ == 1) {
+      input.kind = fields.text("kind", {"audio"});
+      input.rate = fields.number("rate", 1, 1e6);
+      input.channels = static_cast<int>(fields.integer("channels", 1, 1));
+      input.unit = fields.text("unit", {"full scale"});
+    } else {
+      input.kind = fields.text("kind", {"audio", "signal", "rows"});
+      input.rate = fields.number("rate", 0.01, 2e5);
+      input.channels =
+          static_cast<int>(fields.integer("channels", 1, input.kind == "rows" ? kMaxWidth : 1024));
+      input.unit = input.kind == "audio" ? fields.text("unit", {"full scale"}) : fields.text("unit");
+      if (input.unit.empty() || input.unit.size() > 100) fields.fail("'unit' must have 1 to 100 characters");
+    }
     fields.done();
     for (const InputSpec& other : inputs)
       if (other.name == input.name) fields.fail("the name '" + input.name + "' is taken");
+    domains.push_back({input.rate, inputs.size()});
     inputs.push_back(input);
   }
+}
+
+void Graph::read_clock(Fields& card) {
+  if (schema_ < 2 || !card.has("clock")) return;
+  Fields fields(card.object("clock"), "card: clock");
+  timing.clock_hz = fields.number("rate", 0.01, 1e4);
+  timing.silence_s = fields.number("silence", 1e-3, 3600);
+  fields.done();
+  for (const InputSpec& input : inputs)
+    if (timing.silence_s * input.rate < 2)
+      fields.fail("'silence' must be at least 2 samples of every input, " + std::to_string(2 / input.rate) +
+                  " s of '" + input.name + "', got " + std::to_string(timing.silence_s));
+  clocked = true;
 }
 
 void Graph::read_nodes(Fields& card, TensorTable& tensors) {
@@ -148,6 +173,10 @@ void Graph::read_nodes(Fields& card, TensorTable& tensors) {
       if (!names.contains(from))
         node.fields.fail("its input " + brief(std::string_view(from)) + " does not exist");
 
+  if (clocked) {
+    clock_domain = domains.size();
+    domains.push_back({timing.clock_hz, kNoSignal});
+  }
   const auto placed = [&](const std::string& name) -> std::size_t {  // vertex + 1, or 0
     const Vertex* const vertex = find(name);
     return vertex ? static_cast<std::size_t>(vertex - vertices.data()) + 1 : 0;
@@ -169,33 +198,55 @@ void Graph::read_nodes(Fields& card, TensorTable& tensors) {
       Vertex vertex;
       vertex.name = entry.name;
       vertex.type = entry.type;
-      NodeSource source{entry.name, entry.type, entry.fields, {}, nullptr, &tensors};
+      NodeSource source{entry.name, entry.type, entry.fields, {}, nullptr, &tensors, 0, false, schema_};
       std::vector<Geometry> clocks;
-      std::vector<std::size_t> signals;
+      std::vector<std::size_t> from_domain;
       for (const std::string& name : entry.from) {
         const std::size_t from = placed(name);
         vertex.from.push_back(from);
         if (from != 0) {
-          source.widths.push_back(vertices[from - 1].node->width());
-          clocks.push_back(vertices[from - 1].clock);
-          signals.push_back(vertices[from - 1].signal);
+          const Vertex& before = vertices[from - 1];
+          source.widths.push_back(before.node->width());
+          clocks.push_back(before.clock);
+          from_domain.push_back(before.domain);
         } else {
-          source.signal = &inputs[signal_of(name)];
-          source.widths.push_back(static_cast<std::size_t>(source.signal->channels));
+          const std::size_t signal = signal_of(name);
+          source.widths.push_back(static_cast<std::size_t>(inputs[signal].channels));
           clocks.push_back({});
-          signals.push_back(signal_of(name));
+          from_domain.push_back(signal);
         }
       }
+      const std::size_t first = vertex.from.front();
+      const Domain domain = domains[from_domain.front()];
+      source.direct = first == 0;
+      if (source.direct || vertices[first - 1].sampled) source.signal = &inputs[domain.signal];
+      source.rate = domain.rate / static_cast<double>(clocks.front().stride);
       vertex.node = make_node(source);
       Geometry joined = clocks.front();
       for (std::size_t i = 1; i < clocks.size(); ++i) {
-        if (signals[i] != signals[0] || clocks[i].offset != joined.offset ||
+        if (from_domain[i] != from_domain[0] || clocks[i].offset != joined.offset ||
             clocks[i].stride != joined.stride)
           entry.fields.fail("its inputs do not tick together");
         joined.span = std::max(joined.span, clocks[i].span);
       }
-      vertex.signal = signals.front();
-      vertex.clock = compose(joined, vertex.node->geometry(), entry.fields);
+      vertex.align = entry.type == "align";
+      vertex.presence = entry.type == "presence";
+      if (vertex.align && !clocked) entry.fields.fail("needs a card with a 'clock'");
+      if (vertex.align && domain.signal == kNoSignal) entry.fields.fail("its input is on the clock already");
+      if (vertex.presence && (first == 0 || !vertices[first - 1].align))
+        entry.fields.fail("its input must be a node of type align");
+      vertex.domain = from_domain.front();
+      vertex.sampled = source.signal != nullptr &&
+                       (entry.type == "resample" || entry.type == "filter" || entry.type == "reference");
+      if (vertex.align) {
+        vertex.domain = clock_domain;
+      } else if (const RateChange change = vertex.node->rate_change(); change.rate > 0) {
+        vertex.domain = domains.size();
+        domains.push_back({change.rate, domain.signal, change.delay_s, change.context_s});
+      } else {
+        vertex.clock = compose(joined, vertex.node->geometry(), entry.fields);
+      }
+      vertex.signal = vertex.align ? domain.signal : domains[vertex.domain].signal;
       vertices.push_back(std::move(vertex));
       entry.placed = moved = true;
     }
@@ -264,10 +315,47 @@ void Graph::read_outputs(Fields& card) {
       card.fail("the outputs do not tick together: nodes '" + lead.name + "' and '" + vertex.name + "'");
     span = std::max(span, vertex.clock.span);
   }
-  const double rate = inputs[lead.signal].rate;
-  timing.first_estimate_s = static_cast<double>(lead.clock.offset + 1) / rate;
-  timing.hop_s = static_cast<double>(lead.clock.stride) / rate;
-  timing.context_s = static_cast<double>(span) / rate;
+  if (clocked && lead.domain != clock_domain)
+    card.fail("the outputs must be on the clock: node '" + lead.name + "' is before any align");
+  read_timing(span);
+}
+
+void Graph::read_timing(std::uint64_t span) {
+  const Vertex& lead = vertices[output_vertex.front()];
+  const Domain& domain = domains[lead.domain];
+  const auto seconds = [](std::uint64_t rows, const Domain& d) { return static_cast<double>(rows) / d.rate; };
+  timing.hop_s = seconds(lead.clock.stride, domain);
+  timing.first_estimate_s = seconds(lead.clock.offset + (clocked ? 0 : 1), domain) + domain.delay;
+  timing.context_s = seconds(span, domain) + domain.context;
+  if (!clocked) return;
+  double before = 0;
+  for (const Vertex& vertex : vertices) {
+    if (!vertex.align) continue;
+    const std::size_t from = vertex.from.front();
+    // Before the first node: a sample as it comes.
+    const Geometry clock = from == 0 ? Geometry{} : vertices[from - 1].clock;
+    const Domain& d = domains[from == 0 ? vertex.signal : vertices[from - 1].domain];
+    timing.reach_s = std::max(timing.reach_s, seconds(clock.stride, d) + d.delay);
+    before = std::max(before, seconds(clock.span + clock.stride, d) + d.context);
+  }
+  timing.context_s += before + timing.silence_s;
+}
+
+void Graph::read_confidence(Fields& card) {
+  if (schema_ < 2 || !card.has("confidence")) return;
+  Fields fields(card.object("confidence"), "card: confidence");
+  const std::string node = fields.text("node");
+  fields.done();
+  const Vertex* const vertex = find(node);
+  if (!vertex) fields.fail("its node " + brief(std::string_view(node)) + " does not exist");
+  const Json& nodes = card.array("nodes");
+  const auto source =
+      std::find_if(nodes.begin(), nodes.end(), [&](const Json& n) { return n["name"] == node; });
+  if (vertex->type != "activation" || (*source)["options"]["kind"] != "sigmoid" || vertex->node->width() != 1)
+    fields.fail("its node '" + node + "' must be a sigmoid activation of 1 value");
+  if (!tick_together(*vertex, vertices[output_vertex.front()]))
+    fields.fail("its node '" + node + "' does not tick with the outputs");
+  confidence = static_cast<std::size_t>(vertex - vertices.data()) + 1;
 }
 
 void Graph::read_validity(Fields& card) {
@@ -285,11 +373,12 @@ void Graph::read_validity(Fields& card) {
   validity = static_cast<std::size_t>(vertex - vertices.data()) + 1;
 }
 
-/// Every node must serve an output (or tell its validity), every input a node.
+/// Every node must serve an output (or tell its validity or confidence), every input a node.
 void Graph::check_use(const Fields& card) const {
   std::vector<bool> used(vertices.size(), false), heard(inputs.size(), false);
   for (const std::size_t v : output_vertex) used[v] = true;
   if (validity != 0) used[validity - 1] = true;
+  if (confidence != 0) used[confidence - 1] = true;
   for (std::size_t v = vertices.size(); v-- > 0;) {
     if (!used[v]) card.fail("no output depends on node '" + vertices[v].name + "'");
     for (const std::size_t from : vertices[v].from) {
@@ -304,7 +393,7 @@ void Graph::check_use(const Fields& card) const {
 void Graph::check_latency(Fields& card) const {
   if (!card.has("latency")) return;
   Fields fields(card.object("latency"), "card: latency");
-  const double tolerance = 1.0 / inputs[vertices[output_vertex.front()].signal].rate;
+  const double tolerance = 1.0 / domains[vertices[output_vertex.front()].domain].rate;
   const auto same = [&](const char* key, double actual) {
     const double declared = fields.number(key, 0, 1e12);
     if (std::abs(declared - actual) > tolerance + 1e-9 * actual)
@@ -318,12 +407,18 @@ void Graph::check_latency(Fields& card) const {
   fields.done();
 }
 
+std::size_t Graph::rows_into(std::size_t v, std::size_t samples, const std::vector<std::size_t>& rows) const {
+  return vertices[v].from.front() == 0 ? samples : rows[vertices[v].from.front() - 1];
+}
+
 std::vector<std::size_t> Graph::capacity_for(std::size_t samples, double* bytes) const {
   std::vector<std::size_t> rows;
   double total = 0;
-  for (const Vertex& vertex : vertices) {
-    const std::size_t in = vertex.from.front() == 0 ? samples : rows[vertex.from.front() - 1];
-    rows.push_back(vertex.node->max_rows(in) + 1);  // one more for what finish may owe
+  for (std::size_t v = 0; v < vertices.size(); ++v) {
+    const Vertex& vertex = vertices[v];
+    const std::size_t in = rows_into(v, samples, rows);
+    // One more for what finish may owe.
+    rows.push_back((vertex.align ? kTicks : vertex.node->max_rows(in)) + 1);
     total += static_cast<double>(rows.back()) *
              (static_cast<double>(vertex.node->width()) * sizeof(float) + sizeof(std::uint64_t));
     if (bytes) total += static_cast<double>(vertex.node->state_bytes(in));
@@ -340,7 +435,7 @@ void Graph::plan_memory() {
   constexpr double kBuffers = 16 << 20;
   double least = 0, bytes = 0;
   capacity_for(1, &least);
-  block = 16384;
+  block = clocked ? 1024 : 16384;  // with a clock, a block ends at a tick
   capacity_for(block, &bytes);
   while (block > 1 && bytes > least + kBuffers) {
     block /= 2;
@@ -356,24 +451,44 @@ GraphRun::GraphRun(const Graph& graph) : graph_(&graph), samples_(graph.inputs.s
   const std::vector<std::size_t> rows = graph.capacity();
   for (std::size_t v = 0; v < graph.vertices.size(); ++v) {
     const Graph::Vertex& vertex = graph.vertices[v];
-    const std::size_t in = vertex.from.front() == 0 ? graph.block : rows[vertex.from.front() - 1];
     Cell cell;
-    cell.state = vertex.node->make_state(in);
+    cell.state = vertex.node->make_state(graph.rows_into(v, graph.block, rows));
     cell.out.assign(rows[v] * vertex.node->width(), 0.0f);
     cell.index.assign(rows[v], 0);
     cell.in.assign(vertex.from.size(), nullptr);
+    if (vertex.align) {
+      cell.kept.assign(vertex.node->width(), 0.0f);
+      cell.there.assign(rows[v], 0.0f);
+    }
     cells_.push_back(std::move(cell));
   }
   estimates_.assign(rows[graph.output_vertex.front()] * graph.columns.size(), 0.0f);
+  if (graph.clocked) present_.assign(Graph::kTicks * graph.inputs.size(), 0);
 }
+
+GraphRun::Cell::Cell(const Cell& other)
+    : state(other.state->clone()),
+      out(other.out),
+      index(other.index),
+      rows(other.rows),
+      consumed(other.consumed),
+      emitted(other.emitted),
+      behind(other.behind),
+      in(other.in),
+      kept(other.kept),
+      there(other.there),
+      keeps(other.keeps) {}
 
 void GraphRun::reset() noexcept {
   for (Cell& cell : cells_) {
     cell.state->reset();
     cell.rows = 0;
     cell.consumed = cell.emitted = cell.behind = 0;
+    cell.keeps = false;
   }
   std::fill(samples_.begin(), samples_.end(), 0);
+  ticks_ = 0;
+  next_tick_ = first_tick_ = 0;
 }
 
 /// Feeds vertex `v` with the valid rows of its inputs, or with `n` samples where it listens to the signal.
@@ -386,16 +501,21 @@ void GraphRun::run(std::size_t v, const float* samples, std::size_t n, std::uint
       cell.in[i] = samples;
     } else {
       const Cell& source = cells_[vertex.from[i] - 1];
-      cell.in[i] = source.out.data();
+      cell.in[i] = vertex.presence ? source.there.data() : source.out.data();
       index = source.index.data();
       n = i == 0 ? source.rows : std::min(n, source.rows);  // equal but for what finish owes
     }
   }
+  if (vertex.align) {  // in the order of time, so that the last row is the newest
+    if (n == 0) return;
+    const std::size_t width = vertex.node->width();
+    std::memcpy(cell.kept.data(), cell.in[0] + (n - 1) * width, width * sizeof(float));
+    cell.keeps = true;
+    return;
+  }
   cell.rows = n == 0 ? 0 : vertex.node->process(cell.in.data(), n, cell.out.data(), *cell.state);
-  const Geometry& g = vertex.node->geometry();
   for (std::size_t r = 0; r < cell.rows; ++r) {
-    const std::uint64_t at =
-        g.offset + (cell.emitted + r) * g.stride - cell.consumed;  // due with this row of the block
+    const std::uint64_t at = vertex.node->due(cell.emitted + r) - cell.consumed;  // the row of this block
     cell.index[r] = index ? index[at] : first_sample + at;
   }
   cell.emitted += cell.rows;
@@ -419,6 +539,11 @@ std::size_t GraphRun::collect() noexcept {
 }
 
 bool GraphRun::valid(std::size_t i) const noexcept {
+  if (graph_->clocked) {
+    const std::uint8_t* const there = present(i);
+    if (std::none_of(there, there + graph_->inputs.size(), [](std::uint8_t p) { return p != 0; }))
+      return false;
+  }
   if (graph_->validity != 0 && !(cells_[graph_->validity - 1].out[i] >= graph_->least_validity)) return false;
   const float* from = values(i);
   return std::all_of(from, from + graph_->columns.size(), [](float v) { return std::isfinite(v); });
@@ -475,6 +600,58 @@ std::size_t GraphRun::process(std::size_t signal, const float* samples, std::siz
   samples_[signal] += n;
   for (std::size_t v = 0; v < cells_.size(); ++v)
     if (graph_->vertices[v].signal == signal) run(v, samples, n, first);
+  return collect();
+}
+
+void GraphRun::feed(std::size_t signal, const float* samples, std::size_t n) noexcept {
+  const NoDenormals guard;
+  const std::uint64_t first = samples_[signal];
+  samples_[signal] += n;
+  for (std::size_t v = 0; v < cells_.size(); ++v)
+    if (graph_->vertices[v].signal == signal) run(v, samples, n, first);
+}
+
+void GraphRun::lapse(std::size_t signal) noexcept {
+  for (std::size_t v = 0; v < cells_.size(); ++v)
+    if (graph_->vertices[v].align && graph_->vertices[v].signal == signal) cells_[v].keeps = false;
+}
+
+void GraphRun::tick(const bool* alive) noexcept {
+  const std::size_t inputs = graph_->inputs.size();
+  if (ticks_ == 0) first_tick_ = next_tick_;
+  std::uint8_t* const present = present_.data() + ticks_ * inputs;
+  for (std::size_t i = 0; i < inputs; ++i) present[i] = alive[i];
+  for (std::size_t v = 0; v < cells_.size(); ++v) {
+    const Graph::Vertex& vertex = graph_->vertices[v];
+    if (!vertex.align) continue;
+    Cell& cell = cells_[v];
+    const bool there = alive[vertex.signal] && cell.keeps;
+    if (!there) present[vertex.signal] = 0;
+    const std::size_t width = vertex.node->width();
+    float* const row = cell.out.data() + ticks_ * width;
+    if (there) {
+      std::memcpy(row, cell.kept.data(), width * sizeof(float));
+    } else {
+      std::fill_n(row, width, 0.0f);
+    }
+    cell.there[ticks_] = there ? 1.0f : 0.0f;
+    cell.index[ticks_] = next_tick_;
+  }
+  ++ticks_;
+  ++next_tick_;
+}
+
+std::size_t GraphRun::estimate() noexcept {
+  const NoDenormals guard;
+  for (std::size_t v = 0; v < cells_.size(); ++v) {
+    const Graph::Vertex& vertex = graph_->vertices[v];
+    if (vertex.align) {
+      cells_[v].rows = ticks_;
+    } else if (vertex.signal == Graph::kNoSignal) {
+      run(v, nullptr, 0, 0);
+    }
+  }
+  ticks_ = 0;
   return collect();
 }
 

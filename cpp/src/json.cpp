@@ -190,7 +190,7 @@ std::vector<std::string> Fields::texts(const char* key) {
 void Fields::done() const {
   for (const auto& [key, value] : object_->items())
     if (std::find(seen_.begin(), seen_.end(), key) == seen_.end())
-      fail(brief(std::string_view(key)) + " is not a field that schema 1 knows here");
+      fail(brief(std::string_view(key)) + " is not a field that is known here");
 }
 
 }  // namespace affekt

@@ -1,7 +1,8 @@
 // The contract of a node: rows in, rows out, weights apart from state.
 //
 // To add a type: derive from Node in nodes.cpp (or a file of its own), read the options in a factory, and
-// list the factory in `make_node`. Graph, Engine and the file format stay as they are.
+// list the factory in `make_node`. Graph, Engine and the file format stay as they are. Two types the graph
+// itself runs, because they know of time: `align` and `presence` (docs/model_file.md).
 #pragma once
 
 #include <cstddef>
@@ -19,7 +20,7 @@
 namespace affekt {
 
 /// How output rows lie over input rows: row r is due with input row `offset + r * stride` and depends on the
-/// `span` input rows up to that one.
+/// `span` input rows up to that one. A node of another rhythm says so by Node::due and rate_change.
 struct Geometry {
   std::uint64_t offset = 0, stride = 1, span = 1;
 };
@@ -29,10 +30,26 @@ class SpeakerState;
 class NodeState {
  public:
   virtual ~NodeState() = default;
+  /// A state that goes on from here by itself; see StateOf.
+  virtual std::unique_ptr<NodeState> clone() const { return std::make_unique<NodeState>(*this); }
   /// Back to the start of a recording.
   virtual void reset() noexcept {}
   /// What it has learnt of the speaker; nullptr where a node learns nothing.
   virtual SpeakerState* speaker() noexcept { return nullptr; }
+};
+
+/// Base of the state of type S, which is cloned by its copy constructor.
+template <class S>
+class StateOf : public NodeState {
+ public:
+  std::unique_ptr<NodeState> clone() const final { return std::make_unique<S>(static_cast<const S&>(*this)); }
+};
+
+/// How a node changes the rate of the samples that pass through it.
+struct RateChange {
+  double rate = 0;       ///< of the output, Hz; 0: unchanged
+  double delay_s = 0;    ///< from an output sample's own time to the input sample that it is due with
+  double context_s = 0;  ///< input older than this, counted from there, has no influence
 };
 
 class Node {
@@ -44,7 +61,12 @@ class Node {
   std::size_t width() const noexcept { return width_; }
   const Geometry& geometry() const noexcept { return geometry_; }
   /// Most rows that one call can give for `n` rows in.
-  std::size_t max_rows(std::size_t n) const noexcept { return n / geometry_.stride + 1; }
+  virtual std::size_t max_rows(std::size_t n) const noexcept { return n / geometry_.stride + 1; }
+  /// Input row that output row `row` is due with.
+  virtual std::uint64_t due(std::uint64_t row) const noexcept {
+    return geometry_.offset + row * geometry_.stride;
+  }
+  virtual RateChange rate_change() const noexcept { return {}; }
 
   /// Bytes that a state takes when calls bring up to `max_rows` rows; asked before anything is allocated.
   virtual std::size_t state_bytes(std::size_t max_rows) const;
@@ -85,8 +107,12 @@ struct NodeSource {
   std::string name, type;
   Fields options;
   std::vector<std::size_t> widths;    // of the inputs
-  const InputSpec* signal = nullptr;  // set when the input is a signal of the model and not another node
+  const InputSpec* signal = nullptr;  // set when the first input is samples: a signal of the model, or one
+                                      // that was resampled, filtered or referenced
   TensorTable* tensors = nullptr;
+  double rate = 0;      // of the rows of the first input, Hz
+  bool direct = false;  // the first input is a signal of the model itself
+  int schema = 1;       // of the card
 
   [[noreturn]] void fail(const std::string& message) const { options.fail(message); }
   bool has(const std::string& param) const { return tensors->find(name + "." + param) != nullptr; }

@@ -9,8 +9,9 @@
 #include "affekt/error.hpp"
 #include "affekt/frontend.hpp"
 #include "affekt/tcn.hpp"
-#include "kernels/dense.hpp"
+#include "dense_rows.hpp"
 #include "node.hpp"
+#include "node_types.hpp"
 #include "speaker.hpp"
 
 namespace affekt {
@@ -47,7 +48,7 @@ class FrontEndNode final : public Node {
   }
 
  private:
-  struct State final : NodeState {
+  struct State final : StateOf<State> {
     State(const std::shared_ptr<const FrontEnd>& plan, std::size_t capacity) : stream(plan, capacity) {}
     void reset() noexcept override { stream.reset(); }
     FrontEndStream stream;
@@ -105,7 +106,7 @@ class StackNode final : public Node {
   }
 
  private:
-  struct State final : NodeState {
+  struct State final : StateOf<State> {
     explicit State(std::size_t floats) : ring(floats, 0.0f) {}
     void reset() noexcept override { count = 0; }
     std::vector<float> ring;
@@ -129,7 +130,7 @@ class TcnNode final : public Node {
   }
 
  private:
-  struct State final : NodeState {
+  struct State final : StateOf<State> {
     explicit State(const Tcn& network) : tcn(network.make_state()) {}
     void reset() noexcept override { tcn.reset(); }
     TcnState tcn;
@@ -199,7 +200,7 @@ class PoolNode final : public Node {
   }
 
  private:
-  struct State final : NodeState {
+  struct State final : StateOf<State> {
     State(std::size_t window, std::size_t in)
         : rows(window * in), scores(window), weights(window), sum(in), square(in), counted(window) {}
     void reset() noexcept override { count = 0; }
@@ -289,31 +290,15 @@ class PoolNode final : public Node {
 class LinearNode final : public Node {
  public:
   LinearNode(std::size_t in, std::size_t out, std::span<const float> weight, std::span<const float> bias)
-      : Node(out, {}), weight_(dense::packed_size(out, in, 1)), bias_(dense::padded(out), 0.0f) {
-    dense::pack(weight.data(), out, in, 1, weight_.data());
-    std::copy(bias.begin(), bias.end(), bias_.begin());
-    layer_ = {.in = in, .out = out, .weight = weight_.data(), .bias = bias_.data()};
-  }
+      : Node(out, {}), layer_(in, out, weight, bias) {}
 
   std::size_t process(const float* const* in, std::size_t n, float* out, NodeState&) const noexcept override {
-    constexpr std::size_t tile = 8;
-    for (std::size_t at = 0; at < n; at += tile) {
-      const std::size_t m = std::min(tile, n - at);
-      const float* rows[tile];
-      float* y[tile];
-      for (std::size_t f = 0; f < m; ++f) {
-        rows[f] = in[0] + (at + f) * layer_.in;
-        y[f] = out + (at + f) * width();
-      }
-      kernels_.layer(layer_, rows, tile, m, nullptr, y);
-    }
+    layer_.run(in[0], n, out);
     return n;
   }
 
  private:
-  const DenseKernels& kernels_ = dense_kernels();
-  AlignedVector<float> weight_, bias_;
-  DenseLayer layer_;
+  DenseRows layer_;
 };
 
 class ActivationNode final : public Node {
@@ -388,6 +373,8 @@ class AverageNode final : public Node {
 std::unique_ptr<Node> make_front_end(NodeSource& source) {
   if (!source.signal || source.signal->kind != "audio")
     source.fail("its input must be an audio signal of the model");
+  if (source.widths[0] != 1)
+    source.fail("takes one channel, got " + std::to_string(source.widths[0]) + "; resample with a mix first");
   const Json& json = source.options.get("options");
   std::shared_ptr<const FrontEnd> plan;
   try {
@@ -401,9 +388,9 @@ std::unique_ptr<Node> make_front_end(NodeSource& source) {
   } catch (const InvalidArgument& error) {
     source.fail(error.what());
   }
-  if (plan->options().sample_rate != source.signal->rate)
+  if (plan->options().sample_rate != source.rate)
     source.fail("sample_rate " + std::to_string(plan->options().sample_rate) +
-                " differs from the input's rate " + std::to_string(source.signal->rate));
+                " differs from the input's rate " + std::to_string(source.rate));
   std::string reason;
   if (!plan->streamable(&reason)) source.fail("cannot run live: " + reason);
   if (plan->features() > static_cast<std::size_t>(kMaxWidth)) source.fail("has too many features");
@@ -611,6 +598,7 @@ std::unique_ptr<Node> make_node(NodeSource& source) {
     std::unique_ptr<Node> (*make)(NodeSource&);
     std::size_t least = 1, most = 1;  // inputs
     const char* takes = "one input";
+    int schema = 1;  // the first that has it
   };
   static const std::map<std::string, Type> types = {
       {"front_end", {make_front_end}},
@@ -622,9 +610,20 @@ std::unique_ptr<Node> make_node(NodeSource& source) {
       {"activation", {make_activation}},
       {"average", {make_average, 2, kMaxInputs, "2 to 16 inputs"}},
       {"activity", {make_activity}},
-      {"adapt", {make_adapt, 1, 3, "one to three inputs"}}};
+      {"adapt", {make_adapt, 1, 3, "one to three inputs"}},
+      {"resample", {make_resample, 1, 1, "one input", 2}},
+      {"filter", {make_filter, 1, 1, "one input", 2}},
+      {"reference", {make_reference, 1, 1, "one input", 2}},
+      {"band_power", {make_band_power, 1, 1, "one input", 2}},
+      {"align", {make_align, 1, 1, "one input", 2}},
+      {"presence", {make_presence, 1, 1, "one input", 2}},
+      {"gate", {make_gate, 2, 2, "two inputs", 2}},
+      {"concat", {make_concat, 2, kMaxInputs, "2 to 16 inputs", 2}},
+      {"co_attention", {make_co_attention, 2, kMaxInputs, "2 to 16 inputs", 2}},
+      {"smooth", {make_smooth, 1, 1, "one input", 2}}};
   const auto it = types.find(source.type);
-  if (it == types.end()) source.fail("unknown node type " + brief(std::string_view(source.type)));
+  if (it == types.end() || it->second.schema > source.schema)
+    source.fail("unknown node type " + brief(std::string_view(source.type)));
   const Type& type = it->second;
   if (const std::size_t count = source.widths.size(); count < type.least || count > type.most)
     source.fail(std::string("takes ") + type.takes + ", got " + std::to_string(count));

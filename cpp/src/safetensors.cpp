@@ -17,7 +17,7 @@ static_assert(std::endian::native == std::endian::little, "model files are littl
 
 constexpr std::size_t kMaxHeader = std::size_t{16} << 20;
 constexpr std::size_t kMaxFile = std::size_t{1} << 30;
-constexpr int kSchema = 1;
+constexpr int kSchema = 2;  // the newest that is read; older ones are read for ever
 
 struct Entry {
   std::string name;
@@ -35,7 +35,7 @@ Entry read_entry(const std::string& name, const Json& value, const char* offsets
   entry.name = name;
   const std::string dtype = fields.text("dtype");
   if (dtype != "F32" && dtype != "I8")
-    fields.fail("dtype must be F32 or I8 in schema 1, got " + brief(std::string_view(dtype)));
+    fields.fail("dtype must be F32 or I8, got " + brief(std::string_view(dtype)));
   entry.quantised = dtype == "I8";
   const auto size = [&](const Json& item, const char* what) {
     if (!item.is_number_unsigned() || item.get<std::uint64_t>() > kMaxFile)
@@ -186,9 +186,10 @@ Container read_container(std::string_view bytes) {
   result.card = parse_object(result.card_text, "card");
   // First of all, so that a newer file is called newer and not malformed.
   if (!result.card.contains("schema")) throw ModelFileError("card: 'schema' is missing");
-  if (!result.card["schema"].is_number_integer() || result.card["schema"] != kSchema)
+  if (!result.card["schema"].is_number_integer() || result.card["schema"] < 1 ||
+      result.card["schema"] > kSchema)
     throw ModelFileError("card: schema " + brief(result.card["schema"]) +
-                         " is not supported; this version of affekt reads schema " + std::to_string(kSchema));
+                         " is not supported; this version of affekt reads schema 1 and " + std::to_string(kSchema));
   Fields card(result.card, "card");
   const Json& table = card.object("tensors");
   if (table.size() != entries.size())

@@ -30,7 +30,7 @@ class ActivityNode final : public Node {
   }
 
  private:
-  struct State final : NodeState {
+  struct State final : StateOf<State> {
     explicit State(std::size_t smoothing) : levels(smoothing) {}
     void reset() noexcept override { count = left = 0; }
     std::vector<double> levels;  // ring

@@ -11,7 +11,7 @@
 namespace affekt {
 
 /// State of an `adapt` node: mean and variance of the rows counted so far, and what rows are normalised by.
-class SpeakerState final : public NodeState {
+class SpeakerState final : public StateOf<SpeakerState> {
  public:
   explicit SpeakerState(std::size_t width);
   static std::size_t bytes(std::size_t width) { return (6 * sizeof(double) + sizeof(float)) * width; }

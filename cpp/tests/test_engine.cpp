@@ -3,6 +3,7 @@
 #include "affekt/engine.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -247,7 +248,7 @@ void statuses() {
   CHECK(!engine.poll(estimate));
   CHECK_EQ(engine.counters().rejected, 0u);
   CHECK(engine.push("audio", x.data(), 800, 1.0) == Status::ok);
-  for (int s = 0; s <= static_cast<int>(Status::finished); ++s)
+  for (int s = 0; s <= static_cast<int>(Status::wrong_type); ++s)
     CHECK(std::strlen(affekt::message(static_cast<Status>(s))) >= 2);
   CHECK_NEAR(engine.latency(), 736 / 8000.0, 1e-12);  // until the first estimate; the hop is 480
 }
@@ -362,6 +363,181 @@ void the_hot_path_allocates_nothing() {
   }
 }
 
+// Several inputs on one clock
+// ---------------------------------------------------------------------------------
+
+std::shared_ptr<const Model> fused() {
+  static const auto model = Model::load(golden_path("schema2_fused.safetensors"));
+  return model;
+}
+
+/// Noise for input `i` of the model, as samples side by side.
+std::vector<float> noise(std::size_t i, double seconds) {
+  const auto& input = fused()->inputs()[i];
+  std::mt19937 random(static_cast<unsigned>(40 + i));
+  std::uniform_real_distribution<float> value(-0.5f, 0.5f);
+  std::vector<float> x(static_cast<std::size_t>(seconds * input.rate) *
+                       static_cast<std::size_t>(input.channels));
+  for (float& v : x) v = value(random);
+  return x;
+}
+
+struct Joint {
+  std::vector<double> times;
+  std::vector<float> values;
+  std::vector<std::uint8_t> present;
+  void take(const Estimate& e) {
+    times.push_back(e.time);
+    for (const float v : e.values) CHECK(std::isfinite(v));
+    values.insert(values.end(), e.values.begin(), e.values.end());
+    values.push_back(e.confidence.value());
+    present.insert(present.end(), e.present.begin(), e.present.end());
+  }
+  bool operator==(const Joint&) const = default;
+};
+
+Joint joint_full(const std::vector<std::vector<float>>& x) {
+  FullPass pass(fused());
+  Joint r;
+  Estimate e;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const auto& input = fused()->inputs()[i];
+    CHECK(pass.push(input.name, x[i].data(), x[i].size() / static_cast<std::size_t>(input.channels)) ==
+          Status::ok);
+  }
+  pass.finish();
+  while (pass.poll(e)) r.take(e);
+  CHECK_EQ(pass.counters().late, 0u);
+  return r;
+}
+
+std::vector<std::vector<float>> all_noise(double seconds) {
+  std::vector<std::vector<float>> x;
+  for (std::size_t i = 0; i < fused()->inputs().size(); ++i) x.push_back(noise(i, seconds));
+  return x;
+}
+
+void producers_of_their_own_and_a_full_queue() {
+  const auto x = all_noise(8);
+  const Joint expected = joint_full(x);
+  CHECK(expected.times.size() >= 80);
+  EngineOptions options;
+  options.queue_s = 0.15;
+  options.wait_s = std::numeric_limits<double>::infinity();
+  Engine engine(fused(), options);
+  std::atomic<std::size_t> left = x.size();
+  std::vector<std::thread> producers;
+  for (std::size_t i = 0; i < x.size(); ++i)
+    producers.emplace_back([&, i] {
+      const auto& input = fused()->inputs()[i];
+      const auto width = static_cast<std::size_t>(input.channels);
+      std::mt19937 random(static_cast<unsigned>(i));
+      for (std::size_t at = 0; at < x[i].size() / width;) {
+        const std::size_t n = std::min<std::size_t>(x[i].size() / width - at, 1 + random() % 97);
+        std::size_t taken = 0;
+        engine.push(input.name, x[i].data() + at * width, n, &taken);
+        if (taken == 0) std::this_thread::yield();
+        at += taken;
+      }
+      --left;
+    });
+  Joint r;
+  Estimate e;
+  while (left > 0) {
+    while (engine.poll(e)) r.take(e);
+    std::this_thread::yield();
+  }
+  for (std::thread& t : producers) t.join();
+  engine.finish();
+  while (engine.poll(e)) r.take(e);
+  CHECK(r == expected);
+  CHECK_EQ(engine.counters().late, 0u);
+  CHECK_EQ(engine.counters("face").estimates, r.times.size());
+}
+
+void inputs_on_a_clock_allocate_nothing() {
+  const auto x = all_noise(4);
+  Engine engine(fused());
+  Estimate e;
+  int estimates = 0, invalid = 0;
+  const long before = affekt::test::allocations;
+  for (int round = 0; round < 2; ++round) {
+    for (int step = 0; step < 80; ++step) {  // 50 ms each; the face rests for a second
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        const auto& input = fused()->inputs()[i];
+        const auto width = static_cast<std::size_t>(input.channels);
+        const auto from = static_cast<std::size_t>(step * 0.05 * input.rate);
+        const auto to = static_cast<std::size_t>((step + 1) * 0.05 * input.rate);
+        if (i == 2 && step >= 30 && step < 50) continue;
+        engine.push(input.name, x[i].data() + from * width, to - from,
+                    static_cast<double>(from) / input.rate);
+      }
+      while (engine.poll(e)) {
+        ++estimates;
+        invalid += !e.valid;
+      }
+    }
+    engine.finish();
+    while (engine.poll(e)) ++estimates;
+    CHECK_EQ(engine.counters("face").silences, 1u);
+    CHECK_EQ(engine.counters("nothing").taken, 0u);
+    engine.reset();
+  }
+  CHECK_EQ(affekt::test::allocations.load(), before);
+  CHECK(estimates >= 78);
+  CHECK_EQ(invalid, 0);
+}
+
+void snapshots_of_any_model() {
+  for (const char* file : kFiles) {
+    const auto model = Model::load(golden_path(file));
+    const auto x = as_float(golden_signal(16000));
+    const Result expected = full(model, x);
+    Engine engine(model), other(model);
+    Result r;
+    engine.push("audio", x.data(), 7001);
+    Estimate e;
+    for (int i = 0; i < 5 && engine.poll(e); ++i) {
+      r.times.push_back(e.time);
+      r.valid.push_back(e.valid);
+      r.values.insert(r.values.end(), e.values.begin(), e.values.end());
+    }
+    const affekt::Snapshot kept = engine.snapshot();
+    engine.push("audio", x.data(), 5000);
+    while (engine.poll(e)) continue;
+    for (Engine* to : {&engine, &other}) {
+      Result again = r;
+      to->restore(kept);
+      CHECK_EQ(to->counters().taken, 7001u);
+      CHECK(to->push("audio", x.data() + 7001, x.size() - 7001) == Status::ok);
+      to->finish();
+      drain(*to, again);
+      CHECK(again == expected);
+    }
+  }
+  Engine engine(utterance()), stranger(fused());
+  CHECK_THROWS(stranger.restore(engine.snapshot()), InvalidArgument, "not of an engine over this model");
+}
+
+void a_far_jump_of_the_clock_is_no_flood() {
+  Engine engine(fused());
+  const auto x = all_noise(1);
+  std::size_t estimates = 0;
+  for (const double start : {0.0, 3e9}) {
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const auto& input = fused()->inputs()[i];
+      CHECK(engine.push(input.name, x[i].data(), x[i].size() / static_cast<std::size_t>(input.channels),
+                        start) == Status::ok);
+    }
+    Estimate e;
+    while (engine.poll(e)) ++estimates;
+  }
+  CHECK(estimates > 15 && estimates < 30);
+  CHECK(engine.push("face", x[2].data(), 1, 5e9) == Status::out_of_range);
+  const std::int16_t pcm = 0;
+  CHECK(engine.push("eeg", &pcm, 0) == Status::wrong_type);
+}
+
 void wrong_construction() {
   const auto with = [](double queue_s, double reanchor_s) {
     return Engine(utterance(), {queue_s, reanchor_s});
@@ -391,6 +567,10 @@ int main() {
   two_threads();
   sessions_share_a_model();
   the_hot_path_allocates_nothing();
+  producers_of_their_own_and_a_full_queue();
+  inputs_on_a_clock_allocate_nothing();
+  snapshots_of_any_model();
+  a_far_jump_of_the_clock_is_no_flood();
   wrong_construction();
   return affekt::test::result();
 }

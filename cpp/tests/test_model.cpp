@@ -250,7 +250,8 @@ void each_fault_is_named() {
       if (n["name"] == name) return n;
     throw std::runtime_error(name);
   };
-  expect("schema 2 is not supported", [](Parts& p) { p.card["schema"] = 2; });
+  expect("schema 3 is not supported", [](Parts& p) { p.card["schema"] = 3; });
+  expect("schema 0 is not supported", [](Parts& p) { p.card["schema"] = 0; });
   expect("'schema' is missing", [](Parts& p) { p.card.erase("schema"); });
   expect("'mystery'", [](Parts& p) { p.card["mystery"] = 1; });
   expect("unknown node type 'conv9'", [&](Parts& p) { node(p, "tcn")["type"] = "conv9"; });

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,6 +127,50 @@ def as_signal(samples: Any, name: str = "samples") -> np.ndarray:
     raise InputError(f"{name}: expected float32 or float64 in [-1, 1], or int16, got dtype {array.dtype}")
 
 
+def as_frames(samples: Any, spec: Mapping[str, Any], name: str = "samples") -> np.ndarray:
+    """`samples` of one input as the core takes them: (time,) or, of several values, (time, values).
+
+    An input with one channel takes (time,); a signal of several (channel, time); rows (time, feature).
+    float64 becomes float32; int16 is for audio alone. Raises `InputError`.
+    """
+    channels, rows = int(spec["channels"]), spec["kind"] == "rows"
+    try:
+        array = np.asarray(samples)
+    except Exception as error:
+        raise InputError(f"{name}: expected an array of samples, got {type(samples).__name__}") from error
+    if channels == 1:
+        if rows and array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]
+        signal = as_signal(array, name)
+    else:
+        shape = f"(time, {channels})" if rows else f"({channels}, time)"
+        if array.ndim != 2 or array.shape[1 if rows else 0] != channels:
+            raise InputError(f"{name}: the input {spec['name']!r} takes shape {shape}, got {array.shape}")
+        frames = array if rows else array.T
+        signal = as_signal(np.ascontiguousarray(frames).reshape(-1), name).reshape(-1, channels)
+    if signal.dtype == np.int16 and spec["kind"] != "audio":
+        raise InputError(
+            f"{name}: int16 samples are for audio; the input {spec['name']!r} takes floats in {spec['unit']}"
+        )
+    return signal
+
+
+def _pieces(samples: Any, spec: Mapping[str, Any]) -> Iterator[tuple[float | None, np.ndarray]]:
+    """What `Model.run` was given for one input, as (time or None, frames)."""
+    name = f"samples[{spec['name']!r}]"
+    if not isinstance(samples, list):
+        yield None, as_frames(samples, spec, name)
+        return
+    for i, piece in enumerate(samples):
+        if not (isinstance(piece, tuple) and len(piece) == 2):
+            raise InputError(f"{name}[{i}]: expected a pair (time, samples), got {type(piece).__name__}")
+        try:
+            time = float(piece[0])
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name}[{i}]: expected a time in seconds, got {piece[0]!r}") from error
+        yield time, as_frames(piece[1], spec, f"{name}[{i}]")
+
+
 class Estimates(tuple[np.ndarray, np.ndarray]):
     """Estimates along a recording: the pair ``times, values``, with more beside it.
 
@@ -138,20 +183,31 @@ class Estimates(tuple[np.ndarray, np.ndarray]):
         that does not say.
     profile : what the model knows of the speaker at the end, from `Model.run` of a model that adapts; else
         None.
+    present : (T, inputs) bool, which inputs each estimate rests on, for a model with a clock; else None.
+    confidence : (T,) float32 in [0, 1], for a model whose card defines it; else None.
     """
 
     valid: np.ndarray
     profile: Profile | None
+    present: np.ndarray | None
+    confidence: np.ndarray | None
 
     def __new__(
-        cls, times: np.ndarray, values: np.ndarray, valid: np.ndarray, profile: Profile | None = None
+        cls,
+        times: np.ndarray,
+        values: np.ndarray,
+        valid: np.ndarray,
+        profile: Profile | None = None,
+        present: np.ndarray | None = None,
+        confidence: np.ndarray | None = None,
     ) -> Estimates:
         self = super().__new__(cls, (times, values))
         self.valid, self.profile = valid, profile
+        self.present, self.confidence = present, confidence
         return self
 
     def __getnewargs__(self) -> tuple[Any, ...]:  # for copy and pickle
-        return (*self, self.valid, self.profile)
+        return (*self, self.valid, self.profile, self.present, self.confidence)
 
     @property
     def times(self) -> np.ndarray:
@@ -175,7 +231,7 @@ class Model:
 
     Parameters
     ----------
-    path : model file (schema 1).
+    path : model file (schema 1 or 2).
 
     Attributes
     ----------
@@ -189,7 +245,10 @@ class Model:
         categorical ones.
     timing : dict of seconds: ``first_estimate_s`` (signal before the first regular estimate), ``hop_s``
         (between estimates), ``context_s`` (older signal has no influence, but for what a model that adapts
-        or looks for speech has learnt of speaker and noise), ``lookahead_s`` (0: causal).
+        or looks for speech has learnt of speaker and noise), ``lookahead_s`` (0: causal). With a clock also
+        ``clock_hz``, ``silence_s`` (an input without samples for longer is masked) and ``reach_s`` (signal
+        from a sample to the row that shows it, of the slowest input).
+    clocked : whether estimates come on a clock on which the inputs are joined.
     """
 
     _content: bytes  # of a model from bytes
@@ -218,6 +277,7 @@ class Model:
         self.outputs: list[dict[str, Any]] = native.outputs
         self.columns: list[str] = native.columns
         self.timing: dict[str, float] = native.timing
+        self.clocked: bool = "clock_hz" in self.timing
         self.hash: str = native.hash
         self.adapts: list[str] = [str(n["name"]) for n in self.card["nodes"] if n["type"] == "adapt"]
 
@@ -249,6 +309,8 @@ class Model:
 
         `profile`, `adapt`, `detector` : as for `run`.
         """
+        if self.clocked:
+            raise InputError(f"the model {self.name!r} has a clock: use run, or a live engine")
         return FullPass(self, profile, adapt, detector)
 
     def run(
@@ -266,7 +328,10 @@ class Model:
 
         Parameters
         ----------
-        samples : (time,) float32 or float64 in [-1, 1], or int16, at the model's sample rate.
+        samples : (time,) float32 or float64 in [-1, 1], or int16, at the model's sample rate. For a model
+            with a clock: input -> samples, a signal of several channels as (channel, time), rows as
+            (time, feature), from 0 s on; or a list of pairs (time, samples) where there are gaps, or rows
+            with times of their own. An input that is left out is masked.
         mode : ``"full"`` runs blocks; ``"stream"`` goes through the live engine. Both give the same bits.
         chunk : samples per push in stream mode; default 20 ms.
         sample_rate : rate of `samples` in Hz, if known: checked, never converted.
@@ -291,7 +356,11 @@ class Model:
         MissingExtraError : the detector's package is not installed.
         AffektError : the model produced a value that is not finite.
         """
-        signal = as_signal(samples)
+        if self.clocked:
+            if sample_rate is not None or detector is not None:
+                raise InputError("sample_rate, detector: a model with a clock takes neither")
+            return self._joined(samples, mode, chunk, profile, adapt)
+        signal = as_frames(samples, self.inputs[0])
         if sample_rate is not None and float(sample_rate) != self.sample_rate:
             raise InputError(
                 f"sample_rate: the model {self.name!r} listens at {self.sample_rate:g} Hz, got "
@@ -301,11 +370,96 @@ class Model:
             if chunk is not None:
                 raise InputError("chunk: belongs to mode='stream'; full mode chooses its own blocks")
             single = self.full_pass(profile, adapt, detector)
-            parts = [single.feed(signal), single.finish()]
+            parts = [single.feed(samples), single.finish()]
             return Estimates.joined(parts, single.profile() if self.adapts else None)
         if mode == "stream":
             return self._stream(signal, chunk, profile, adapt, detector)
         raise InputError(f"mode: expected 'full' or 'stream', got {mode!r}")
+
+    def _joined(
+        self, samples: Any, mode: str, chunk: int | None, profile: Profile | None, adapt: bool
+    ) -> Estimates:
+        """`run` of a model with a clock."""
+        specs = {str(spec["name"]): spec for spec in self.inputs}
+        if not isinstance(samples, Mapping):
+            raise InputError(
+                f"samples: the model {self.name!r} takes a mapping from its inputs, {', '.join(specs)}, to "
+                f"samples, got {type(samples).__name__}"
+            )
+        for name in samples:
+            if name not in specs:
+                raise InputError(
+                    f"samples: the model has no input {name!r}; it listens to: {', '.join(specs)}"
+                )
+        pieces = {name: list(_pieces(value, specs[name])) for name, value in samples.items()}
+        if mode == "full":
+            if chunk is not None:
+                raise InputError("chunk: belongs to mode='stream'; full mode chooses its own blocks")
+            single = _core.FullPass(self.native, as_switch(adapt))
+            start_from(single, self, profile)
+            for name, parts in pieces.items():
+                for time, frames in parts:
+                    single.push(name, frames, time)
+            times, values, valid, present, confidence = single.drain(True)
+            known = profile_of(single, self) if self.adapts else None
+        elif mode == "stream":
+            engine, due = self._replay(pieces, chunk, adapt, profile)
+            times = np.array([e[0] for e in due], np.float64)
+            values = np.array([e[2] for e in due], np.float32).reshape(-1, len(self.columns))
+            valid = np.array([e[3] for e in due], bool)
+            present = np.array([e[4] for e in due], bool).reshape(-1, len(specs))
+            confidence = np.array([e[5] for e in due if e[5] is not None], np.float32)
+            known = profile_of(engine, self) if self.adapts else None
+        else:
+            raise InputError(f"mode: expected 'full' or 'stream', got {mode!r}")
+        judged = values[present.any(axis=1)]
+        if not np.isfinite(judged).all():
+            raise _not_finite(times[present.any(axis=1)][int(np.argmin(np.isfinite(judged).all(axis=1)))])
+        sure = confidence if "confidence" in self.card else None
+        return Estimates(times, values, valid, known, present, sure)
+
+    def _replay(
+        self,
+        pieces: Mapping[str, list[tuple[float | None, np.ndarray]]],
+        chunk: int | None,
+        adapt: bool,
+        profile: Profile | None,
+    ) -> tuple[_core.Engine, list[Any]]:
+        """An engine to which all pieces were pushed in the order of their times, and what it gave."""
+        if chunk is not None and (
+            isinstance(chunk, bool) or not isinstance(chunk, int | np.integer) or chunk < 1
+        ):
+            raise InputError(f"chunk: expected a number of samples >= 1, got {chunk!r}")
+        pushes: list[tuple[float, int, str, float | None, np.ndarray]] = []
+        for spec in self.inputs:
+            name, rate = str(spec["name"]), float(spec["rate"])
+            step = max(1, round(0.02 * rate)) if chunk is None else int(chunk)
+            clock = 0.0
+            for time, frames in pieces.get(name, []):
+                clock = clock if time is None else time
+                for start in range(0, len(frames), step):
+                    piece = frames[start : start + step]
+                    pushes.append((clock, len(pushes), name, time if start == 0 else None, piece))
+                    clock += len(piece) / rate
+        # An input that pauses or is left out must be waited for: the others' queues hold all that they have.
+        begins = [push[0] for push in pushes]
+        span = max(begins) - min(begins) if begins else 0.0
+        engine = _core.Engine(
+            self.native, min(3600.0, 10.0 + span), adapting=as_switch(adapt), wait_s=math.inf
+        )
+        start_from(engine, self, profile)
+        due: list[Any] = []
+        for _, _, name, time, piece in sorted(pushes, key=lambda push: push[:2]):
+            while len(piece):
+                taken = engine.push(name, piece, time)
+                piece, time = piece[taken:], None if taken else time
+                before = len(due)
+                due.extend(iter(engine.poll, None))
+                if taken == 0 and len(due) == before:
+                    raise InputError(f"samples: {name!r} waits for another input for more than an hour")
+        engine.finish()
+        due.extend(iter(engine.poll, None))
+        return engine, due
 
     def _stream(
         self,
@@ -387,7 +541,7 @@ class FullPass:
 
     def feed(self, samples: Any) -> Estimates:
         """Run further samples, see `Model.run`; the estimates that became due."""
-        signal = as_signal(samples)
+        signal = as_frames(samples, self.model.inputs[0])
         result = self._native.feed(signal)  # checks the samples, too
         if self._listener is not None:
             self._listener.hear(signal)
@@ -449,6 +603,8 @@ def listening(model: Model, detector: Detector | str | None) -> Listener | None:
     """What decides on the estimates of `model` by that detector; None where there is none."""
     if detector is None:
         return None
+    if model.clocked:
+        raise InputError("detector: a model with a clock takes none")
     found = as_detector(detector, model.sample_rate)
     validity = model.card.get("validity", {})
     nodes = {node["name"]: node for node in model.card["nodes"]}

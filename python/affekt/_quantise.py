@@ -117,7 +117,7 @@ def quantise(
     if arithmetic not in ("float32", "int8"):
         raise InputError(f"arithmetic: expected 'float32' or 'int8', got {arithmetic!r}")
     model = as_model(model)
-    card = {key: value for key, value in model.card.items() if key not in ("schema", "tensors")}
+    card = {key: value for key, value in model.card.items() if key != "tensors"}
     if any(entry["dtype"] == "I8" for entry in model.card["tensors"].values()):
         raise InputError(f"model: {model.name!r} has int8 weights already; start from its float32 twin")
     types = {node["name"]: node["type"] for node in card["nodes"]}

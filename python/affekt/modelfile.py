@@ -1,4 +1,4 @@
-"""Writer of model files, schema 1.
+"""Writer of model files, schemas 1 and 2.
 
 A model file is one ``.safetensors`` file. Its ``__metadata__`` has exactly two keys:
 
@@ -30,7 +30,9 @@ from affekt.errors import InputError
 __all__ = ["SCHEMA", "canonical_json", "members_of", "model_bytes", "names_of", "provenance", "write_model"]
 
 SCHEMA = 1
-"""Version of the card's layout that this writer produces."""
+"""Version of the card's layout that this writer produces unless the card names one."""
+NEWEST_SCHEMA = 2
+"""The newest version of the card's layout: several inputs on one clock, nodes for signals and fusion."""
 
 _TENSOR_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
 _MAX_HEADER = 16 << 20
@@ -105,7 +107,8 @@ def model_bytes(card: Mapping[str, Any], tensors: Mapping[str, Any]) -> bytes:
 
     Parameters
     ----------
-    card : everything of the card except ``"schema"`` and ``"tensors"``, which are filled in here.
+    card : everything of the card except ``"tensors"``, which is filled in here; ``"schema"`` is 1 unless it
+        says 2.
     tensors : name -> array of floats (numpy, or anything `numpy.asarray` takes), stored as float32; or int8
         in [-127, 127] of shape (out, ...) with floats ``"<name>.scale"`` (out) > 0 beside it, standing for
         their product. In the order of the sorted names, int8 behind float32.
@@ -123,8 +126,9 @@ def model_bytes(card: Mapping[str, Any], tensors: Mapping[str, Any]) -> bytes:
     """
     if "tensors" in card:
         raise InputError("card: 'tensors' is filled in by the writer, leave it out")
-    if card.get("schema", SCHEMA) != SCHEMA:
-        raise InputError(f"card: 'schema' must be {SCHEMA}, got {card['schema']!r}")
+    schema = card.get("schema", SCHEMA)
+    if isinstance(schema, bool) or schema not in range(SCHEMA, NEWEST_SCHEMA + 1):
+        raise InputError(f"card: 'schema' must be {SCHEMA} or {NEWEST_SCHEMA}, got {schema!r}")
     if not tensors:
         raise InputError("tensors: expected at least one, got none")
     arrays = {name: _stored(name, tensors[name], tensors.get(f"{name}.scale")) for name in sorted(tensors)}
@@ -138,7 +142,7 @@ def model_bytes(card: Mapping[str, Any], tensors: Mapping[str, Any]) -> bytes:
         dtype, shape = ("I8" if array.dtype == np.int8 else "F32"), list(array.shape)
         table[name] = {"dtype": dtype, "shape": shape, "offsets": [begin, end]}
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-    text = canonical_json({**card, "schema": SCHEMA, "tensors": table})
+    text = canonical_json({**card, "schema": schema, "tensors": table})
     data = b"".join(array.tobytes() for array in arrays.values())
     try:
         digest = hashlib.sha256(text.encode("utf-8") + data).hexdigest()

@@ -159,6 +159,8 @@ class AFFEKT_API BandPowerStream {
   BandPowerStream(std::shared_ptr<const BandPower> plan, std::size_t channels,
                   std::size_t capacity_samples = 1024);
   ~BandPowerStream();
+  /// A copy goes on from here by itself.
+  BandPowerStream(const BandPowerStream& other);
   BandPowerStream(BandPowerStream&&) noexcept;
   BandPowerStream& operator=(BandPowerStream&&) noexcept;
 

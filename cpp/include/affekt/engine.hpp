@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -24,24 +25,35 @@ enum class Status {
   not_finite,        ///< a NaN or infinite sample or time; nothing was taken
   out_of_range,      ///< a sample beyond +-1e6, where full scale is +-1; nothing was taken
   finished,          ///< push after finish; nothing was taken
+  wrong_type,        ///< int16 for an input that is no audio; nothing was taken
 };
 
 /// A sentence for people.
 AFFEKT_API const char* message(Status status) noexcept;
 
 struct Estimate {
-  double time = 0;                ///< of the last sample that it used, in the pushes' clock, seconds
-  std::uint64_t sample = 0;       ///< index of that sample since construction or reset
+  /// Of the last sample that it used, in the pushes' clock, seconds; of its tick, for a model with a clock.
+  double time = 0;
+  std::uint64_t sample = 0;       ///< index of that sample, or of the tick, since construction or reset
   std::span<const float> values;  ///< in the order of Model::columns(); valid until the next poll or reset
   /// False where the model's card says that there was nothing to judge (no speech), and when a value is not
-  /// finite (weights or signal out of all proportion).
+  /// finite (weights or signal out of all proportion), or no input was there.
   bool valid = true;
+  /// For a model with a clock, per input in the order of Model::inputs(), whether the estimate rests on it;
+  /// else empty. As long valid as `values`.
+  std::span<const std::uint8_t> present;
+  std::optional<float> confidence;  ///< in [0, 1], where the model's card defines one
+  double latency = 0;  ///< seconds from its time to the newest sample of any input when it was computed
 };
 
 struct EngineOptions {
   double queue_s = 10.0;    ///< samples that may wait between push and poll, in seconds, (0, 3600]
   double reanchor_s = 0.1;  ///< disagreement between time stamps and sample count that moves the clock
   bool adapting = true;     ///< whether the model goes on learning how its speaker sounds, if it can
+  /// For a model with a clock: how far the other inputs may be ahead, in seconds, before an estimate is given
+  /// without an input that has not come to its time; none: the silence of the model's clock. Infinity waits
+  /// for every input until finish().
+  std::optional<double> wait_s = {};
 };
 
 /// What a node of type `adapt` knows of a speaker: mean and variance (1/N) of the rows that it counted, one
@@ -59,15 +71,38 @@ struct Counters {
   std::uint64_t refused = 0;    ///< samples not taken because the queue was full
   std::uint64_t rejected = 0;   ///< pushes refused for their content, time or modality
   std::uint64_t reanchors = 0;  ///< times the clock moved because of a gap or an overlap
-  std::uint64_t estimates = 0;
-  std::uint64_t invalid = 0;  ///< estimates with `valid == false`
+  std::uint64_t estimates = 0;  ///< of one input: those that rest on it
+  std::uint64_t invalid = 0;    ///< estimates with `valid == false`
+  // With a clock:
+  std::uint64_t duplicates = 0;  ///< rows left out because they have the time of the row before
+  std::uint64_t late = 0;        ///< samples that came after an estimate of their time was given
+  std::uint64_t silences = 0;    ///< times that an input fell silent and was masked
+  std::uint64_t overdue = 0;     ///< ticks that were not waited for; of one input: because of it
+};
+
+class Engine;
+
+/// An engine as it was at one moment: states, queues, clocks, counters and options. Goes into any engine.
+class AFFEKT_API Snapshot {
+ public:
+  Snapshot(const Snapshot&);
+  Snapshot(Snapshot&&) noexcept;
+  Snapshot& operator=(Snapshot) noexcept;
+  ~Snapshot();
+
+ private:
+  friend class Engine;
+  Snapshot();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
 };
 
 /// A live session: push samples as they come, poll estimates as they become due. No thread of its own, no
 /// lock, nothing allocated after construction, no exception after construction.
 ///
-/// Threads: push and finish from one thread, poll from one thread (the same or another); reset while neither
-/// runs.
+/// Threads: push each input from one thread, poll from one thread (one of these or another); finish, reset,
+/// snapshot and restore while no other call runs, but for finish of a model with one input, which may come
+/// from the thread that pushes it.
 ///
 /// Time: the first push sets the clock. From there sample counting rules, at the model's rate; a push whose
 /// time differs from the count by more than `reanchor_s` moves the clock for its samples and all later ones
@@ -77,6 +112,12 @@ struct Counters {
 ///
 /// For any chunking of the pushes the values equal those of FullPass on the same samples, bit for bit; for a
 /// model that adapts, from the same adaptation.
+///
+/// A model with a clock (docs/model_file.md) gives its estimates at multiples of the clock's period, each
+/// from the newest rows of its inputs at or before that time. It is due when every input has come to that
+/// time, when an input that has not is more than `wait_s` behind the one that is furthest, or after finish().
+/// As long as no sample comes late (Counters::late), results equal those of FullPass on the same samples and
+/// times, whatever the order in which the inputs are pushed.
 class AFFEKT_API Engine {
  public:
   /// Throws ModelFileError, or InvalidArgument for the options.
@@ -87,7 +128,7 @@ class AFFEKT_API Engine {
   Engine& operator=(Engine&&) noexcept;
 
   /// Queues `n` samples of `modality`, the first of them at `time`; `taken` says how many fitted. Samples
-  /// beyond those are not looked at.
+  /// beyond those are not looked at. A sample is InputSpec::channels values, side by side.
   Status push(std::string_view modality, const float* samples, std::size_t n, double time,
               std::size_t* taken = nullptr) noexcept;
   /// 16-bit PCM, taken as x / 32768.
@@ -107,6 +148,11 @@ class AFFEKT_API Engine {
   /// Back to the state after construction, counters included; a model that adapts, to what adapt() set last.
   void reset() noexcept;
 
+  /// The engine as it is now; estimates that are not polled yet stay in it.
+  Snapshot snapshot() const;
+  /// Back to a snapshot, of this or another engine. Throws InvalidArgument where that has another model.
+  void restore(const Snapshot& snapshot);
+
   /// What the model knows of its speaker by now, one entry per `adapt` node; none for a model without.
   /// Samples are computed in blocks, so this may be ahead of the estimate polled last, and set_adapting()
   /// acts from the next block on. This and the next two: from the thread that polls.
@@ -119,10 +165,13 @@ class AFFEKT_API Engine {
   void set_adapting(bool adapting) noexcept;
 
   /// Longest time, in seconds of signal, from a sample to the next estimate: look-ahead plus the signal
-  /// before the first estimate or the hop between estimates, whichever is longer. Computing time comes on
+  /// before the first estimate or the hop between estimates, whichever is longer; with a clock, its period
+  /// plus the signal from a sample to the row that shows it, of the slowest input. Computing time comes on
   /// top.
   double latency() const noexcept;
   Counters counters() const noexcept;
+  /// Those of one input; all zero where there is none of that name.
+  Counters counters(std::string_view modality) const noexcept;
   const Model& model() const noexcept;
 
  private:
@@ -140,11 +189,24 @@ class AFFEKT_API FullPass {
 
   /// Runs `n` further samples of the model's input. Appends one time (seconds from the first sample) per
   /// estimate to `times` and one row per estimate to `values`, and 1 (Estimate::valid) or 0 to `valid` if
-  /// given. A status other than ok: nothing was run.
+  /// given. A status other than ok: nothing was run. Of several inputs it takes the first alone.
   Status feed(const float* samples, std::size_t n, std::vector<double>& times, std::vector<float>& values,
               std::vector<std::uint8_t>* valid = nullptr);
   Status feed(const std::int16_t* samples, std::size_t n, std::vector<double>& times,
               std::vector<float>& values, std::vector<std::uint8_t>* valid = nullptr);
+  /// For a model with a clock, and in place of feed(): takes all of `n` samples of one input, the first at
+  /// `time` (none: where the last ended, or 0 s). A status other than ok: nothing was taken.
+  Status push(std::string_view modality, const float* samples, std::size_t n,
+              std::optional<double> time = {});
+  Status push(std::string_view modality, const std::int16_t* samples, std::size_t n,
+              std::optional<double> time = {});
+  /// For a model with a clock: the next estimate for which every input is there, as Engine::poll.
+  bool poll(Estimate& estimate);
+  /// Ends the recording, for poll().
+  void finish();
+  /// As Engine::counters.
+  Counters counters() const noexcept;
+  Counters counters(std::string_view modality) const noexcept;
   /// Ends the recording: the estimate over what came since the last regular one, if anything did.
   void finish(std::vector<double>& times, std::vector<float>& values,
               std::vector<std::uint8_t>* valid = nullptr);

@@ -162,6 +162,8 @@ class AFFEKT_API FrontEndStream {
   /// the reason.
   explicit FrontEndStream(std::shared_ptr<const FrontEnd> plan, std::size_t capacity_samples = 16000);
   ~FrontEndStream();
+  /// A copy goes on from here by itself.
+  FrontEndStream(const FrontEndStream& other);
   FrontEndStream(FrontEndStream&&) noexcept;
   FrontEndStream& operator=(FrontEndStream&&) noexcept;
 

@@ -22,10 +22,10 @@ inline constexpr std::size_t kMaxInputs = 16;
 /// One signal that the model listens to.
 struct InputSpec {
   std::string name;  ///< the modality's name in Engine::push
-  std::string kind;  ///< "audio"
-  std::string unit;  ///< "full scale": samples in [-1, 1]
-  double rate = 0;   ///< Hz
-  int channels = 1;
+  std::string kind;  ///< "audio"; "signal": any other, at a steady rate; "rows": features, each with its time
+  std::string unit;  ///< "full scale" for audio: samples in [-1, 1]
+  double rate = 0;   ///< Hz; of rows the nominal one
+  int channels = 1;  ///< values of a sample, side by side; of rows the features
 };
 
 /// One group of values of an estimate.
@@ -42,6 +42,9 @@ struct Timing {
   double hop_s = 0;             ///< signal between estimates
   double context_s = 0;    ///< signal older than this, counted from the estimate's time, has no influence
   double lookahead_s = 0;  ///< signal after its own time that an estimate waits for; 0, since all is causal
+  double clock_hz = 0;     ///< rate of the clock that several inputs are joined on; 0 without one
+  double silence_s = 0;    ///< with a clock: an input without samples for longer is masked
+  double reach_s = 0;      ///< with a clock: signal from a sample to the row that shows it, slowest input
 };
 
 struct TensorView {
@@ -57,8 +60,8 @@ struct Tensor {
   std::vector<float> values;  ///< row-major, dequantised
 };
 
-/// A model file of schema 1, checked as a whole at load: container, hash, card, graph, every tensor's shape.
-/// Loading never executes anything from the file.
+/// A model file of schema 1 or 2, checked as a whole at load: container, hash, card, graph, every tensor's
+/// shape. Loading never executes anything from the file.
 class AFFEKT_API Model {
  public:
   /// Throws ModelFileError with the path and the reason.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from affekt.live.engine import Engine, Estimate
+from affekt.live.engine import Engine, Estimate, Snapshot
 
 if TYPE_CHECKING:
     from affekt.live.sources import FileSource, MicrophoneSource
 
 _SOURCES = {"FileSource", "MicrophoneSource"}
 
-__all__ = ["Engine", "Estimate", "FileSource", "MicrophoneSource"]
+__all__ = ["Engine", "Estimate", "FileSource", "MicrophoneSource", "Snapshot"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from affekt import _core
-from affekt._native import Model, as_model, as_signal, as_switch, listening, profile_of, start_from
+from affekt._native import Model, as_frames, as_model, as_signal, as_switch, listening, profile_of, start_from
 from affekt._profile import Profile
 from affekt.detectors import Detector
 from affekt.errors import InputError
 
-__all__ = ["Engine", "Estimate"]
+__all__ = ["Engine", "Estimate", "Snapshot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,17 @@ class Estimate:
 
     Attributes
     ----------
-    time : seconds on the pushes' clock, of the last sample that this estimate used.
-    sample : index of that sample since the start.
+    time : seconds on the pushes' clock, of the last sample that this estimate used; for a model with a clock,
+        of its tick.
+    sample : index of that sample, or tick, since the start.
     values : name -> value, all columns of the model in order (``valence``, ..., ``p_<emotion>``).
     probabilities : label -> probability over the categorical outputs; empty if there are none.
     valid : False where the model, or the engine's detector in its place, says that there was nothing to judge
-        (no speech in its memory), and when a value is not finite; such an estimate must not be used.
+        (no speech in its memory), when a value is not finite and when no input was there; such an estimate
+        must not be used.
+    present : input -> whether the estimate rests on it, for a model with a clock; else empty.
+    confidence : in [0, 1], for a model whose card defines it; else None.
+    latency : seconds from `time` to the newest sample that had been pushed when it was computed.
     """
 
     time: float
@@ -36,6 +41,9 @@ class Estimate:
     values: dict[str, float]
     probabilities: dict[str, float]
     valid: bool
+    present: dict[str, bool] = field(default_factory=dict)
+    confidence: float | None = None
+    latency: float = 0.0
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]
@@ -45,6 +53,13 @@ class Estimate:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.values)
+
+
+class Snapshot:
+    """An engine as it was at one moment, from `Engine.snapshot`."""
+
+    def __init__(self, model: str, native: _core.Snapshot) -> None:
+        self.model, self.native = model, native
 
 
 class Engine:
@@ -59,6 +74,9 @@ class Engine:
     profile : what is known of the speaker (`affekt.enrol`), for a model that adapts; `reset` returns to it.
         None starts from the average speaker of the training data.
     adapt : whether to go on learning how the speaker sounds; a model that does not adapt takes either.
+    wait_s : for a model with a clock: how far the other inputs may be ahead before an estimate is given
+        without an input that has not come to its time; None: the silence of the model's clock. Infinity waits
+        for every input until `finish`.
     detector : what decides which estimates are valid: None for the model's own voice activity, a name of
         `affekt.detectors.list_detectors`, or an `affekt.detectors.Detector`. It runs inside `push`, in
         Python; `push` and `poll` then wait for each other.
@@ -73,6 +91,12 @@ class Engine:
 
     For any chunking of the pushes the values equal those of `Model.run` on the same samples, bit for bit.
     One thread may push while another polls.
+
+    A model with a clock gives its estimates at multiples of the clock's period, each from the newest rows of
+    its inputs at or before that time. An estimate is due when every input has come to its time, or is more
+    than `wait_s` behind the one that is furthest. An input without samples for longer than the clock's
+    silence is masked, and back with its first row. Every input may be pushed from a thread of its own; as
+    long as nothing comes late (`counters`), results do not depend on the order of the pushes.
 
     Raises
     ------
@@ -90,20 +114,22 @@ class Engine:
         profile: Profile | None = None,
         adapt: bool = True,
         detector: Detector | str | None = None,
+        wait_s: float | None = None,
     ) -> None:
         self.model = as_model(model)
         try:
             seconds = float(queue_s), float(reanchor_s)
+            wait = None if wait_s is None else float(wait_s)
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"queue_s, reanchor_s: expected numbers, got {queue_s!r}, {reanchor_s!r}"
+                f"queue_s, reanchor_s, wait_s: expected numbers, got {queue_s!r}, {reanchor_s!r}, {wait_s!r}"
             ) from error
-        self._native = _core.Engine(self.model.native, *seconds, as_switch(adapt))
+        self._native = _core.Engine(self.model.native, *seconds, as_switch(adapt), wait)
         start_from(self._native, self.model, profile)
         self._listener = listening(self.model, detector)
         self._invalid = 0  # by the listener
         self._columns = self.model.columns
-        self._modalities = {str(spec["name"]) for spec in self.model.inputs}
+        self._modalities = {str(spec["name"]): spec for spec in self.model.inputs}
         self._probabilities = [
             (label, output["offset"] + i)
             for output in self.model.outputs
@@ -117,7 +143,8 @@ class Engine:
         Parameters
         ----------
         modality : name of one of the model's inputs, customarily ``"audio"``.
-        samples : (time,) float32 or float64 in [-1, 1], or int16.
+        samples : (time,) float32 or float64 in [-1, 1], or int16; for an input of several channels
+            (channel, time), for rows (time, feature).
         time : seconds of the first sample; None continues where the last push ended.
 
         Returns
@@ -141,7 +168,8 @@ class Engine:
                 time = float(time)
             except (TypeError, ValueError) as error:
                 raise InputError(f"time: expected seconds or None, got {time!r}") from error
-        signal = as_signal(samples)
+        spec = self._modalities.get(modality)
+        signal = as_signal(samples) if spec is None else as_frames(samples, spec)  # the core refuses the name
         if self._listener is None:
             return int(self._native.push(modality, signal, time))
         with self._listener.lock:  # no estimate may come out before the detector has heard its samples
@@ -157,13 +185,13 @@ class Engine:
             with self._listener.lock:
                 result = self._native.poll()
                 if result is not None:
-                    time, sample, row, valid = result
+                    _, sample, row, valid, *_ = result
                     valid = self._listener.valid(sample, valid) and all(map(math.isfinite, row.tolist()))
                     self._invalid += not valid
-                    result = time, sample, row, valid
+                    result = (*result[:3], valid, *result[4:])
         if result is None:
             return None
-        time, sample, row, valid = result
+        time, sample, row, valid, present, confidence, latency = result
         row = row.tolist()
         return Estimate(
             time=time,
@@ -171,6 +199,9 @@ class Engine:
             values=dict(zip(self._columns, row, strict=True)),
             probabilities={label: row[at] for label, at in self._probabilities},
             valid=valid,
+            present=dict(zip(self._modalities, present, strict=True)) if present else {},
+            confidence=confidence,
+            latency=latency,
         )
 
     def finish(self) -> None:
@@ -186,6 +217,35 @@ class Engine:
             self._listener.reset()
             self._native.reset()
             self._invalid = 0
+
+    def snapshot(self) -> Snapshot:
+        """The engine as it is now: states, queues, clocks, counters, options; estimates not polled yet stay
+        in it.
+
+        Raises
+        ------
+        InputError : the engine has a detector, whose state is its own.
+        """
+        self._without_detector()
+        return Snapshot(self.model.hash, self._native.snapshot())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Back to a snapshot, of this engine or another over the same model.
+
+        Raises
+        ------
+        InputError : not a snapshot, one of another model, or the engine has a detector.
+        """
+        self._without_detector()
+        if not isinstance(snapshot, Snapshot):
+            raise InputError(f"snapshot: expected a Snapshot, got {type(snapshot).__name__}")
+        self._native.restore(snapshot.native)
+
+    def _without_detector(self) -> None:
+        if self._listener is not None:
+            raise InputError(
+                "snapshot: an engine with a detector has none, because the detector keeps a state"
+            )
 
     def profile(self) -> Profile:
         """What the model knows of the speaker by now.
@@ -214,9 +274,22 @@ class Engine:
         """
         return float(self._native.latency())
 
-    def counters(self) -> dict[str, int]:
+    def counters(self, modality: str | None = None) -> dict[str, int]:
         """Since the start: samples taken and refused, pushes rejected, moves of the clock, estimates, and
-        how many of these were not valid."""
+        how many of these were not valid.
+
+        For a model with a clock also rows left out as duplicates, samples that came too late for their
+        estimates, times that an input fell silent, and ticks that were not waited for (overdue). With
+        `modality` those of one input, `estimates` being the ones that rest on it.
+
+        Raises
+        ------
+        InputError : the model has no such input.
+        """
+        if modality is not None:
+            if modality not in self._modalities:
+                raise InputError(f"modality: expected one of {', '.join(self._modalities)}, got {modality!r}")
+            return dict(self._native.counters(modality))
         counted = dict(self._native.counters())
         return counted if self._listener is None else {**counted, "invalid": self._invalid}
 
