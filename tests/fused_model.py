@@ -19,7 +19,7 @@ RATES = {"audio": 8000.0, "eeg": 128.0, "face": 25.0}
 CHANNELS = {"audio": 1, "eeg": 4, "face": 6}
 CLOCK = 10.0
 SILENCE = 0.4
-BANDS = [[4.0, 8.0], [8.0, 12.0], [12.0, 30.0]]
+BANDS = [["theta", 4.0, 8.0], ["alpha", 8.0, 12.0], ["beta", 12.0, 30.0]]
 SOS = scipy_signal.butter(2, [1.0, 40.0], "bandpass", fs=128.0, output="sos")
 TCN = {"channels": [5, 5], "kernel_size": 2, "activation": "leaky_relu", "slope": 0.01}
 DIM, HEADS = 4, 2
@@ -35,7 +35,7 @@ def fused(**changes: Any) -> tuple[Card, Tensors]:
         node("norm", "standardise", "mel"),
         node("clean", "filter", "eeg", sections=np.delete(SOS, 3, axis=1).tolist()),
         node("referenced", "reference", "clean"),
-        node("bands", "band_power", "referenced", n_per_seg=64, win_length=128, hop_length=16, bands=BANDS),
+        node("bands", "band_power", "referenced", segment=0.5, window=1.0, hop=0.125, bands=BANDS),
         *(
             node(f"{name}_now", "align", rows)
             for name, rows in (("audio", "norm"), ("eeg", "bands"), ("face", "face"))
@@ -122,7 +122,7 @@ def band_power(x: np.ndarray) -> np.ndarray:
         f, p = scipy_signal.welch(x[start : start + 128].T, 128.0, nperseg=64)
         whole = integrate.trapezoid(p, f)
         row = []
-        for low, high in BANDS:
+        for _, low, high in BANDS:
             inside = (f >= low) & (f <= high)
             row.append(integrate.trapezoid(p[:, inside], f[inside]) / whole)
         rows.append(np.stack(row, axis=1).reshape(-1))

@@ -289,12 +289,6 @@ class BandPowerNode final : public Node {
   float missing_;
 };
 
-const InputSpec& samples_of(const NodeSource& source) {
-  if (!source.signal)
-    source.fail("its input must be a signal of the model, as it comes or resampled, filtered or referenced");
-  return *source.signal;
-}
-
 /// Rows of numbers, `width` each.
 std::vector<std::vector<double>> number_rows(Fields& options, const char* key, std::size_t width,
                                              std::size_t most) {
@@ -369,47 +363,21 @@ std::unique_ptr<Node> make_reference(NodeSource& source) {
 }
 
 std::unique_ptr<Node> make_band_power(NodeSource& source) {
-  samples_of(source);
+  if (!source.signal)
+    source.fail("its input must be a signal of the model, as it comes or resampled, filtered or referenced");
   Fields options = options_of(source);
-  BandPowerOptions o;
-  o.welch.sample_rate = source.rate;
-  const auto count = [&](const char* key, std::size_t& value) {
-    if (options.has(key)) value = static_cast<std::size_t>(options.integer(key, 0, 1 << 20));
-  };
-  count("n_per_seg", o.welch.n_per_seg);
-  o.welch.n_overlap = o.welch.n_per_seg / 2;
-  o.welch.n_fft = o.welch.n_per_seg;
-  count("n_overlap", o.welch.n_overlap);
-  count("n_fft", o.welch.n_fft);
-  count("win_length", o.win_length);
-  count("hop_length", o.hop_length);
-  const auto choice = [&](const char* key, const std::vector<std::string>& names, auto& value) {
-    if (!options.has(key)) return;
-    const std::string name = options.text(key, names);
-    const auto at = std::find(names.begin(), names.end(), name) - names.begin();
-    value = static_cast<std::remove_reference_t<decltype(value)>>(at);
-  };
-  choice("window", {"hann", "hamming", "povey", "blackman", "rectangular"}, o.welch.window);
-  choice("detrend", {"none", "constant", "linear"}, o.welch.detrend);
-  choice("average", {"mean", "median"}, o.welch.average);
-  choice("integration", {"trapezoid", "simpson"}, o.integration);
-  choice("log", {"none", "db", "ln", "log10"}, o.log);
-  if (options.has("relative")) o.relative = options.boolean("relative");
-  if (options.has("total_low")) o.total_low = options.number("total_low", 0, 1e6);
-  if (options.has("total_high")) o.total_high = options.number("total_high", 0, 1e6);
-  if (options.has("floor")) o.floor = options.number("floor", 0, 1e30);
-  if (options.has("bands")) {
-    o.bands.clear();
-    int number = 0;
-    for (const std::vector<double>& edges : number_rows(options, "bands", 2, 256))
-      o.bands.push_back({std::to_string(++number), edges[0], edges[1]});
-  }
-  bool bands_first = false;
-  choice("order", {"channel", "band"}, bands_first);
-  float missing = kNaN;
-  if (options.has("missing")) missing = static_cast<float>(options.number("missing", -1e30, 1e30));
-  options.done();
+  const bool bands_first = options.has("order") && options.text("order", {"channel", "band"}) == "band";
+  const float missing =
+      options.has("missing") ? static_cast<float>(options.number("missing", -1e30, 1e30)) : kNaN;
+  Json plain = source.options.object("options");  // the rest are those of the plan
+  plain.erase("order");
+  plain.erase("missing");
+  if (!plain.contains("sample_rate")) plain["sample_rate"] = source.rate;
   try {
+    const BandPowerOptions o = BandPowerOptions::from_json(plain.dump());
+    if (o.welch.sample_rate != source.rate)
+      source.fail("sample_rate " + std::to_string(o.welch.sample_rate) + " differs from the input's rate " +
+                  std::to_string(source.rate));
     auto plan = std::make_shared<const BandPower>(o);
     if (source.widths[0] * plan->bands() > static_cast<std::size_t>(kMaxWidth))
       source.fail("gives rows of more than " + std::to_string(kMaxWidth) + " values");

@@ -1,0 +1,154 @@
+"""The live engine over a model of three inputs: compute per estimate of one session.
+
+The graph is leader-follower attention in the widths of Zhang et al. (2022), 30 estimates a second: 39 MFCC of
+16 kHz audio, band power of 32 EEG channels at 256 Hz (band-pass, average reference, 6 bands every 1/4 s) and
+512 face features at 30 Hz, each held on the clock and through its causal network (kernel 5; 32 x 4, 128 x 2
+and 256, 256, 128, 128 channels), then co-attention of 32 dimensions and the head. Weights are random. A call
+pushes one second from Python, a thirtieth at a time, and polls after each; the time is that of one estimate,
+pushes, front ends and Python included. The least work is that of the networks: their weights, 10.6 MB, are
+read once per estimate.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from scipy import signal
+
+from affekt._native import Model
+from affekt.live import Engine
+from affekt.modelfile import model_bytes
+
+TICKS = 30
+NETWORKS = {"audio": (39, [32] * 4), "eeg": (192, [128] * 2), "face": (512, [256, 256, 128, 128])}
+BANDS = [
+    ("delta", 0.3, 5),
+    ("theta", 5, 8),
+    ("alpha", 8, 12),
+    ("beta1", 12, 18),
+    ("beta2", 18, 30),
+    ("gamma", 30, 45),
+]
+
+
+@functools.cache
+def model() -> tuple[Model, int]:
+    """The model, and the multiply-adds of its networks for one estimate."""
+    draw = np.random.default_rng(0)
+    tensors: dict[str, np.ndarray] = {}
+    macs = 0
+
+    def dense(name: str, *shape: int) -> None:
+        nonlocal macs
+        tensors[f"{name}.weight"] = draw.normal(0, np.prod(shape[1:]) ** -0.5, shape)
+        tensors[f"{name}.bias"] = draw.normal(0, 0.1, shape[0])
+        macs += int(np.prod(shape))
+
+    def node(name: str, kind: str, *inputs: str, **options: object) -> dict[str, object]:
+        return {"name": name, "type": kind, "inputs": list(inputs), "options": options}
+
+    mfcc = {"sample_rate": 16000.0, "n_fft": 512, "win_length": 400, "hop_length": 160, "span": "win_length"}
+    mfcc |= {"n_mels": 40, "n_mfcc": 39, "log": "ln"}
+    sections = signal.butter(4, [0.3, 45], "bandpass", fs=256, output="sos")
+    nodes = [
+        node("mfcc", "front_end", "audio", **mfcc),
+        node("clean", "filter", "eeg", sections=np.delete(sections, 3, axis=1).tolist()),
+        node("referenced", "reference", "clean"),
+        node("bands", "band_power", "referenced", bands=BANDS, order="band"),
+    ]
+    for name, (width, channels) in NETWORKS.items():
+        rows = {"audio": "mfcc", "eeg": "bands", "face": "face"}[name]
+        nodes += [
+            node(f"{name}_now", "align", rows),
+            node(f"{name}_there", "presence", f"{name}_now"),
+            node(
+                f"{name}_tcn", "tcn", f"{name}_now", channels=channels, kernel_size=5, activation="leaky_relu"
+            ),
+        ]
+        for level, out in enumerate(channels):
+            dense(f"{name}_tcn.{level}.conv1", out, width, 5)
+            dense(f"{name}_tcn.{level}.conv2", out, out, 5)
+            if width != out:
+                dense(f"{name}_tcn.{level}.residual", out, width)
+            width = out
+    networks = [f"{name}_tcn" for name in NETWORKS]
+    for i, (_, channels) in enumerate(NETWORKS.values()):
+        for part in ("query", "key", "value"):
+            dense(f"attention.{i}.{part}", 32, channels[-1])
+    dense("head", 2, 128 + 96)
+    nodes += [
+        node("there", "concat", *(f"{name}_there" for name in NETWORKS)),
+        node("attention", "co_attention", *networks, "there", dim=32, masked=True),
+        node("leader", "gate", "face_tcn", "face_there"),
+        node("joint", "concat", "leader", "attention"),
+        node("head", "linear", "joint", units=2),
+        node("affect", "activation", "head", kind="tanh"),
+    ]
+    inputs = [
+        {"name": "audio", "kind": "audio", "rate": 16000.0, "channels": 1, "unit": "full scale"},
+        {"name": "eeg", "kind": "signal", "rate": 256.0, "channels": 32, "unit": "uV"},
+        {"name": "face", "kind": "rows", "rate": 30.0, "channels": 512, "unit": "embedding"},
+    ]
+    outputs = [{"name": "affect", "node": "affect", "kind": "continuous", "labels": ["valence", "arousal"]}]
+    card = {"schema": 2, "name": "lfan", "version": "1", "clock": {"rate": 30.0, "silence": 1.0}}
+    card |= {"inputs": inputs, "nodes": nodes, "outputs": outputs}
+    return Model.from_bytes(model_bytes(card, tensors)), macs
+
+
+@functools.cache
+def second() -> list[list[tuple[str, np.ndarray]]]:
+    """One second of all inputs as pushes, tick by tick."""
+    draw = np.random.default_rng(1)
+    whole = {
+        "audio": draw.normal(0, 0.1, 16000),
+        "eeg": draw.normal(0, 20, (32, 256)),
+        "face": draw.normal(size=(30, 512)),
+    }
+    ticks = []
+    for k in range(TICKS):
+        pushes = []
+        for name, x in whole.items():
+            rate = {"audio": 16000, "eeg": 256, "face": 30}[name]
+            part = slice(rate * k // TICKS, rate * (k + 1) // TICKS)
+            piece = x[part] if name != "eeg" else x[:, part]
+            pushes.append((name, np.ascontiguousarray(piece, dtype=np.float32)))
+        ticks.append(pushes)
+    return ticks
+
+
+@pytest.fixture
+def engine() -> Engine:
+    made = Engine(model()[0])
+    for _ in range(3):  # every input has come to its first row
+        run(made)
+    return made
+
+
+def run(engine: Engine) -> int:
+    found = 0
+    for pushes in second():
+        for name, samples in pushes:
+            engine.push(name, samples)
+        while engine.poll() is not None:
+            found += 1
+    return found
+
+
+def bench_affekt(contender, engine):
+    assert run(engine) == TICKS
+    macs = model()[1]
+    found = contender(
+        "audio, EEG and face, one session, per estimate",
+        "affekt",
+        lambda: run(engine),
+        units=TICKS,
+        floor_us=500,
+        aim_us=150,
+        operations=2 * TICKS * macs,
+        bytes_moved=4 * TICKS * macs,
+        working_set=4 * macs,
+    )
+    assert found == TICKS
+    assert engine.counters()["late"] == engine.counters()["invalid"] == 0
