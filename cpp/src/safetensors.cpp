@@ -189,7 +189,8 @@ Container read_container(std::string_view bytes) {
   if (!result.card["schema"].is_number_integer() || result.card["schema"] < 1 ||
       result.card["schema"] > kSchema)
     throw ModelFileError("card: schema " + brief(result.card["schema"]) +
-                         " is not supported; this version of affekt reads schema 1 and " + std::to_string(kSchema));
+                         " is not supported; this version of affekt reads schema 1 and " +
+                         std::to_string(kSchema));
   Fields card(result.card, "card");
   const Json& table = card.object("tensors");
   if (table.size() != entries.size())
