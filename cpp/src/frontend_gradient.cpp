@@ -112,7 +112,7 @@ struct FrontEndGradient::Impl {
       for (std::size_t i = 0; i < width(); ++i)
         to[i] = (y[i] - c * y[i > 0 ? i - 1 : 0]) * window[i] * per_gain;
     }
-    forward.kernels.spectra(forward.view, w.row_pointers.data(), true, w.transform.scratch(), w.lanes);
+    forward.kernels.spectra(forward.view, w.row_pointers.data(), true, w.transform.scratch(), w.lanes, {});
   }
 
   std::size_t place(std::int64_t base, std::size_t i, std::size_t n) const {
@@ -180,7 +180,7 @@ struct FrontEndGradient::Impl {
           from_spectrum(w, l, grad + (row + l) * columns, s);
         }
       }
-      adjoint.kernels.spectra(adjoint.view, w.sequence_pointers.data(), false, w.back.scratch(), w.lanes);
+      adjoint.kernels.spectra(adjoint.view, w.sequence_pointers.data(), false, w.back.scratch(), w.lanes, {});
       for (std::size_t l = 0; l < count; ++l)
         onto_signal(w, l, row + l, of == Of::features ? per_row.data() + (row + l) * base_columns() : nullptr,
                     found);

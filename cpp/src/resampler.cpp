@@ -314,13 +314,13 @@ void ResamplerStream::reset() noexcept {
   std::fill(block_.begin(), block_.end(), 0.0f);
   for (std::size_t left = early << halvings_.size(); left > 0;) {
     const std::size_t now = std::min(left, kBlock);
-    halve(block_.data(), now);
+    halve(block_.data(), now, {});
     left -= now;
   }
 }
 
 /// `n` samples through the halvings to the input of the last stage.
-void ResamplerStream::halve(const float* x, std::size_t n) noexcept {
+void ResamplerStream::halve(const float* x, std::size_t n, const Lines& ahead) noexcept {
   const ResamplerKernels& kernels = resampler();
   for (std::size_t s = 0; s < halvings_.size(); ++s) {
     Halving& h = halvings_[s];
@@ -339,7 +339,7 @@ void ResamplerStream::halve(const float* x, std::size_t n) noexcept {
     const std::size_t ready = h.odds < 2 * pairs ? 0 : std::min(h.evens, h.odds - 2 * pairs + 1);
     const bool last = s + 1 == halvings_.size();
     float* to = last ? held_[0].samples.data() + kBefore + held_[0].filled : h.result.data();
-    kernels.halve(taps.data(), pairs, h.even.data(), odd, ready, to);
+    kernels.halve(taps.data(), pairs, h.even.data(), odd, ready, to, s == 0 ? ahead : Lines{});
     h.evens -= ready;
     h.odds -= ready;
     std::memmove(h.even.data(), h.even.data() + ready, h.evens * sizeof(float));
@@ -352,7 +352,7 @@ void ResamplerStream::halve(const float* x, std::size_t n) noexcept {
 
 /// The results whose samples are there, at most `most`; without `rest`, those left over from large blocks
 /// wait as long as there is room.
-std::size_t ResamplerStream::drain(float* y, std::size_t most, bool rest) noexcept {
+std::size_t ResamplerStream::drain(float* y, std::size_t most, bool rest, const Lines& ahead) noexcept {
   const ResamplerKernels& kernels = resampler();
   std::size_t given = 0;
   for (bool again = true; again;) {
@@ -372,9 +372,10 @@ std::size_t ResamplerStream::drain(float* y, std::size_t most, bool rest) noexce
       float* x = h.samples.data() + kBefore;
       float* to = next != nullptr ? next->samples.data() + kBefore + next->filled : y + given;
       const std::size_t room = next != nullptr ? next->room - next->filled : most - given;
-      std::size_t made = kernels.phases(table, x, h.filled, h.index, h.fraction, to, room, rest);
+      const Lines soon = i == 0 && !again ? ahead : Lines{};
+      std::size_t made = kernels.phases(table, x, h.filled, h.index, h.fraction, to, room, rest, soon);
       if (made == 0 && h.room - h.filled < kBlock)
-        made = kernels.phases(table, x, h.filled, h.index, h.fraction, to, room, true);
+        made = kernels.phases(table, x, h.filled, h.index, h.fraction, to, room, true, {});
       const std::size_t done = std::min<std::size_t>(h.index, h.filled);
       h.filled -= done;
       h.index -= done;
@@ -395,20 +396,26 @@ template <class S>
 std::size_t ResamplerStream::push_mixed(const S* const* x, std::size_t n, float* y) noexcept {
   const ResamplerKernels& kernels = resampler();
   Held& first = held_[0];
+  // Samples from t on, as many as are taken before the next results; of the first channel alone.
+  const auto soon = [&](std::size_t t, std::size_t count) noexcept {
+    const std::size_t begin = std::min(t, n);
+    return Lines{x[used_[0]] + begin, std::min(count, n - begin) * sizeof(S)};
+  };
   std::size_t made = 0;
   for (std::size_t t = 0; t < n; t += kBlock) {
     const std::size_t m = std::min(kBlock, n - t);
-    if (first.filled + m > first.room) made += drain(y + made, most(0), false);
+    if (first.filled + m > first.room)
+      made += drain(y + made, most(0), false, halvings_.empty() ? soon(t, first.filled) : Lines{});
     float* to = halvings_.empty() ? first.samples.data() + kBefore + first.filled : block_.data();
     mixer<S>(kernels)(x, used_.data(), weights_.data(), used_.size(), t, m, to);
     samples_ += m;
     if (halvings_.empty()) {
       first.filled += m;
     } else {
-      halve(to, m);
+      halve(to, m, soon(t + m, kBlock));
     }
   }
-  return made + drain(y + made, most(0), true);
+  return made + drain(y + made, most(0), true, {});
 }
 
 std::size_t ResamplerStream::push(const float* const* x, std::size_t n, float* y) noexcept {
@@ -431,9 +438,9 @@ std::size_t ResamplerStream::finish(float* y) noexcept {
     if (halvings_.empty()) {
       first.filled += n;
     } else {
-      halve(to, n);
+      halve(to, n, {});
     }
-    made += drain(y + made, most(0), true);
+    made += drain(y + made, most(0), true, {});
   }
   return made;
 }

@@ -21,6 +21,9 @@ FrontEndOptions checked(const FrontEndOptions& o) {
   return o;
 }
 
+/// Rows of a tile beyond this many bytes are not asked for early: they would push out what it works on.
+constexpr std::size_t kAhead = 36 << 10;
+
 template <class T>
 struct Plan : TilePlan<T> {
   explicit Plan(const FrontEndOptions& o)
@@ -74,12 +77,14 @@ struct Spectrogram::Impl {
                          std::size_t lanes) noexcept {
                        const auto transform = complex ? plan.kernels.spectra : plan.kernels.powers;
                        O* out = signals.out[i] + row * columns;
-                       prefetch(out, count * columns);
-                       transform(v, tile.rows(), tile.template windowed<S>(), tile.scratch(), lanes);
+                       const FrontEndScratch<T>& s = tile.scratch();
+                       const std::size_t bytes = count * columns * sizeof(O);
+                       transform(v, tile.rows(), tile.template windowed<S>(), s, lanes,
+                                 {out, bytes <= kAhead ? bytes : 0});
                        if constexpr (std::is_same_v<O, float>) {
-                         plan.kernels.store_floats(tile.scratch().bins, columns, count, lanes, out, columns);
+                         plan.kernels.store_floats(s.bins, columns, count, lanes, out, columns);
                        } else {
-                         plan.kernels.store_doubles(tile.scratch().bins, columns, count, lanes, out, columns);
+                         plan.kernels.store_doubles(s.bins, columns, count, lanes, out, columns);
                        }
                      });
   }

@@ -18,6 +18,8 @@
 
 namespace affekt {
 
+struct Lines;
+
 struct ResamplerOptions {
   double input_rate = 48000;   ///< Hz
   double output_rate = 16000;  ///< Hz, within a factor of 256 of the input
@@ -117,8 +119,8 @@ class AFFEKT_API ResamplerStream {
   };
   template <class S>
   std::size_t push_mixed(const S* const* x, std::size_t n, float* y) noexcept;
-  void halve(const float* x, std::size_t n) noexcept;
-  std::size_t drain(float* y, std::size_t most, bool rest) noexcept;
+  void halve(const float* x, std::size_t n, const Lines& ahead) noexcept;
+  std::size_t drain(float* y, std::size_t most, bool rest, const Lines& ahead) noexcept;
 
   /// Input of a stage.
   struct Held {

@@ -114,9 +114,15 @@ double prepare(const FrontEndView<T>& v, const S* x, bool first, bool emphasised
   return prepared_row(v, y, frame, row);
 }
 
-/// Rows into z, side by side.
+/// Squares of at most 32 bytes change between frames side by side and rows: the shuffles of wider ones take
+/// longer than twice as many loads and stores.
+template <class T, int L>
+inline constexpr int square_side = L * sizeof(T) > 32 ? static_cast<int>(32 / sizeof(T)) : L;
+
+/// Rows into z, side by side; asks for two lines per square.
 template <int L, class T>
-AFFEKT_INLINE void load_rows(const FrontEndView<T>& v, const T* const* rows, bool windowed, T* z) noexcept {
+AFFEKT_INLINE void load_rows(const FrontEndView<T>& v, const T* const* rows, bool windowed, T* z,
+                             Asking& ahead) noexcept {
   const std::size_t n = v.width;
   const auto put_one = [&](std::size_t i) noexcept {
     const T w = windowed ? T(1) : v.window[i];
@@ -125,14 +131,15 @@ AFFEKT_INLINE void load_rows(const FrontEndView<T>& v, const T* const* rows, boo
   for (std::size_t i = 0; i < v.inset * L; ++i) z[i] = T(0);
   std::size_t i = 0;
   if constexpr (L > 1) {
-    // Squares of 32 bytes: the shuffles of wider ones take longer than twice as many stores.
-    constexpr int side = L * sizeof(T) > 32 ? 32 / sizeof(T) : L;
+    constexpr int side = square_side<T, L>;
     using V = Vec<T, side>;
     const auto squares = [&]<bool weigh>(std::bool_constant<weigh>) noexcept {
       for (i = 0; i + side <= n; i += side) {
         for (int first = 0; first < L; first += side) {
           V x[side];
           for (int l = 0; l < side; ++l) x[l] = load<V>(rows[first + l] + i);
+          ahead.one();
+          ahead.one();
           transpose(x);
           T* to = z + (v.inset + i) * L + static_cast<std::size_t>(first);
           for (int j = 0; j < side; ++j) store<V>(to + j * L, weigh ? V(x[j] * v.window[i + j]) : x[j]);
@@ -156,10 +163,11 @@ AFFEKT_INLINE void raise(T* p, std::size_t n, T power) noexcept {
 }
 
 template <int L, class T>
-void tile_powers(const FrontEndView<T>& v, const T* const* rows, bool windowed,
-                 const FrontEndScratch<T>& s) noexcept {
+void tile_powers(const FrontEndView<T>& v, const T* const* rows, bool windowed, const FrontEndScratch<T>& s,
+                 const Lines& ahead) noexcept {
   using V = Vec<T, L>;
-  load_rows<L>(v, rows, windowed, s.z);
+  Asking asking(ahead);
+  load_rows<L>(v, rows, windowed, s.z, asking);
   V* p = reinterpret_cast<V*>(s.bins);
   real_fft<V>(v.fft, reinterpret_cast<V*>(s.z), reinterpret_cast<V*>(s.work),
               [p](std::size_t k, const V& r, const V& i) noexcept { p[k] = fma<V>(r, r, i * i); });
@@ -170,7 +178,7 @@ template <int L, class T>
 void tile_mel(const FrontEndView<T>& v, const T* const* rows, bool windowed,
               const FrontEndScratch<T>& s) noexcept {
   using V = Vec<T, L>;
-  tile_powers<L>(v, rows, windowed, s);
+  tile_powers<L>(v, rows, windowed, s, {});
   const V* p = reinterpret_cast<const V*>(s.bins);
   V* mel = reinterpret_cast<V*>(s.mel);
   for (std::size_t m = 0; m < v.n_mels; ++m) {
@@ -216,27 +224,32 @@ void clamp(T* x, std::size_t n, T least, T zero) noexcept {
 template <int L, class T, class O>
 AFFEKT_INLINE void store_rows(const T* x, std::size_t columns, std::size_t count, O* out,
                               std::size_t pitch) noexcept {
-  std::size_t c = 0;
-  if constexpr (L >= kBlock<O> && L > 1) {
-    using V = Vec<T, L>;
-    using W = Vec<O, L>;
-    const auto square = [&](std::size_t at, auto rows) noexcept {
-      W y[L];
-      for (std::size_t j = 0; j < L; ++j) y[j] = convert<O>(load<V>(x + (at + j) * L));
-      transpose(y);
-      for (std::size_t l = 0; l < rows; ++l) store<W>(out + l * pitch + at, y[l]);
+  constexpr std::size_t side = square_side<O, L>;
+  if constexpr (side >= kBlock<O> && side > 1) {
+    using V = Vec<T, static_cast<int>(side)>;
+    using W = Vec<O, static_cast<int>(side)>;
+    const auto squares = [&](std::size_t first, auto rows) noexcept {
+      const auto square = [&](std::size_t at) noexcept {
+        W y[side];
+        for (std::size_t j = 0; j < side; ++j) y[j] = convert<O>(load<V>(x + (at + j) * L + first));
+        transpose(y);
+        for (std::size_t l = 0; l < rows; ++l) store<W>(out + (first + l) * pitch + at, y[l]);
+      };
+      std::size_t c = 0;
+      for (; c + side <= columns; c += side) square(c);
+      if (c < columns) square(columns - side);  // overlaps the one before
     };
-    if (count == L && columns >= L) {
-      // The number is a constant, so that the rows stay in registers; the last square overlaps.
-      constexpr auto all = std::integral_constant<std::size_t, L>();
-      for (; c + L <= columns; c += L) square(c, all);
-      if (c < columns) square(columns - L, all);
+    if (columns >= side) {
+      std::size_t first = 0;
+      // The number is a constant, so that the rows stay in registers.
+      for (; first + side <= count; first += side)
+        squares(first, std::integral_constant<std::size_t, side>());
+      if (first < count) squares(first, count - first);
       return;
     }
-    for (; c + L <= columns; c += L) square(c, count);
   }
   for (std::size_t l = 0; l < count; ++l) {
-    for (std::size_t i = c; i < columns; ++i) out[l * pitch + i] = static_cast<O>(x[i * L + l]);
+    for (std::size_t i = 0; i < columns; ++i) out[l * pitch + i] = static_cast<O>(x[i * L + l]);
   }
 }
 
@@ -284,27 +297,31 @@ void rows(const FrontEndView<T>& v, T* mel, const T* energy, std::size_t count, 
 
 template <class T>
 void powers(const FrontEndView<T>& v, const T* const* rows, bool windowed, const FrontEndScratch<T>& s,
-            std::size_t lanes) noexcept {
-  lanes == 1 ? tile_powers<1>(v, rows, windowed, s) : tile_powers<kTile<T>>(v, rows, windowed, s);
+            std::size_t lanes, const Lines& ahead) noexcept {
+  lanes == 1 ? tile_powers<1>(v, rows, windowed, s, ahead)
+             : tile_powers<kTile<T>>(v, rows, windowed, s, ahead);
 }
 
 template <int L, class T>
-void tile_spectra(const FrontEndView<T>& v, const T* const* rows, bool windowed,
-                  const FrontEndScratch<T>& s) noexcept {
+void tile_spectra(const FrontEndView<T>& v, const T* const* rows, bool windowed, const FrontEndScratch<T>& s,
+                  const Lines& ahead) noexcept {
   using V = Vec<T, L>;
-  load_rows<L>(v, rows, windowed, s.z);
+  Asking asking(ahead);
+  load_rows<L>(v, rows, windowed, s.z, asking);
   V* p = reinterpret_cast<V*>(s.bins);
   real_fft<V>(v.fft, reinterpret_cast<V*>(s.z), reinterpret_cast<V*>(s.work),
-              [p](std::size_t k, const V& r, const V& i) noexcept {
+              [p, &asking](std::size_t k, const V& r, const V& i) noexcept {
                 p[2 * k] = r;
                 p[2 * k + 1] = i;
+                asking.one();
               });
 }
 
 template <class T>
 void spectra(const FrontEndView<T>& v, const T* const* rows, bool windowed, const FrontEndScratch<T>& s,
-             std::size_t lanes) noexcept {
-  lanes == 1 ? tile_spectra<1>(v, rows, windowed, s) : tile_spectra<kTile<T>>(v, rows, windowed, s);
+             std::size_t lanes, const Lines& ahead) noexcept {
+  lanes == 1 ? tile_spectra<1>(v, rows, windowed, s, ahead)
+             : tile_spectra<kTile<T>>(v, rows, windowed, s, ahead);
 }
 
 template <class T, class O>

@@ -6,6 +6,7 @@
 
 #include "dispatch.hpp"
 #include "kernels/fft.hpp"
+#include "kernels/lines.hpp"
 #include "log_scale.hpp"
 
 namespace affekt {
@@ -80,9 +81,9 @@ struct FrontEndKernelsOf {
                      double* out, std::size_t pitch) noexcept;
   /// The same rows -> scratch.bins: |X|^power of each bin, or the pair of its parts.
   void (*powers)(const FrontEndView<T>&, const T* const* rows, bool windowed,
-                 const FrontEndScratch<T>& scratch, std::size_t lanes) noexcept;
+                 const FrontEndScratch<T>& scratch, std::size_t lanes, const Lines& ahead) noexcept;
   void (*spectra)(const FrontEndView<T>&, const T* const* rows, bool windowed,
-                  const FrontEndScratch<T>& scratch, std::size_t lanes) noexcept;
+                  const FrontEndScratch<T>& scratch, std::size_t lanes, const Lines& ahead) noexcept;
   /// Column c of frame l at c * lanes + l -> `count` rows, `pitch` apart.
   void (*store_floats)(const T* x, std::size_t columns, std::size_t count, std::size_t lanes, float* out,
                        std::size_t pitch) noexcept;

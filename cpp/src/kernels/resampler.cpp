@@ -312,30 +312,49 @@ AFFEKT_INLINE void folded_periods(const PhaseTable& table, const float* middle, 
   }
 }
 
-/// n results, `periods` in each of L lanes. What lies around the samples must be finite.
+/// n results, `periods` in each of L lanes, asking for `lines` with every tile. What lies around the samples
+/// must be finite.
 [[gnu::noinline]] void folded(const PhaseTable& table, const float* x, std::uint64_t fraction,
-                              std::size_t periods, float* y, std::size_t n) noexcept {
+                              std::size_t periods, float* y, std::size_t n, Asking& asking,
+                              std::size_t lines) noexcept {
   alignas(64) float scratch[kScratch];
   const std::size_t half = table.taps / 2, before = table.step * (table.folds + 1) - half;
   const std::size_t own = periods * table.phases;
+  const auto ask = [&](std::size_t from) noexcept {
+    if ((L - 1) * own + from >= n) return;
+    for (std::size_t l = 0; l < L; ++l) __builtin_prefetch(y + l * own + from);
+  };
+  ask(0);
   lay_out<1>(x - before, periods * table.step, folded_rows(table, periods), scratch);
   const float* middle = scratch + (before + half - 1) * L;
   std::size_t q = 0;
-  for (; q + 4 < periods && kTile > 4; q += kTile)
+  const auto before_tile = [&] {
+    ask((q + kTile) * table.phases);  // where the next one writes
+    for (std::size_t i = 0; i < lines; ++i) asking.one();
+  };
+  for (; q + 4 < periods && kTile > 4; q += kTile) {
+    before_tile();
     folded_periods<kTile>(table, middle, fraction, q, own, n, y);
-  for (; q < periods; q += 4) folded_periods<4>(table, middle, fraction, q, own, n, y);
+  }
+  for (; q < periods; q += 4) {
+    before_tile();
+    folded_periods<4>(table, middle, fraction, q, own, n, y);
+  }
 }
 
-/// n > 0 results of a folded table, the first at x.
-void folded_all(const PhaseTable& table, const float* x, std::uint64_t fraction, float* y,
-                std::size_t n) noexcept {
+/// n results of a folded table, the first at x.
+void folded_all(const PhaseTable& table, const float* x, std::uint64_t fraction, float* y, std::size_t n,
+                const Lines& ahead) noexcept {
   constexpr std::size_t rows = kScratch / L;
+  if (n == 0) return;
+  Asking asking(ahead);
+  const std::size_t lines = ahead.bytes / 64 * kTile * L * table.phases / n + 1;
   for (std::size_t m = 0; m < n;) {
     std::size_t periods = ((n - m + table.phases - 1) / table.phases + L - 1) / L;
     if (folded_rows(table, periods) > rows)
       periods = (rows - folded_rows(table, 0)) / table.step / kTile * kTile;
     const std::size_t some = L * periods * table.phases, now = some < n - m ? some : n - m;
-    folded(table, x, fraction, periods, y + m, now);
+    folded(table, x, fraction, periods, y + m, now, asking, lines);
     m += now;
     x += L * periods * table.step;
   }
@@ -344,7 +363,8 @@ void folded_all(const PhaseTable& table, const float* x, std::uint64_t fraction,
 // ---- all of them
 
 std::size_t phases(const PhaseTable& table, const float* x, std::size_t filled, std::uint64_t& index,
-                   std::uint64_t& fraction, float* y, std::size_t most, bool rest) noexcept {
+                   std::uint64_t& fraction, float* y, std::size_t most, bool rest,
+                   const Lines& ahead) noexcept {
   if (index + table.taps > filled) return 0;
   const std::uint64_t last = filled - table.taps - index;  // sample where a result may start
   const std::size_t ready = ((last + 1) * table.phases - 1 - fraction) / table.step + 1;
@@ -355,7 +375,7 @@ std::size_t phases(const PhaseTable& table, const float* x, std::size_t filled, 
   }
   std::size_t m = 0;
   if (table.folded != nullptr) {
-    folded_all(table, x + index, fraction, y, n);
+    folded_all(table, x + index, fraction, y, n, ahead);
     const std::uint64_t position = fraction + n * table.step;
     index += position / table.phases;
     fraction = position % table.phases;
@@ -380,10 +400,10 @@ std::size_t phases(const PhaseTable& table, const float* x, std::size_t filled, 
   return n;
 }
 
-void halve(const float* taps, std::size_t pairs, const float* even, const float* odd, std::size_t n,
-           float* y) noexcept {
+void halve(const float* taps, std::size_t pairs, const float* even, const float* odd, std::size_t n, float* y,
+           const Lines& ahead) noexcept {
   const PhaseTable table{nullptr, 1, 2 * pairs, 0, taps, pairs, 1, 1};
-  folded_all(table, odd, 1, y, n);
+  folded_all(table, odd, 1, y, n, ahead);
   std::size_t i = 0;
   for (; i + L <= n; i += L) store(y + i, fma(splat<V>(0.5f), load<V>(even + i), load<V>(y + i)));
   for (; i < n; ++i) y[i] = fma(0.5f, even[i], y[i]);

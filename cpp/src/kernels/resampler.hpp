@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "dispatch.hpp"
+#include "kernels/lines.hpp"
 
 namespace affekt {
 
@@ -36,12 +37,13 @@ struct ResamplerKernels {
   /// Results while their samples are among the first `filled`, at most `most`; returns how many. Without
   /// `rest`, only as many as fill the lanes, where that is faster.
   std::size_t (*phases)(const PhaseTable& table, const float* x, std::size_t filled, std::uint64_t& index,
-                        std::uint64_t& fraction, float* y, std::size_t most, bool rest) noexcept;
+                        std::uint64_t& fraction, float* y, std::size_t most, bool rest,
+                        const Lines& ahead) noexcept;
   /// y[i] = even[i] / 2 + sum_k c[k] (odd[i + pairs - 1 - k] + odd[i + pairs + k]) with c = taps + pairs: (2,
   /// pairs) as in PhaseTable, without results in phase 0. Around the odd samples lie finite values as in
   /// `phases`.
   void (*halve)(const float* taps, std::size_t pairs, const float* even, const float* odd, std::size_t n,
-                float* y) noexcept;
+                float* y, const Lines& ahead) noexcept;
   /// y[i] = sum_c weights[c] x[used[c]][begin + i]
   Mix<float> mix_floats;
   Mix<double> mix_doubles;
