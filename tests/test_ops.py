@@ -189,6 +189,15 @@ def test_tensors_of_other_devices_go_to_plain_torch_in_silence(torch_says_cuda, 
     assert not recwarn
 
 
+def test_ops_of_signals_run_on_cuda_where_the_kernels_take_their_options():
+    found = {
+        (op, n_fft): ops.on_cuda(op, f'{{"n_fft": {n_fft}, "n_per_seg": 256}}' if op == "welch" else options)
+        for n_fft in (400, 512)
+        for op, options in (("acoustic", f'{{"n_fft": {n_fft}}}'), ("stft", "{}"), ("welch", ""))
+    }
+    assert {key for key, takes in found.items() if takes} == {("acoustic", 512), ("welch", 512)}
+
+
 def test_cuda_ops_that_cannot_be_had_are_one_warning(torch_says_cuda, tmp_path):
     cpu = ops.library_path()
     broken = tmp_path / "libaffekt_ops_cuda.so"

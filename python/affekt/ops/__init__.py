@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +115,15 @@ def _cuda_loaded() -> bool:
 
 def on_cuda(op: str, options: str) -> bool:
     """Tell whether an op of signals has CUDA kernels for these options."""
-    return not _core.gpu_unfit(op, options)
+    return _on_cuda(op, options)
 
 
 on_cuda._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as above
+
+
+@lru_cache(maxsize=64)
+def _on_cuda(op: str, options: str) -> bool:
+    return not _core.gpu_unfit(op, options)
 
 
 def native(tensor: Any, *, cuda: bool = False) -> bool:
