@@ -1,8 +1,12 @@
 """Check what the built libraries ask of others: `python scripts/check_symbols.py BUILD_DIR`.
 
+`check_symbols.py --torch LIBTORCH_CPU > cpp/ops/torch_2.10_symbols.txt` writes the list of torch's symbols
+anew, from the libtorch_cpu.so in the wheel of the oldest torch that the ops are for.
+
 - libaffekt and affekt._core need no torch, and libaffekt no Python;
 - no library but the CUDA ops knows CUDA, and these neither need nor export its runtime;
-- the torch op libraries use the stable C interface of LibTorch alone (no C++ symbol of c10, at or torch);
+- the torch op libraries use the stable C interface of LibTorch alone (no C++ symbol of c10, at or torch), and
+  of it what torch 2.10 has (cpp/ops/torch_2.10_symbols.txt);
 - no library records a folder of this machine as its run path once installed;
 - a kernel that is compiled for one instruction set defines no symbol outside its own namespace: the linker
   could give an inline function with AVX-512 code to callers on any CPU.
@@ -19,6 +23,7 @@ from pathlib import Path
 # C++ names of torch are mangled: _ZN3c10..., _ZN2at..., _ZNK5torch..., also as template arguments.
 TORCH_CXX = re.compile(r"_Z.*(3c10|2at|5torch)\w")
 TORCH_C = re.compile(r"^(aoti_)?torch_")
+TORCH_2_10 = Path(__file__).resolve().parents[1] / "cpp/ops/torch_2.10_symbols.txt"
 # The runtime and the driver: cudaMalloc, cuLaunchKernel, __cudaRegisterFunction.
 CUDA = re.compile(r"^(__)?cu(da)?[A-Z]")
 
@@ -39,6 +44,11 @@ def undefined(library: Path) -> list[str]:
 def exported(library: Path) -> list[str]:
     """Return what `library` offers."""
     return symbols(library, "--defined-only")
+
+
+def torch_symbols(library: Path) -> list[str]:
+    """Return the C interface that a libtorch_cpu offers."""
+    return sorted(s for s in exported(library) if TORCH_C.match(s))
 
 
 def dynamic(library: Path, tag: str) -> list[str]:
@@ -63,8 +73,12 @@ def problems(folder: Path) -> list[str]:
     python = [s for s in undefined(folder / "libaffekt.so") if re.match(r"_?Py[A-Z_]", s)]
     if python:
         found.append(f"libaffekt.so: needs Python: {python[:5]}")
+    oldest = set(TORCH_2_10.read_text(encoding="utf-8").split())
     for ops in sorted(folder.glob("libaffekt_ops*.so")):
         names = undefined(ops)
+        newer = sorted({s for s in names if TORCH_C.match(s)} - oldest)
+        if newer:
+            found.append(f"{ops.name}: symbols that torch 2.10 lacks: {newer[:5]}")
         unstable = [s for s in names if TORCH_CXX.match(s)]
         if unstable:
             found.append(f"{ops.name}: C++ symbols of torch, outside the stable ABI: {unstable[:5]}")
@@ -103,6 +117,9 @@ def shared_kernel_symbols(build: Path) -> list[str]:
 
 def main() -> int:
     """Install the build into a scratch folder and check the libraries there."""
+    if len(sys.argv) == 3 and sys.argv[1] == "--torch":
+        print("\n".join(torch_symbols(Path(sys.argv[2]))))
+        return 0
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     with tempfile.TemporaryDirectory() as scratch:

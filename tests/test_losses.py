@@ -366,7 +366,7 @@ def test_raw_ops_refuse_what_does_not_fit(native_or_plain):
 def test_without_the_library_one_warning_and_the_same_numbers(monkeypatch):
     monkeypatch.undo()
     ops._loaded.cache_clear()
-    ops.load_library.cache_clear()
+    ops._load_library.cache_clear()
     monkeypatch.setattr(ops, "library_path", lambda: None)
     pred, target = torch.randn(2, 3, 50, dtype=torch.double).unbind()
     try:

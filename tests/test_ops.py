@@ -55,10 +55,10 @@ def test_schemas():
         " bool for_pred, bool for_target) -> (Tensor grad_pred, Tensor grad_target)",
         "_info_nce(Tensor a, Tensor b, Tensor? negatives, Tensor scale, int shift, bool exclude,"
         " bool columns, float weight, int budget, bool for_a, bool for_b,"
-        " bool tf32)"
+        " bool loose)"
         " -> (Tensor loss, Tensor grad_a, Tensor grad_b, Tensor grad_scale)",
         "_sup_con(Tensor z, Tensor labels, Tensor? negatives, Tensor scale, int budget, bool for_z,"
-        " bool tf32)"
+        " bool loose)"
         " -> (Tensor loss, Tensor grad_z, Tensor grad_scale)",
         "_log_sums(Tensor a, Tensor b, Tensor scale, bool exclude, bool columns, int budget)"
         " -> (Tensor row, Tensor col)",

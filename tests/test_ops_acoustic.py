@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from affekt import ops
 from affekt.errors import InputError
-from affekt.features import LogMel, Mfcc, PowerSpectrogram, Stft
+from affekt.features import LogMel, Mfcc, PowerSpectrogram, Stft, _signals
 from affekt.nn import Acoustic
 from affekt.ops import acoustic as plain
 
@@ -176,7 +176,67 @@ def test_vmap_and_autocast(op, features):
         torch.vmap(lambda v: native(op, v, features), 1)(x), native(op, x.movedim(1, 0), features)
     )
     with torch.autocast("cpu", torch.bfloat16):
-        assert native(op, x.bfloat16(), features).dtype == native(op, x.float(), features).dtype
+        found = native(op, x.bfloat16(), features)
+    assert torch.equal(found, native(op, x.bfloat16().float(), features))
+
+
+@each_case
+def test_transforms_of_functions(op, features):
+    x = noise(3, 500)
+    each = torch.vmap(features)(x)
+    assert torch.equal(each, features(x))
+
+    def loss(v):
+        out = features(v)
+        return (torch.view_as_real(out) if out.is_complex() else out).square().sum()
+
+    v = x.clone().requires_grad_()
+    loss(v).backward()
+    torch.testing.assert_close(torch.func.grad(loss)(x), v.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture
+def no_op(monkeypatch):
+    """As on a device that the ops have no kernels for."""
+    monkeypatch.setattr(_signals.ops, "available", lambda: False)
+
+
+@each_case
+@pytest.mark.usefixtures("no_op")
+def test_where_no_op_runs_plain_torch_does(op, features):
+    x = noise(2, 700)
+    expected = native(op, x, features)
+    found = features(x.clone().requires_grad_())
+    assert found.requires_grad
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-9, atol=1e-9)
+    bad = x.clone()
+    bad[1, 30] = torch.nan
+    with pytest.raises(InputError, match="expected finite values, got one that is not at index 30"):
+        features(bad.requires_grad_())
+
+    torch._dynamo.reset()  # the cases share this code, and torch counts its compilations
+    compiled = torch.compile(lambda v: features(v), fullgraph=True, dynamic=True, backend="aot_eager")
+    for time in (700, 500):
+        torch.testing.assert_close(
+            compiled(x[:, :time]), features(x[:, :time].clone().requires_grad_()).detach()
+        )
+
+
+@each_case
+def test_other_devices_take_plain_torch(op, features):
+    found = features(torch.empty(2, 700, device="meta"))
+    assert found.device.type == "meta"
+    assert found.shape == native(op, noise(2, 700), features).shape
+
+
+def test_plain_spectra_make_no_filters(monkeypatch):
+    def none(options):
+        raise AssertionError("a plan with mel filters")
+
+    monkeypatch.setattr(plain._core, "FrontEnd", none)
+    features = Stft(sample_rate=RATE, n_fft=72, win_length=70)
+    found = plain.REFERENCES["stft"](noise(300), json.dumps(features.options))
+    torch.testing.assert_close(found, native("stft", noise(300), features))
 
 
 @each_case

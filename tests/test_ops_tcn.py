@@ -11,6 +11,7 @@ from affekt import ops
 torch = pytest.importorskip("torch")
 
 from affekt.nn import TCN  # noqa: E402
+from affekt.nn.tcn import _Block  # noqa: E402
 from affekt.ops import tcn as native  # noqa: E402
 
 
@@ -27,7 +28,7 @@ def in_plain_torch(monkeypatch):
 
     def run(function):
         with monkeypatch.context() as patch:
-            patch.setattr(TCN, "_as_ops", lambda self, x: False)
+            patch.setattr(_Block, "_by_op", lambda self, x: False)
             return function()
 
     return run
@@ -118,7 +119,7 @@ def test_the_module_is_the_one_of_plain_torch(
     torch.manual_seed(2)
     tcn = TCN(width, channels, taps, activation=activation, weight_norm=normed, dropout=0.0).to(dtype)
     x = torch.randn(3, 100, width, dtype=dtype, requires_grad=True)
-    assert tcn._as_ops(x)
+    assert all(block._by_op(x.new_zeros(1, 1, 1)) for block in tcn.blocks)
 
     def run():
         y = tcn(x)
@@ -274,21 +275,61 @@ def test_nothing_in_nothing_out(shape):
 def test_what_the_op_does_not_cover_runs_in_plain_torch():
     x = torch.randn(2, 12, 3)
     tcn = TCN(3, (4, 4), 2).eval()
-    assert tcn._as_ops(x)
-    assert not TCN(3, (4, 4), 2, activation="prelu")._as_ops(x)
-    assert not TCN(3, (4, 4), 2, slope=-0.1)._as_ops(x)
-    assert not tcn._as_ops(x.bfloat16())
-    with torch.autocast("cpu"):
-        assert tcn(x).dtype == torch.bfloat16
+    assert all(block._by_op(x.new_zeros(1, 1, 1)) for block in tcn.blocks)
+    assert not TCN(3, (4, 4), 2, activation="prelu").blocks[0]._by_op(x)
+    assert not TCN(3, (4, 4), 2, slope=-0.1).blocks[0]._by_op(x)
+    assert not tcn.blocks[0]._by_op(x.bfloat16())
     expected = tcn(x)
+    with torch.autocast("cpu"):
+        found = tcn(x)
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.02)
     each = torch.func.vmap(lambda one: tcn(one[None])[0])(x)
     torch.testing.assert_close(each, expected, rtol=1e-5, atol=1e-6)
     traced = torch.jit.trace(tcn, x)
-    assert "_tcn_block" not in str(traced.inlined_graph)
+    assert "affekt::" not in str(traced.inlined_graph)
     torch.testing.assert_close(traced(x), expected, rtol=1e-5, atol=1e-6)
     exported = torch.export.export(tcn, (x,))
-    assert "_tcn_block" not in str(exported.graph)
+    assert "affekt" not in str(exported.graph)
     torch.testing.assert_close(exported.module()(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["conv1", "conv2", "residual", "act1", "act3", "dropout"])
+@pytest.mark.parametrize("kind", ["forward_pre_hook", "forward_hook", "full_backward_hook"])
+def test_hooks_inside_a_block_are_called(part, kind):
+    tcn, calls = TCN(3, (4, 4), 2, dropout=0.0), []
+    x = torch.randn(2, 7, 3, requires_grad=True)
+    expected = tcn(x)
+    handle = getattr(getattr(tcn.blocks[0], part), f"register_{kind}")(lambda *_: calls.append(part))
+    found = tcn(x)
+    found.sum().backward()
+    assert set(calls) == {part}
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    handle.remove()
+    assert torch.equal(tcn(x), expected)
+
+
+def test_hooks_and_wrappers_of_a_block_are_called():
+    class Doubled(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return 2 * self.inner(x)
+
+    tcn, x, seen = TCN(3, (4, 4), 2).eval(), torch.randn(2, 7, 3), []
+    expected = tcn(x)
+    with tcn.blocks[0].register_forward_hook(lambda _, args, y: seen.append((args[0].shape, y.shape))):
+        assert torch.equal(tcn(x), expected)
+    assert seen == [((2, 7, 3), (2, 7, 4))]
+    tcn.blocks[1] = Doubled(tcn.blocks[1])
+    assert torch.equal(tcn(x), 2 * expected)
+    tcn.blocks[1].inner.conv2 = Doubled(tcn.blocks[1].inner.conv2)
+    assert not torch.equal(tcn(x), 2 * expected)
+    tcn = TCN(3, (4, 4), 2).eval()
+    tcn.blocks[0].act2 = torch.nn.Tanh()
+    assert not tcn.blocks[0]._by_op(x)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
@@ -310,7 +351,6 @@ def test_ops_pass_the_checks_of_torch():
         torch.library.opcheck(
             torch.ops.affekt._tcn_block.default,
             (*args, keys, *options),
-            test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
         )
         with torch.no_grad():
             y, h1, h2 = op(args, keys, *options)

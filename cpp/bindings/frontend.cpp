@@ -305,7 +305,12 @@ void bind_frontend(py::module_& m) {
              return std::make_unique<Spectrogram>(FrontEndOptions::from_json(options));
            }),
            py::arg("options"), "Build the plan from a JSON object of options.")
+      .def_property_readonly(
+          "options", [](const Spectrogram& f) { return f.options().to_json(); },
+          "The options as JSON, every default filled in.")
       .def_property_readonly("bins", &Spectrogram::bins, "Columns of a row.")
+      .def_property_readonly(
+          "window", [](const Spectrogram& f) { return table(f.window(), 0); }, "(win_length), float64.")
       .def("frames", &Spectrogram::frames, py::arg("n_samples"), "Rows that a signal of n_samples gives.")
       .def(
           "powers",

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "affekt/losses.hpp"
 #include "tensors.hpp"
@@ -68,5 +70,23 @@ struct CccArguments {
       throw InvalidArgument("grad: expected the shape and dtype of the loss, got " + shape_of(grad));
   }
 };
+
+/// affekt::ccc_loss by the `_ccc_fwd` of a device.
+template <auto forward>
+torch::stable::Tensor ccc_loss(torch::stable::Tensor pred, torch::stable::Tensor target,
+                               std::optional<torch::stable::Tensor> mask, std::string over,
+                               std::string reduction, double eps, std::string bias) {
+  const auto dtype = working_dtype({{"pred", &pred}, {"target", &target}});
+  pred = as_dtype(pred, dtype);
+  if (mask && mask->dim() == 2 && pred.dim() == 3 && mask->size(0) == pred.size(0) &&
+      mask->size(1) == pred.size(1)) {  // one for all dims
+    const std::vector<std::int64_t> sizes{pred.size(0), pred.size(1), pred.size(2)};
+    mask = call_torch("aten::expand", torch::stable::unsqueeze(*mask, 2), sizes, false);
+  }
+  const bool pool = index_of("over", over, {"time", "batch"}) == 1;
+  const bool mixed = index_of("bias", bias, {"population", "mixed"}) == 1;
+  const std::int64_t how = index_of("reduction", reduction, {"mean", "sum", "none"});
+  return std::get<0>(forward(pred, as_dtype(target, dtype), mask, pool, how, eps, mixed));
+}
 
 }  // namespace affekt

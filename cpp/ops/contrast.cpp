@@ -51,13 +51,22 @@ Tensor view(T* data, std::int64_t rows, std::int64_t cols, std::int64_t row_stri
   return Tensor(handle);
 }
 
-// out = a b, or out += a b.
-void multiply(const Tensor& out, const Tensor& a, const Tensor& b, bool add) {
-  if (add) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1, 1));
+// out = a b, or out += a b. torch's product on several threads may sum in another order; in a parallel
+// region, which takes two jobs, it keeps to one.
+void multiply(const Tensor& out, const Tensor& a, const Tensor& b, bool add, bool loose) {
+  AOTITorchError failed = 0;
+  const auto run = [&] {
+    failed = add ? aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1, 1)
+                 : aoti_torch_cpu_mm_out(out.get(), a.get(), b.get());
+  };
+  if (loose) {
+    run();
   } else {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), a.get(), b.get()));
+    torch::stable::parallel_for(0, 2, 1, [&](std::int64_t begin, std::int64_t) {
+      if (begin == 0) run();
+    });
   }
+  STABLE_TORCH_ERROR_CODE_CHECK(failed);
 }
 
 template <class F>
@@ -142,10 +151,12 @@ template <class T>
 class Contrast {
  public:
   // `budget` is what the scratch memory may take: unit vectors first, then tiles.
-  Contrast(double scale, std::int64_t budget, bool gradients)
+  // `loose` lets the rounding of the products depend on the number of threads.
+  Contrast(double scale, std::int64_t budget, bool gradients, bool loose = true)
       : scale_(static_cast<T>(scale)),
         bounded_(scale <= affekt::kBoundedScale),
         gradients_(gradients),
+        loose_(loose),
         budget_(budget) {}
 
   // Takes n rows of unit vectors out of the budget; false if they do not fit into half of what is left.
@@ -239,11 +250,11 @@ class Contrast {
       if (for_rows)
         multiply(view(rows.grad + tile.row * dim, tile.rows, dim, dim, 1),
                  view(g, tile.rows, tile.cols, tile.cols, 1),
-                 view(tile.side->unit(tile.col, tile.cols, 1), tile.cols, dim, dim, 1), true);
+                 view(tile.side->unit(tile.col, tile.cols, 1), tile.cols, dim, dim, 1), true, loose_);
       if (onto_cols)
         multiply(view(tile.side->grad + tile.col * dim, tile.cols, dim, dim, 1),
                  view(g, tile.cols, tile.rows, 1, tile.cols),
-                 view(rows.unit(tile.row, tile.rows), tile.rows, dim, dim, 1), true);
+                 view(rows.unit(tile.row, tile.rows), tile.rows, dim, dim, 1), true, loose_);
     }
   }
 
@@ -278,7 +289,7 @@ class Contrast {
     T* const a = rows.unit(tile.row, tile.rows);
     T* const b = tile.part == Part::diagonal ? a : tile.side->unit(tile.col, tile.cols, 1);
     multiply(view(at, tile.rows, tile.cols, tile.cols, 1), view(a, tile.rows, dim, dim, 1),
-             view(b, dim, tile.cols, 1, dim), false);
+             view(b, dim, tile.cols, 1, dim), false, loose_);
     return at;
   }
 
@@ -332,7 +343,7 @@ class Contrast {
   }
 
   T scale_;
-  bool bounded_, gradients_, columns_ = false, without_self_ = false;
+  bool bounded_, gradients_, loose_, columns_ = false, without_self_ = false;
   std::int64_t budget_;
   std::vector<Side<T>*> sides_;
   std::vector<Tile<T>> tiles_;
@@ -371,7 +382,7 @@ Tensor scalar(double value) {
 std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce(Tensor a, Tensor b, std::optional<Tensor> negatives,
                                                     Tensor scale, std::int64_t shift, bool exclude,
                                                     bool columns, double weight, std::int64_t budget,
-                                                    bool for_a, bool for_b, bool) {
+                                                    bool for_a, bool for_b, bool loose) {
   affekt::require_info_nce(a, b, negatives, scale, shift, exclude, columns);
   const double factor = scale_value(scale);
   const std::int64_t n = a.size(0);
@@ -379,7 +390,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce(Tensor a, Tensor b, std::opt
   return affekt::with_dtype("a", a, [&](auto zero) {
     using T = decltype(zero);
     const bool gradients = for_a || for_b;
-    Contrast<T> contrast(factor, budget, gradients);
+    Contrast<T> contrast(factor, budget, gradients, loose);
     Side<T> rows(a, contrast.room(a)), cols(b, contrast.room(b));
     std::optional<Side<T>> queue;
     std::vector<Side<T>*> sides{&rows, &cols};
@@ -518,7 +529,7 @@ std::vector<std::int64_t> classes_of(const std::int64_t* labels, std::int64_t n,
 }
 
 std::tuple<Tensor, Tensor, Tensor> sup_con(Tensor z, Tensor labels, std::optional<Tensor> negatives,
-                                           Tensor scale, std::int64_t budget, bool for_z, bool) {
+                                           Tensor scale, std::int64_t budget, bool for_z, bool loose) {
   affekt::require_sup_con(z, labels, negatives, scale);
   const std::int64_t n = z.size(0), dim = z.size(1);
   const double factor = scale_value(scale);
@@ -532,7 +543,7 @@ std::tuple<Tensor, Tensor, Tensor> sup_con(Tensor z, Tensor labels, std::optiona
     using T = decltype(zero);
     if (anchors == 0) return std::make_tuple(scalar<T>(0), grad, scalar<T>(0));
     const double weight = 1 / static_cast<double>(anchors);
-    Contrast<T> contrast(factor, budget, for_z);
+    Contrast<T> contrast(factor, budget, for_z, loose);
     Side<T> rows(z, contrast.room(z));
     std::optional<Side<T>> queue;
     std::vector<Side<T>*> sides{&rows};
@@ -611,4 +622,8 @@ STABLE_TORCH_LIBRARY_IMPL(affekt, CPU, m) {
   m.impl("_sup_con", TORCH_BOX(&sup_con));
   m.impl("_log_sums", TORCH_BOX(&log_sums));
   m.impl("_log_sums_bwd", TORCH_BOX(&log_sums_bwd));
+  m.impl("info_nce_loss", TORCH_BOX((&affekt::info_nce_loss<&info_nce, false>)));
+  m.impl("pairwise_info_nce_loss", TORCH_BOX((&affekt::pairwise_info_nce_loss<&info_nce, false>)));
+  m.impl("sup_con_loss", TORCH_BOX((&affekt::sup_con_loss<&sup_con, false>)));
+  m.impl("nt_xent_loss", TORCH_BOX((&affekt::nt_xent_loss<&sup_con, false>)));
 }

@@ -21,6 +21,31 @@ STABLE_TORCH_LIBRARY(affekt, m) {
   m.def("acoustic(Tensor signal, str options) -> Tensor");
   m.def("spectrogram(Tensor signal, str options) -> Tensor");
   m.def("stft(Tensor signal, str options) -> Tensor");
+  // The losses of affekt.losses, where their arguments are explained; learned_temperature, one value, takes
+  // the place of temperature. In Python they have gradients once affekt.losses is imported.
+  m.def(
+      "ccc_loss(Tensor pred, Tensor target, Tensor? mask=None, *, str over=\"time\","
+      " str reduction=\"mean\", float eps=1e-8, str bias=\"population\") -> Tensor");
+  m.def(
+      "info_nce_loss(Tensor anchors, Tensor candidates, Tensor? negatives=None, *, float temperature=0.07,"
+      " Tensor? learned_temperature=None, bool symmetric=True, bool positive_in_denominator=True,"
+      " str reduction=\"mean\", int budget=268435456) -> Tensor");
+  m.def(
+      "pairwise_info_nce_loss(Tensor[] embeddings, Tensor? present=None, *, float temperature=0.07,"
+      " Tensor? learned_temperature=None, str mode=\"eq1\", str reduction=\"mean\", int budget=268435456)"
+      " -> Tensor");
+  m.def(
+      "nt_xent_loss(Tensor view_1, Tensor view_2, Tensor? negatives=None, *, float temperature=0.1,"
+      " Tensor? learned_temperature=None, int budget=268435456) -> Tensor");
+  m.def(
+      "sup_con_loss(Tensor embeddings, Tensor labels, Tensor? negatives=None, *, float temperature=0.1,"
+      " Tensor? learned_temperature=None, int budget=268435456) -> Tensor");
+  // A residual block of affekt.nn.TCN: x (batch, time, in) -> (batch, time, out); weights (out, in, taps),
+  // that of the residual path (out, in, 1); keys: two of int64, the seed of the draws where dropout > 0.
+  m.def(
+      "causal_conv_block(Tensor x, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2,"
+      " Tensor? residual=None, Tensor? residual_bias=None, *, int dilation=1, float slope=0.01,"
+      " float dropout=0., Tensor? keys=None) -> Tensor");
   // The gradient of the signal; that of a spectrum comes as pairs of real and imaginary part.
   m.def("_acoustic_bwd(Tensor grad, Tensor signal, str options) -> Tensor");
   m.def("_spectrogram_bwd(Tensor grad, Tensor signal, str options) -> Tensor");
@@ -45,14 +70,15 @@ STABLE_TORCH_LIBRARY(affekt, m) {
   // those of b. a, b (n, dim); the positive of row i is row (i + shift) mod n of b; `exclude` takes row i of
   // b out of the candidates of row i; negatives (k, dim) are further candidates, constant; scale = 1 /
   // temperature, one value; budget: bytes of scratch memory. Gradients for a unit upstream come along, empty
-  // unless asked for; tf32 allows CUDA to round the products of float32 so.
+  // unless asked for; loose allows products to be rounded
+  // to tf32 on CUDA, and as the number of threads has it on the CPU.
   m.def(
       "_info_nce(Tensor a, Tensor b, Tensor? negatives, Tensor scale, int shift, bool exclude, bool columns,"
-      " float weight, int budget, bool for_a, bool for_b, bool tf32)"
+      " float weight, int budget, bool for_a, bool for_b, bool loose)"
       " -> (Tensor loss, Tensor grad_a, Tensor grad_b, Tensor grad_scale)");
   // z (n, dim), labels (n) int64: mean over the rows that share their label with another.
   m.def(
-      "_sup_con(Tensor z, Tensor labels, Tensor? negatives, Tensor scale, int budget, bool for_z, bool tf32)"
+      "_sup_con(Tensor z, Tensor labels, Tensor? negatives, Tensor scale, int budget, bool for_z, bool loose)"
       " -> (Tensor loss, Tensor grad_z, Tensor grad_scale)");
   // A block of the matrix of logits = scale cos(a_i, b_j), a (n, dim), b (m, dim); `exclude` leaves i = j
   // out.

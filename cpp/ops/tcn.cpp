@@ -123,6 +123,13 @@ std::tuple<Tensor, Tensor, Tensor> tcn_block(Tensor x, Tensor weight1, Tensor bi
   return {y, h1, h2};
 }
 
+Tensor causal_conv_block(Tensor x, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2,
+                         std::optional<Tensor> residual, std::optional<Tensor> residual_bias,
+                         std::int64_t dilation, double slope, double dropout, std::optional<Tensor> keys) {
+  return std::get<0>(
+      tcn_block(x, weight1, bias1, weight2, bias2, residual, residual_bias, keys, dilation, slope, dropout));
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> tcn_block_bwd(
     Tensor grad, Tensor x, Tensor y, Tensor h1, Tensor h2, Tensor weight1, Tensor weight2,
     std::optional<Tensor> residual, std::int64_t dilation, double slope, double dropout, bool for_x,
@@ -171,4 +178,5 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> tcn_block_bwd
 STABLE_TORCH_LIBRARY_IMPL(affekt, CPU, m) {
   m.impl("_tcn_block", TORCH_BOX(&tcn_block));
   m.impl("_tcn_block_bwd", TORCH_BOX(&tcn_block_bwd));
+  m.impl("causal_conv_block", TORCH_BOX(&causal_conv_block));
 }

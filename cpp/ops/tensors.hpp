@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <string>
+#include <utility>
 
 #include "affekt/error.hpp"
 
@@ -68,6 +69,50 @@ inline void require_twins(const char* name, const torch::stable::Tensor& tensor,
   if (!same)
     throw InvalidArgument(std::string(name) + ": expected the shape and dtype of " + other_name + ", " +
                           shape_of(other) + ", got " + shape_of(tensor));
+}
+
+/// A tensor beside the name of the argument that it is.
+using Named = std::pair<const char*, const torch::stable::Tensor*>;
+
+/// The dtype that the losses compute in: float64 if a tensor is, else float32. Floating point of 16 bits and
+/// more.
+inline torch::headeronly::ScalarType working_dtype(std::initializer_list<Named> tensors) {
+  using torch::headeronly::ScalarType;
+  bool wide = false;
+  for (const auto& [name, tensor] : tensors) {
+    const ScalarType dtype = tensor->scalar_type();
+    wide = wide || dtype == ScalarType::Double;
+    if (dtype != ScalarType::Double && dtype != ScalarType::Float && dtype != ScalarType::Half &&
+        dtype != ScalarType::BFloat16)
+      throw InvalidArgument(std::string(name) +
+                            ": expected dtype float32, float64, bfloat16 or float16, got another");
+  }
+  return wide ? ScalarType::Double : ScalarType::Float;
+}
+
+/// The tensor in another dtype; itself where it has that one.
+inline torch::stable::Tensor as_dtype(const torch::stable::Tensor& tensor,
+                                      torch::headeronly::ScalarType dtype) {
+  return tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
+}
+
+/// Which of the known words an option is.
+inline std::int64_t index_of(const char* name, const std::string& value,
+                             std::initializer_list<const char*> known) {
+  std::string words;
+  for (std::size_t i = 0; i < known.size(); ++i) {
+    if (value == known.begin()[i]) return static_cast<std::int64_t>(i);
+    words += (i == 0 ? "" : ", ") + std::string(known.begin()[i]);
+  }
+  throw InvalidArgument(std::string(name) + ": expected one of " + words + ", got '" + value + "'");
+}
+
+/// An op of torch that has no wrapper in its stable headers.
+template <class... Arguments>
+torch::stable::Tensor call_torch(const char* op, const Arguments&... arguments) {
+  std::array<StableIValue, sizeof...(Arguments)> stack{torch::stable::detail::from(arguments)...};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<torch::stable::Tensor>(stack[0]);
 }
 
 /// parallel_ranges (see losses.hpp, RunRanges) on torch's own threads, which training has set already.

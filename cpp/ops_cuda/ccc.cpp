@@ -79,4 +79,5 @@ std::tuple<Tensor, Tensor> ccc_bwd(Tensor grad, Tensor pred, Tensor target, std:
 STABLE_TORCH_LIBRARY_IMPL(affekt, CUDA, m) {
   m.impl("_ccc_fwd", TORCH_BOX(&ccc_fwd));
   m.impl("_ccc_bwd", TORCH_BOX(&ccc_bwd));
+  m.impl("ccc_loss", TORCH_BOX(&affekt::ccc_loss<&ccc_fwd>));
 }

@@ -111,4 +111,8 @@ std::tuple<Tensor, Tensor, Tensor> sup_con(Tensor z, Tensor labels, std::optiona
 STABLE_TORCH_LIBRARY_IMPL(affekt, CUDA, m) {
   m.impl("_info_nce", TORCH_BOX(&info_nce));
   m.impl("_sup_con", TORCH_BOX(&sup_con));
+  m.impl("info_nce_loss", TORCH_BOX((&affekt::info_nce_loss<&info_nce, true>)));
+  m.impl("pairwise_info_nce_loss", TORCH_BOX((&affekt::pairwise_info_nce_loss<&info_nce, true>)));
+  m.impl("sup_con_loss", TORCH_BOX((&affekt::sup_con_loss<&sup_con, true>)));
+  m.impl("nt_xent_loss", TORCH_BOX((&affekt::nt_xent_loss<&sup_con, true>)));
 }

@@ -103,6 +103,10 @@ Spectrogram::~Spectrogram() = default;
 std::size_t Spectrogram::frames(std::size_t n_samples) const noexcept {
   return impl_->framing.frames(n_samples);
 }
+const FrontEndOptions& Spectrogram::options() const noexcept { return impl_->o; }
+std::vector<double> Spectrogram::window() const {
+  return make_window(impl_->o.window, impl_->o.periodic, impl_->o.win_length);
+}
 std::size_t Spectrogram::bins() const noexcept { return impl_->wide.view.fft.bins; }
 std::size_t Spectrogram::first_unusable(const float* x, std::size_t n) const noexcept {
   return first_beyond(x, n, impl_->float_limit);

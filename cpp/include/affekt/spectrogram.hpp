@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "affekt/export.hpp"
 #include "affekt/frontend.hpp"
@@ -28,6 +29,10 @@ class AFFEKT_API Spectrogram {
   std::size_t frames(std::size_t n_samples) const noexcept;
   /// Columns of a row: n_fft / 2 + 1.
   std::size_t bins() const noexcept;
+
+  /// As FrontEnd::options and FrontEnd::window.
+  const FrontEndOptions& options() const noexcept;
+  std::vector<double> window() const;
 
   /// As FrontEnd::first_unusable.
   std::size_t first_unusable(const float* x, std::size_t n) const noexcept;

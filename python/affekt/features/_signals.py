@@ -35,9 +35,9 @@ def like(samples: Any, result: np.ndarray) -> Any:
 def by_op(op: str, samples: Any, options: str, *, audio: bool = True) -> Any:
     """Result of the torch op of this name; None where `samples` need none: arrays, and plain CPU tensors.
 
-    An op runs where a tensor wants its gradient, lies on another device, or is being traced. `audio`: int16
-    is taken as ``x / 32768`` and a NaN is an error; otherwise int16 is taken as it is, and NaN is a missing
-    sample.
+    An op runs where a tensor wants its gradient, lies on another device, is being traced, or is inside a
+    transform of `torch.func`. `audio`: int16 is taken as ``x / 32768`` and a NaN is an error; otherwise int16
+    is taken as it is, and NaN is a missing sample.
 
     Raises
     ------
@@ -47,7 +47,8 @@ def by_op(op: str, samples: Any, options: str, *, audio: bool = True) -> Any:
         return None
     torch = sys.modules["torch"]
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if not (samples.requires_grad or samples.device.type != "cpu" or traced):
+    transforms = () if torch.compiler.is_compiling() else torch._C._functorch.get_interpreter_stack() or ()
+    if not (samples.requires_grad or samples.device.type != "cpu" or traced or transforms):
         return None
     if samples.dtype == torch.int16:
         samples = samples.float() / 32768 if audio else samples.float()
@@ -55,11 +56,15 @@ def by_op(op: str, samples: Any, options: str, *, audio: bool = True) -> Any:
         raise InputError(f"samples: expected dtype float32, float64 or int16, got {samples.dtype}")
     if samples.dim() == 0:
         raise InputError("samples: expected an array of shape (..., time), got 0 dimensions")
-    if not ops.native(samples, cuda=samples.is_cuda and ops.on_cuda(op, options)):
+    # The ops have a rule for vmap; torch.func.grad and its like need plain torch.
+    vmap = torch._C._functorch.TransformType.Vmap
+    mapped = samples.is_cpu and bool(transforms) and all(each.key() == vmap for each in transforms)
+    by_kernel = ops.native(samples, cuda=samples.is_cuda and ops.on_cuda(op, options))
+    if not (by_kernel or (mapped and ops.available())):
         from affekt.ops import acoustic, bandpower
 
         usable = samples.isfinite() if audio else ~samples.isinf()
-        if samples.is_cpu and not traced and not usable.all():
+        if samples.is_cpu and not traced and not transforms and not usable.all():
             at = int((~usable).reshape(-1).int().argmax()) % samples.shape[-1]
             raise InputError(f"samples: expected finite values, got one that is not at index {at}")
         return (acoustic.REFERENCES | bandpower.REFERENCES)[op](samples, options)

@@ -5,6 +5,7 @@ from affekt._lazy import require
 
 require("torch", purpose="affekt.losses")
 
+from affekt.losses import _public  # noqa: F401  the public ops are these functions
 from affekt.losses.ccc import CCCLoss, ccc_loss
 from affekt.losses.info_nce import InfoNCELoss, info_nce_loss
 from affekt.losses.mcl import MCLLoss, icl_loss, mcl_loss

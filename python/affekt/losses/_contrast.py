@@ -50,9 +50,11 @@ def op_rows(*, empty: bool = False, **named: Tensor) -> tuple[Tensor, ...]:
     return given if halves and given[0].is_cuda and ops.native(given[0], cuda=True) else rows
 
 
-def _tf32(tensor: Tensor) -> bool:
-    """Tell whether products of this tensor may be rounded to tf32: torch's own switch."""
-    return tensor.is_cuda and bool(torch.backends.cuda.matmul.allow_tf32)
+def _loose(tensor: Tensor) -> bool:
+    """Tell whether products may be rounded to tf32, or as the CPU's threads have it: torch's own switches."""
+    if tensor.is_cuda:
+        return bool(torch.backends.cuda.matmul.allow_tf32)
+    return not torch.are_deterministic_algorithms_enabled()
 
 
 def more_rows(negatives: Tensor | None, like: Tensor) -> Tensor | None:
@@ -76,7 +78,7 @@ def scale_of(temperature: float | Tensor, like: Tensor) -> Tensor:
                 "temperature must be a number or a floating-point tensor of one value, "
                 f"got {temperature.dtype} {tuple(temperature.shape)}"
             )
-        if not torch.compiler.is_compiling():
+        if not (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()):  # there is a value
             positive(temperature.item())
         return temperature.reshape(()).to(like.device, dtype).reciprocal()
     positive(temperature)
@@ -153,7 +155,7 @@ def info_nce(
     if ops.native(a, cuda=True):
         for_b = b.requires_grad and torch.is_grad_enabled()
         for_a = (a.requires_grad or scale.requires_grad) and torch.is_grad_enabled()
-        args = a, b, negatives, scale, shift, exclude, columns, weight, budget, for_a, for_b, _tf32(a)
+        args = a, b, negatives, scale, shift, exclude, columns, weight, budget, for_a, for_b, _loose(a)
         loss: Tensor = native.info_nce(*args)
         return loss
     return native.reference_info_nce(a, b, negatives, scale, shift, exclude, columns, weight)
@@ -174,6 +176,6 @@ def sup_con(
         return gathered_sup_con(z, labels, scale, ranks, counts, negatives=negatives, budget=budget)
     if ops.native(z, cuda=True):
         wanted = (z.requires_grad or scale.requires_grad) and torch.is_grad_enabled()
-        loss: Tensor = native.sup_con(z, labels, negatives, scale, budget, wanted, _tf32(z))
+        loss: Tensor = native.sup_con(z, labels, negatives, scale, budget, wanted, _loose(z))
         return loss
     return native.reference_sup_con(z, labels, negatives, scale)

@@ -107,4 +107,19 @@ class CCCLoss(LossModule):
         super().__init__(over=over, reduction=reduction, eps=eps, bias=bias)
 
     def forward(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-        return ccc_loss(pred, target, mask, **self.options)
+        if torch.jit.is_scripting():
+            loss: Tensor = torch.ops.affekt.ccc_loss(
+                pred,
+                target,
+                mask,
+                over=self.over,
+                reduction=self.reduction,
+                eps=self.eps,
+                bias=self.bias,
+            )
+            return loss
+        return self._eager(pred, target, mask)
+
+    @torch.jit.unused
+    def _eager(self, pred: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        return ccc_loss(pred, target, mask, **self._options())

@@ -163,7 +163,30 @@ class InfoNCELoss(LossModule):
         )
 
     def forward(self, anchors: Tensor, candidates: Tensor, negatives: Tensor | None = None) -> Tensor:
-        options = self.options
+        learned: Tensor | None = None
         if self.log_temperature is not None:
-            options = {**options, "temperature": self.log_temperature.exp()}
+            learned = self.log_temperature.exp()
+        if torch.jit.is_scripting():
+            assert self.gather == "none", "gather: a script computes on this process alone"
+            loss: Tensor = torch.ops.affekt.info_nce_loss(
+                anchors,
+                candidates,
+                negatives,
+                temperature=self.temperature,
+                learned_temperature=learned,
+                symmetric=self.symmetric,
+                positive_in_denominator=self.positive_in_denominator,
+                reduction=self.reduction,
+                budget=self.budget,
+            )
+            return loss
+        return self._eager(anchors, candidates, negatives, learned)
+
+    @torch.jit.unused
+    def _eager(
+        self, anchors: Tensor, candidates: Tensor, negatives: Tensor | None, learned: Tensor | None
+    ) -> Tensor:
+        options = self._options()
+        if learned is not None:
+            options["temperature"] = learned
         return info_nce_loss(anchors, candidates, negatives=negatives, **options)

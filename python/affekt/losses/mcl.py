@@ -223,4 +223,4 @@ class MCLLoss(LossModule):
         super().__init__(temperature=temperature, softening=softening, icl_weight=icl_weight, budget=budget)
 
     def forward(self, queries: Pair, keys: Pair, negatives: Queues = (None, None)) -> Tensor:
-        return mcl_loss(queries, keys, negatives=negatives, **self.options)
+        return mcl_loss(queries, keys, negatives=negatives, **self._options())

@@ -105,4 +105,14 @@ class NTXentLoss(LossModule):
         super().__init__(temperature=temperature, budget=budget, gather=gather, group=group)
 
     def forward(self, view_1: Tensor, view_2: Tensor, negatives: Tensor | None = None) -> Tensor:
-        return nt_xent_loss(view_1, view_2, negatives=negatives, **self.options)
+        if torch.jit.is_scripting():
+            assert self.gather == "none", "gather: a script computes on this process alone"
+            loss: Tensor = torch.ops.affekt.nt_xent_loss(
+                view_1, view_2, negatives, temperature=self.temperature, budget=self.budget
+            )
+            return loss
+        return self._eager(view_1, view_2, negatives)
+
+    @torch.jit.unused
+    def _eager(self, view_1: Tensor, view_2: Tensor, negatives: Tensor | None) -> Tensor:
+        return nt_xent_loss(view_1, view_2, negatives=negatives, **self._options())

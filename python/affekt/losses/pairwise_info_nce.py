@@ -158,5 +158,21 @@ class PairwiseInfoNCELoss(LossModule):
             group=group,
         )
 
-    def forward(self, embeddings: Sequence[Tensor] | Tensor, present: Tensor | None = None) -> Tensor:
-        return pairwise_info_nce_loss(embeddings, present=present, **self.options)
+    def forward(self, embeddings: list[Tensor] | Tensor, present: Tensor | None = None) -> Tensor:
+        if torch.jit.is_scripting():
+            assert self.gather == "none", "gather: a script computes on this process alone"
+            rows = list(embeddings.unbind()) if isinstance(embeddings, Tensor) else embeddings
+            loss: Tensor = torch.ops.affekt.pairwise_info_nce_loss(
+                rows,
+                present,
+                temperature=self.temperature,
+                mode=self.mode,
+                reduction=self.reduction,
+                budget=self.budget,
+            )
+            return loss
+        return self._eager(embeddings, present)
+
+    @torch.jit.unused
+    def _eager(self, embeddings: list[Tensor] | Tensor, present: Tensor | None) -> Tensor:
+        return pairwise_info_nce_loss(embeddings, present=present, **self._options())

@@ -99,4 +99,14 @@ class SupConLoss(LossModule):
         super().__init__(temperature=temperature, budget=budget, gather=gather, group=group)
 
     def forward(self, embeddings: Tensor, labels: Tensor, negatives: Tensor | None = None) -> Tensor:
-        return sup_con_loss(embeddings, labels, negatives=negatives, **self.options)
+        if torch.jit.is_scripting():
+            assert self.gather == "none", "gather: a script computes on this process alone"
+            loss: Tensor = torch.ops.affekt.sup_con_loss(
+                embeddings, labels, negatives, temperature=self.temperature, budget=self.budget
+            )
+            return loss
+        return self._eager(embeddings, labels, negatives)
+
+    @torch.jit.unused
+    def _eager(self, embeddings: Tensor, labels: Tensor, negatives: Tensor | None) -> Tensor:
+        return sup_con_loss(embeddings, labels, negatives=negatives, **self._options())

@@ -62,6 +62,8 @@ class _Block(nn.Module):
     ) -> None:
         super().__init__()
         self.dilation = dilation
+        # What the native op takes; none for PReLU.
+        self.fixed_slope = {"relu": 0.0, "prelu": -1.0}.get(activation, float(slope))
         self.conv1 = _CausalConv(width_in, width, kernel, dilation=dilation)
         self.conv2 = _CausalConv(width, width, kernel, dilation=dilation)
         self.residual = nn.Conv1d(width_in, width, 1) if width_in != width else None
@@ -71,12 +73,22 @@ class _Block(nn.Module):
         self.dropout = _Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`(batch, time, width)`, by the native op, with its own draws of the dropout, where that can run."""
+        if torch.jit.is_scripting():
+            by_op = (
+                self.fixed_slope >= 0 and x.is_cpu and (x.dtype == torch.float32 or x.dtype == torch.float64)
+            )
+        else:
+            by_op = self._by_op(x)
+        if by_op:
+            return self._as_op(x)
+        x = x.transpose(1, 2)
         y = self.dropout(self.act1(self.conv1(x)))
         y = self.dropout(self.act2(self.conv2(y)))
-        return self.act3(y + (x if self.residual is None else self.residual(x)))
+        y = self.act3(y + (x if self.residual is None else self.residual(x)))
+        return y.transpose(1, 2)
 
-    def as_op(self, x: Tensor, slope: float) -> Tensor:
-        """The same of `(batch, time, width)` by the native op; other draws of the dropout."""
+    def _as_op(self, x: Tensor) -> Tensor:
         dropout = float(self.dropout.p) if self.dropout.training else 0.0
         keys: Tensor | None = None
         if dropout > 0:
@@ -89,7 +101,7 @@ class _Block(nn.Module):
         assert bias1 is not None  # `nn.Conv1d` says that it might be
         assert bias2 is not None
         if torch.jit.is_scripting():
-            out: Tensor = torch.ops.affekt._tcn_block(
+            out: Tensor = torch.ops.affekt.causal_conv_block(
                 x,
                 self.conv1.weight,
                 bias1,
@@ -97,11 +109,11 @@ class _Block(nn.Module):
                 bias2,
                 weight,
                 bias,
-                keys,
-                self.dilation,
-                slope,
-                dropout,
-            )[0]
+                dilation=self.dilation,
+                slope=self.fixed_slope,
+                dropout=dropout,
+                keys=keys,
+            )
             return out
         found: Tensor = native.block(
             x,
@@ -113,10 +125,40 @@ class _Block(nn.Module):
             bias,
             keys,
             self.dilation,
-            slope,
+            self.fixed_slope,
             dropout,
         )
         return found
+
+    @torch.jit.unused
+    def _by_op(self, x: Tensor) -> bool:
+        """Tell whether the block runs as the native op; an exported or traced graph keeps to torch's own."""
+        return bool(
+            self.fixed_slope >= 0
+            and x.dtype in (torch.float32, torch.float64)
+            and not torch.jit.is_tracing()
+            and not torch.compiler.is_exporting()
+            and not torch.is_autocast_enabled("cpu")
+            and ops.native(x)
+            and self._untouched()
+        )
+
+    def _untouched(self) -> bool:
+        """Tell whether the parts are those of `__init__` and nobody waits for a call of theirs."""
+        acts = self.act1, self.act2, self.act3
+        parts = [self.conv1, self.conv2, self.dropout, *acts]
+        if self.residual is not None:
+            parts.append(self.residual)
+        return (
+            isinstance(self.conv1, _CausalConv)
+            and isinstance(self.conv2, _CausalConv)
+            and isinstance(self.dropout, _Dropout)
+            and isinstance(self.residual, (nn.Conv1d, type(None)))
+            and all(isinstance(act, (nn.ReLU, nn.LeakyReLU)) for act in acts)
+            and all(getattr(act, "negative_slope", 0.0) == self.fixed_slope for act in acts)
+            and not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+            and not any(part._backward_hooks or part._backward_pre_hooks for part in parts)
+        )
 
 
 class TCN(nn.Module):
@@ -131,8 +173,8 @@ class TCN(nn.Module):
     (`affekt.ops.load_library`).
 
     On the CPU each block with a fixed slope >= 0 runs, forward and backward, as one native op with draws of
-    dropout of its own; hooks of the modules inside a block are not called then. Elsewhere, and in traced or
-    exported graphs, plain torch computes the same.
+    dropout of its own. Elsewhere, in traced or exported graphs, and where a module inside the block has a
+    hook or was replaced, plain torch computes the same.
 
     Parameters
     ----------
@@ -208,8 +250,6 @@ class TCN(nn.Module):
             slope,
             weight_norm,
         )
-        # What the native op takes; none for PReLU.
-        self.fixed_slope = {"relu": 0.0, "prelu": -1.0}.get(activation, float(slope))
         widths = [self.in_features, *channels]
         self.blocks = nn.ModuleList(
             _Block(a, b, kernel_size, d, dropout, activation, slope)
@@ -246,31 +286,16 @@ class TCN(nn.Module):
         return count - (2 * sum(self.channels) if folded and self.weight_norm else 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            by_op = (
-                self.fixed_slope >= 0 and x.is_cpu and (x.dtype == torch.float32 or x.dtype == torch.float64)
-            )
-        else:
-            by_op = self._as_ops(x)
-        if not by_op:
-            x = x.transpose(1, 2)
+        if not torch.jit.is_scripting():
+            self._check(x)
         for block in self.blocks:
-            x = block.as_op(x, self.fixed_slope) if by_op else block(x)
-        return x if by_op else x.transpose(1, 2)
+            x = block(x)
+        return x
 
     @torch.jit.unused
-    def _as_ops(self, x: Tensor) -> bool:
-        """Tell whether the blocks run as native ops; an exported or traced graph keeps to torch's own."""
+    def _check(self, x: Tensor) -> None:
         if x.dim() != 3 or x.shape[-1] != self.in_features:
             raise InputError(f"x must be (batch, time, {self.in_features}), got {tuple(x.shape)}")
-        return bool(
-            self.fixed_slope >= 0
-            and x.dtype in (torch.float32, torch.float64)
-            and not torch.jit.is_tracing()
-            and not torch.compiler.is_exporting()
-            and not torch.is_autocast_enabled("cpu")
-            and ops.native(x)
-        )
 
     def folded(self, name: str = "tcn") -> dict[str, np.ndarray]:
         """The weights that the native core runs: plain float32 arrays, weight norm multiplied out.

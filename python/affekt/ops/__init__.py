@@ -3,11 +3,26 @@
 The ops live in a shared library of their own that is built on request (``AFFEKT_TORCH=ON``) and loads into
 any torch from 2.10 on. Their CUDA kernels are a second one (``AFFEKT_CUDA=ON``), which is loaded at the first
 CUDA tensor.
+
+Public ops, whose schemas only ever grow, for TorchScript and for programs in C++; their arguments are those
+of the functions named:
+
+- ``acoustic``, ``spectrogram``, ``stft``: a signal, and as JSON text the ``options`` of `LogMel` or `Mfcc`,
+  `PowerSpectrogram`, `Stft`;
+- ``ccc_loss``, ``info_nce_loss``, ``pairwise_info_nce_loss``, ``nt_xent_loss``, ``sup_con_loss``: the
+  functions of `affekt.losses`; ``learned_temperature``, a tensor of one value, takes the place of
+  ``temperature`` and gets its gradient;
+- ``causal_conv_block``: a residual block of `affekt.nn.TCN`, see `affekt.ops.tcn.causal_conv_block`.
+
+In Python they differentiate, compile and export; the losses once `affekt.losses` is imported. A program in
+C++ loads the library with ``dlopen`` before the script and computes without gradients: a result of tensors
+that require them has its value, and ``backward`` warns that the op has no autograd kernel and gives none.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
@@ -21,6 +36,7 @@ from affekt.errors import AffektError
 __all__ = [
     "Op",
     "available",
+    "compose",
     "cuda_available",
     "gradient_of",
     "library_path",
@@ -36,15 +52,23 @@ def library_path(*, cuda: bool = False) -> Path | None:
     return path if path.exists() else None
 
 
-@cache
+_loading = threading.Lock()
+
+
 def load_library() -> None:
-    """Register `torch.ops.affekt.*` with torch; a second call does nothing.
+    """Register `torch.ops.affekt.*` with torch; a second call does nothing. Any thread may call it.
 
     Raises
     ------
     MissingExtraError : torch is not installed.
     AffektError : affekt was built without the op library, or torch refuses it.
     """
+    with _loading:  # a cache alone would let two threads in
+        _load_library()
+
+
+@cache
+def _load_library() -> None:
     torch = require("torch", purpose="the torch ops")
     path = library_path()
     if path is None:
@@ -105,9 +129,10 @@ def _cuda_loaded() -> bool:
     else:
         try:
             torch.ops.load_library(str(path))
-            problem = torch.ops.affekt._cuda_problem()
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             problem = f"torch {torch.__version__} cannot load {path}: {error}"
+        else:
+            problem = torch.ops.affekt._cuda_problem()
     if problem:
         warnings.warn(f"{problem}. Plain torch computes the same numbers, more slowly.", stacklevel=4)
     return not problem
@@ -179,6 +204,20 @@ class Op:
 
     def __call__(self, *inputs: Any) -> Any:
         return self._overload(*inputs)[0] if self._compiling() else self._apply(*inputs)
+
+
+@cache
+def _library() -> Any:
+    return sys.modules["torch"].library.Library("affekt", "IMPL")
+
+
+def compose(name: str, form: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Give a public op its differentiable `form` in Python, made of other ops, and its shapes.
+
+    The kernels of the library are what runs below autograd, and without Python.
+    """
+    _library().impl(name, form, "Autograd")
+    sys.modules["torch"].library.register_fake(f"affekt::{name}", fake)
 
 
 def gradient_of(

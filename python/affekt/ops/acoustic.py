@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from functools import cache, lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache, wraps
 from typing import Any
 
 import torch
@@ -22,11 +23,34 @@ from affekt.ops._signals import Reference, exact
 __all__ = ["REFERENCES", "register"]
 
 
+def _constant(function: Callable[..., Any]) -> Any:
+    """`function` with its results kept, which the compiler takes as they are: it cannot look into a plan."""
+    kept = lru_cache(maxsize=32)(function)
+
+    @wraps(function)
+    def constant(*args: Any) -> Any:
+        return kept(*args)
+
+    constant._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compiler.assume_constant_result
+    return constant
+
+
 @lru_cache(maxsize=32)
-def _plan(options: str) -> tuple[Any, dict[str, Any]]:
-    """The native plan of an options text, and its options with every default filled in."""
-    made = _core.FrontEnd(options)
-    return made, json.loads(made.options)
+def _plan(options: str, spectral: bool) -> Any:
+    """The native plan of an options text; a spectrum needs no filters, which are large where n_fft is."""
+    return _core.Spectrogram(options) if spectral else _core.FrontEnd(options)
+
+
+@_constant
+def _filled(options: str, spectral: bool) -> dict[str, Any]:
+    """The options with every default filled in."""
+    found: dict[str, Any] = json.loads(_plan(options, spectral).options)
+    return found
+
+
+@_constant
+def _features(options: str) -> int:
+    return int(_plan(options, False).features)
 
 
 def _rows(time: Any, o: dict[str, Any]) -> Any:
@@ -40,14 +64,34 @@ def _rows(time: Any, o: dict[str, Any]) -> Any:
     return rows - 1 if o["drop_last"] and rows > 0 else rows
 
 
-def _table(options: str, name: str, like: Tensor) -> Tensor:
+def _table(options: str, name: str, like: Tensor, *, spectral: bool = False) -> Tensor:
     """One of the plan's tables: "window", "mel_filters" or "dct"."""
-    return torch.from_numpy(_array(options, name)).to(like.device, like.dtype)
+    make = _copied if torch.compiler.is_dynamo_compiling() else _tensor
+    found: Tensor = make(options, name, spectral)
+    return found.to(like.device, like.dtype)
 
 
 @lru_cache(maxsize=32)
-def _array(options: str, name: str) -> Any:
-    return getattr(_plan(options)[0], name)
+def _array(options: str, name: str, spectral: bool) -> Any:
+    return getattr(_plan(options, spectral), name)
+
+
+def _tensor(options: str, name: str, spectral: bool) -> Tensor:
+    """Never kept: a tensor made inside a transform of `torch.func` belongs to it."""
+    return torch.from_numpy(_array(options, name, spectral))
+
+
+@torch.library.custom_op(
+    "affekt_plain::table", mutates_args=(), schema="(str options, str name, bool spectral) -> Tensor"
+)
+def _copied(options: str, name: str, spectral: bool) -> Tensor:
+    """The table for a compiled graph, which cannot look into a plan."""
+    return _tensor(options, name, spectral).clone()
+
+
+@_copied.register_fake
+def _(options: str, name: str, spectral: bool) -> Tensor:
+    return torch.empty(_array(options, name, spectral).shape, dtype=torch.float64)
 
 
 def acoustic(signal: Tensor, options: str) -> Tensor:
@@ -55,10 +99,10 @@ def acoustic(signal: Tensor, options: str) -> Tensor:
 
     `options` is the JSON text of `LogMel.options` or `Mfcc.options`.
     """
-    made, o = _plan(options)
+    o = _filled(options, False)
     rows = _rows(signal.shape[-1], o)
     if rows == 0 or signal.numel() == 0:
-        return signal.new_zeros((*signal.shape[:-1], rows, made.features)) + 0 * signal.sum()
+        return signal.new_zeros((*signal.shape[:-1], rows, _features(options))) + 0 * signal.sum()
     kind = signal.dtype
     # Kaldi's filters take fractions of a bin, where float32 spends the last of its digits.
     x = signal.to(torch.float64 if o["mel_scale"] == "kaldi" else kind)
@@ -91,7 +135,7 @@ def acoustic(signal: Tensor, options: str) -> Tensor:
 
 def stft(signal: Tensor, options: str) -> Tensor:
     """Spectra (..., frames, bins), complex, of signals (..., time)."""
-    _, o = _plan(options)
+    o = _filled(options, True)
     rows = _rows(signal.shape[-1], o)
     if rows == 0 or signal.numel() == 0:
         empty = signal.new_zeros(
@@ -100,13 +144,13 @@ def stft(signal: Tensor, options: str) -> Tensor:
         return empty + 0 * signal.sum()
     before = (o["n_fft"] - o["win_length"]) // 2
     after = o["n_fft"] - o["win_length"] - before
-    frames = _cut(signal, rows, o) * o["scale"] * _table(options, "window", signal)
+    frames = _cut(signal, rows, o) * o["scale"] * _table(options, "window", signal, spectral=True)
     return torch.fft.rfft(torch.nn.functional.pad(frames, (before, after)))
 
 
 def spectrogram(signal: Tensor, options: str) -> Tensor:
     """|X|^power of `stft`."""
-    return _power(stft(signal, options), _plan(options)[1]["power"])
+    return _power(stft(signal, options), _filled(options, True)["power"])
 
 
 def _power(spectrum: Tensor, exponent: float) -> Tensor:
@@ -207,8 +251,8 @@ def register() -> None:
 
 def _fake(name: str) -> Reference:
     def fake(signal: Tensor, options: str) -> Tensor:
-        made, o = _plan(options)
-        columns = made.features if name == "acoustic" else o["n_fft"] // 2 + 1
+        o = _filled(options, name != "acoustic")
+        columns = _features(options) if name == "acoustic" else o["n_fft"] // 2 + 1
         dtype = signal.dtype.to_complex() if name == "stft" else signal.dtype
         return signal.new_empty((*signal.shape[:-1], _rows(signal.shape[-1], o), columns), dtype=dtype)
 

@@ -7,16 +7,18 @@ binary or no native kernel.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from affekt.ops import Op, gradient_of, native
+from affekt.errors import AffektError
+from affekt.ops import Op, compose, gradient_of, native
 
 __all__ = [
+    "FORMS",
     "ccc",
     "info_nce",
     "log_sums",
@@ -301,14 +303,14 @@ def _fake_info_nce(
     budget: int,
     for_a: bool,
     for_b: bool,
-    tf32: bool,
+    loose: bool,
 ) -> Any:
     grads = (_fake_gradient(x, asked) for x, asked in ((a, for_a), (b, for_b)))
     return scale.new_empty(()), *grads, scale.new_empty(())
 
 
 def _fake_sup_con(
-    z: Any, labels: Any, negatives: Any, scale: Any, budget: int, for_z: bool, tf32: bool
+    z: Any, labels: Any, negatives: Any, scale: Any, budget: int, for_z: bool, loose: bool
 ) -> Any:
     return scale.new_empty(()), _fake_gradient(z, for_z), scale.new_empty(())
 
@@ -337,9 +339,58 @@ info_nce = Op("_info_nce", _fake_info_nce, _setup_info_nce, _backward_info_nce)
 sup_con = Op("_sup_con", _fake_sup_con, _setup_sup_con, _backward_sup_con)
 
 
+#: The public ops as functions of the same arguments: filled by affekt.losses, which knows them.
+FORMS: dict[str, Callable[..., Tensor]] = {}
+
+
+def _public(name: str, *args: Any, **options: Any) -> Tensor:
+    if name not in FORMS:
+        raise AffektError(f"torch.ops.affekt.{name}: in Python this needs `import affekt.losses`")
+    return FORMS[name](*args, **options)
+
+
+def _fake_ccc_loss(
+    pred: Any,
+    target: Any,
+    mask: Any = None,
+    *,
+    over: str = "time",
+    reduction: str = "mean",
+    eps: float = 1e-8,
+    bias: str = "population",
+) -> Any:
+    kept: list[Any] = []
+    if reduction == "none":
+        kept = [*pred.shape[: int(over == "time")], *pred.shape[2:]]
+    return pred.new_empty(kept, dtype=_working_dtype(pred, target))
+
+
+def _fake_loss(*inputs: Any, **_: Any) -> Any:
+    """One value in the working dtype of the embeddings, which are the first argument or in it."""
+    rows = inputs[0] if isinstance(inputs[0], (list, tuple)) else inputs[:1]
+    return rows[0].new_empty((), dtype=_working_dtype(*rows))
+
+
+def _fake_loss_of_two(*inputs: Any, **_: Any) -> Any:
+    return _fake_loss(inputs[:2])
+
+
+def _working_dtype(*tensors: Any) -> Any:
+    wide = any(x.dtype == torch.float64 for x in tensors)
+    return torch.float64 if wide else torch.float32
+
+
 @cache
 def register() -> None:
     """Tell torch the shapes and gradients of these ops."""
+    for name, fake in (
+        ("ccc_loss", _fake_ccc_loss),
+        ("info_nce_loss", _fake_loss_of_two),
+        ("pairwise_info_nce_loss", _fake_loss),
+        ("nt_xent_loss", _fake_loss_of_two),
+        ("sup_con_loss", _fake_loss),
+    ):
+        compose(name, partial(_public, name), fake)
     for op in (ccc, info_nce, sup_con):
         op.register()
     torch.library.register_fake("affekt::_ccc_bwd", _fake_ccc_bwd)

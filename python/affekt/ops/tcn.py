@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from affekt.ops import Op, gradient_of
+from affekt.errors import InputError
+from affekt.ops import Op, compose, gradient_of
+from affekt.ops import native as runs_natively
 
-__all__ = ["block", "register"]
+__all__ = ["block", "causal_conv_block", "register"]
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -38,8 +40,58 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
     return (*grads, None, None, None, None)
 
 
+def causal_conv_block(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    residual: Tensor | None = None,
+    residual_bias: Tensor | None = None,
+    *,
+    dilation: int = 1,
+    slope: float = 0.01,
+    dropout: float = 0.0,
+    keys: Tensor | None = None,
+) -> Tensor:
+    """A residual block of `affekt.nn.TCN`; in Python, `torch.ops.affekt.causal_conv_block` is this function.
+
+    With conv the causal convolution of dilation d, y_t = b + sum_j W[:, :, j] x_{t - (k-1-j) d}, and f the
+    leaky rectifier of `slope`:
+
+        h = dropout(f(conv1(x))),   out = f(dropout(f(conv2(h))) + residual(x)).
+
+    Parameters
+    ----------
+    x : `(batch, time, in)`.
+    weight1, bias1, weight2, bias2 : `(out, in, k)`, `(out,)`, `(out, out, k)`, `(out,)`.
+    residual, residual_bias : `(out, in, 1)` and `(out,)`; None where in = out and the input itself is added.
+    dilation : d, at least 1.
+    slope : at least 0.
+    dropout : probability within [0, 1); above 0 on the CPU in float32 and float64 alone.
+    keys : int64 `(2,)`, the seed of the draws; needed where `dropout` is above 0.
+
+    Returns
+    -------
+    `(batch, time, out)`.
+
+    Raises
+    ------
+    RuntimeError : an argument does not fit; the message names it.
+    InputError : dropout where the native kernel does not run.
+    """
+    options = dilation, slope, dropout
+    tensors = x, weight1, bias1, weight2, bias2, residual, residual_bias
+    if x.dtype in (torch.float32, torch.float64) and runs_natively(x):
+        found: Tensor = block(*tensors, keys, *options)
+        return found
+    if dropout > 0:
+        raise InputError(f"dropout: expected 0 beside {x.dtype} on {x.device}, got {dropout}")
+    return _reference(None, options, *tensors)
+
+
 def _reference(
-    outputs: tuple[Tensor, Tensor],
+    outputs: tuple[Tensor, Tensor] | None,
     options: tuple[int, float, float],
     x: Tensor,
     weight1: Tensor,
@@ -50,11 +102,14 @@ def _reference(
     residual_bias: Tensor | None,
 ) -> Tensor:
     """The op `_tcn_block` in plain torch, dropping what it dropped: its h1 and h2 are -0 there alone."""
-    (h1, h2), (dilation, slope, dropout), functional = outputs, options, torch.nn.functional
+    (h1, h2), (dilation, slope, dropout) = outputs or (None, None), options
+    functional = torch.nn.functional
 
-    def conv(x: Tensor, weight: Tensor, bias: Tensor, h: Tensor) -> Tensor:
+    def conv(x: Tensor, weight: Tensor, bias: Tensor, h: Tensor | None) -> Tensor:
         x = functional.pad(x, ((weight.shape[2] - 1) * dilation, 0))
         z = functional.leaky_relu(functional.conv1d(x, weight, bias, dilation=dilation), slope)
+        if h is None:
+            return z
         dropped = (h == 0) & h.signbit()
         return z.masked_fill(dropped.transpose(1, 2), 0) / (1 - dropout)
 
@@ -104,6 +159,10 @@ def _fake_backward(
     )
 
 
+def _fake_public(x: Any, weight1: Any, *_: Any, **__: Any) -> Any:
+    return x.new_empty((*x.shape[:2], weight1.shape[0]))
+
+
 #: One residual block: x (batch, time, width), the weights, keys of the dropout or None, dilation, slope and
 #: dropout -> (batch, time, channels).
 block = Op("_tcn_block", _fake, _setup, _backward)
@@ -113,4 +172,5 @@ block = Op("_tcn_block", _fake, _setup, _backward)
 def register() -> None:
     """Tell torch the shapes and gradients of the op."""
     block.register()
+    compose("causal_conv_block", causal_conv_block, _fake_public)
     torch.library.register_fake("affekt::_tcn_block_bwd", _fake_backward)
