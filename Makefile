@@ -63,11 +63,15 @@ MODULES := $(shell find python -name '*.py' | LC_ALL=C sort | cksum | cut -d' ' 
 $(VENV)/.modules-%: $(VENV)/.stamp-requires
 	@rm -f $(VENV)/.modules-* && touch $@
 
+# Another answer to AFFEKT_CUDA asks for another, too: CMake's cache of the build would keep the first.
+$(VENV)/.cuda-%: $(VENV)/.stamp-requires
+	@rm -f $(VENV)/.cuda-* && touch $@
+
 # The editable install: Python files are read from the tree, C++ is rebuilt by the first import after a change.
-$(VENV)/.stamp-dev: $(VENV)/.stamp-requires $(VENV)/.modules-$(MODULES)
+$(VENV)/.stamp-dev: $(VENV)/.stamp-requires $(VENV)/.modules-$(MODULES) $(VENV)/.cuda-$(AFFEKT_CUDA)
 	PATH="$(ROOT)/$(BIN):$$PATH" AFFEKT_TORCH=ON $(BIN)/python -m pip install -qq --no-build-isolation \
 	  -Cbuild-dir=build/dev -Ceditable.rebuild=true -Ceditable.verbose=false -Ccmake.define.AFFEKT_TESTS=ON -Cinstall.strip=false \
-	  --editable '.[dev]' '$(TORCH)'
+	  -Ccmake.define.AFFEKT_CUDA=$(AFFEKT_CUDA) --editable '.[dev]' '$(TORCH)'
 	@touch $@
 
 $(DEMO)/.stamp-venv:
@@ -147,13 +151,13 @@ check-gcc: $(VENV)/.stamp-dev
 	@$(call need,g++,g++)
 	$(CMAKE_DEV) -S . -B build/check-gcc -DCMAKE_CXX_COMPILER=g++ -DAFFEKT_TORCH=ON
 	$(BIN)/cmake --build build/check-gcc
-	$(BIN)/ctest --test-dir build/check-gcc --output-on-failure --parallel $(JOBS)
+	$(TEST_ENV) $(BIN)/ctest --test-dir build/check-gcc --output-on-failure --parallel $(JOBS)
 
 check-clang: $(VENV)/.stamp-dev
 	@$(call need,clang++-14,clang-14)
 	$(CMAKE_DEV) -S . -B build/check-clang -DCMAKE_CXX_COMPILER=clang++-14 -DAFFEKT_TORCH=ON
 	$(BIN)/cmake --build build/check-clang
-	$(BIN)/ctest --test-dir build/check-clang --output-on-failure --parallel $(JOBS)
+	$(TEST_ENV) $(BIN)/ctest --test-dir build/check-clang --output-on-failure --parallel $(JOBS)
 
 # The tests that reach a kernel, on each instruction set below this machine's own, which `make test` runs.
 KERNEL_TESTS = $$(grep -lE '_core|affekt\.(features|ops|losses|live|nn)\b|affekt\.load|reference_model' tests/test_*.py | grep -vE '$(1)')
@@ -240,13 +244,17 @@ CUDA := build/check-cuda
 NVCC ?= $(or $(CUDACXX),$(shell command -v nvcc))
 NVRTC_WHEEL := 'nvidia-cuda-nvrtc==13.0.*'
 NVCC_WHEELS := $(foreach part,cuda-nvcc cuda-crt cuda-runtime nvvm,'nvidia-$(part)==13.0.*')
-check-cuda: dev
+$(CUDA)/.stamp-nvcc: $(VENV)/.stamp-requires
+	rm -rf $(CUDA)/nvcc && mkdir -p $(CUDA)
+	$(BIN)/python -m pip install -qq --target $(CUDA)/nvcc $(NVCC_WHEELS)
+	@touch $@
+
+check-cuda: dev $(if $(NVCC),,$(CUDA)/.stamp-nvcc)
 	@nvcc="$(NVCC)"; if [ -z "$$nvcc" ]; then \
-	  $(BIN)/python -m pip install -qq --upgrade --target $(CUDA)/nvcc $(NVCC_WHEELS) || true; \
-	  nvcc=$$(find "$(ROOT)/$(CUDA)/nvcc" -path '*/bin/nvcc' 2>/dev/null || true); \
+	  nvcc=$$(find "$(ROOT)/$(CUDA)/nvcc" -path '*/bin/nvcc'); \
+	  [ -n "$$nvcc" ] || { echo "check-cuda: no nvcc here, and none from PyPI"; exit 1; }; \
 	  export LIBRARY_PATH="$$(dirname "$$nvcc")/../lib"; \
 	fi; \
-	if [ -z "$$nvcc" ]; then echo "check-cuda: NOT COMPILED: no nvcc here, and none from PyPI"; exit 0; fi; \
 	$(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM="$(ROOT)/$(BIN)/ninja" -DPython_EXECUTABLE="$(ROOT)/$(BIN)/python" \
 	  -DCMAKE_CUDA_COMPILER="$$nvcc" -DAFFEKT_WERROR=ON -DAFFEKT_PYTHON=OFF -DAFFEKT_TORCH=ON -DAFFEKT_CUDA=ON \
 	  -S . -B $(CUDA)/build && \

@@ -7,8 +7,8 @@ CUDA tensor.
 Public ops, whose schemas only ever grow, for TorchScript and for programs in C++; their arguments are those
 of the functions named:
 
-- ``acoustic``, ``spectrogram``, ``stft``: a signal, and as JSON text the ``options`` of `LogMel` or `Mfcc`,
-  `PowerSpectrogram`, `Stft`;
+- ``acoustic``, ``spectrogram``, ``stft``, ``welch``, ``band_power``: a signal, and as JSON text the
+  ``options`` of `LogMel` or `Mfcc`, `PowerSpectrogram`, `Stft`, and the plans of `welch` and `BandPower`;
 - ``ccc_loss``, ``info_nce_loss``, ``pairwise_info_nce_loss``, ``nt_xent_loss``, ``sup_con_loss``: the
   functions of `affekt.losses`; ``learned_temperature``, a tensor of one value, takes the place of
   ``temperature`` and gets its gradient;
