@@ -61,6 +61,32 @@ def test_table():
     ]
 
 
+def test_a_gradient_of_zero_has_its_own_measure():
+    zero = torch.zeros(3)
+    assert gpu_check.worst([zero + 1e-7], [zero], least=1.0) == pytest.approx(1e-7)
+    assert gpu_check.worst([zero + 1e-7], [zero]) == pytest.approx(0.1)
+
+
+def test_a_sanitizer_that_does_not_end_does_not_hold(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda program: program)
+    monkeypatch.setattr(gpu_check, "SANITIZER_SECONDS", 0.1)
+    slow = [sys.executable, "-c", "import time; time.sleep(30)"]
+    run = gpu_check.subprocess.run
+    monkeypatch.setattr(gpu_check.subprocess, "run", lambda command, **options: run(slow, **options))
+    rows = list(gpu_check.sanitize(tmp_path))
+    assert [row.ok for row in rows] == [False, False]
+    assert "not done in 0.1 s" in rows[0].found
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda program: None)
+    monkeypatch.setattr(gpu_check.importlib.util, "find_spec", lambda name: None)
+    found = "; ".join(gpu_check.missing())
+    for what in ("cmake", "nvcc", "neither ninja nor make", "pybind11", "nlohmann_json"):
+        assert what in found
+    assert "nlohmann_json" not in "; ".join(gpu_check.missing("/somewhere"))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA: the script runs there")
 def test_says_why_it_cannot_run_here(capsys):
     assert gpu_check.main([]) == 2

@@ -413,7 +413,7 @@ def everything(dtype):
     signal = 0.1 * normal(3, 8000, dtype=dtype)
     for features in (LogMel, Mfcc, PowerSpectrogram, Stft):
         add(features.__name__, features(sample_rate=16000), signal)
-    add("welch", lambda x: welch(x, fs=16000, nperseg=500)[1], signal)
+    add("welch", lambda x: welch(x, 16000, n_per_seg=500)[1], signal)
     torch.manual_seed(0)
     add("tcn", TCN(20, (48, 24), dropout=0.2).to(dtype), normal(5, 300, 20, dtype=dtype))
     return found
