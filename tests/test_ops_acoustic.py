@@ -214,7 +214,11 @@ def test_where_no_op_runs_plain_torch_does(op, features):
     with pytest.raises(InputError, match="expected finite values, got one that is not at index 30"):
         features(bad.requires_grad_())
 
-    torch._dynamo.reset()  # the cases share this code, and torch counts its compilations
+
+@pytest.mark.usefixtures("no_op")
+@pytest.mark.parametrize("features", [CASES["acoustic"][2], CASES["stft"][0]], ids=["acoustic", "stft"])
+def test_plain_torch_compiles_into_one_graph(features):
+    x = noise(2, 700)
     compiled = torch.compile(lambda v: features(v), fullgraph=True, dynamic=True, backend="aot_eager")
     for time in (700, 500):
         torch.testing.assert_close(
