@@ -248,8 +248,12 @@ $(CUDA)/.stamp-nvcc: $(VENV)/.stamp-requires
 	rm -rf $(CUDA)/nvcc && mkdir -p $(CUDA)
 	$(BIN)/python -m pip install -qq --target $(CUDA)/nvcc $(NVCC_WHEELS)
 	@touch $@
+$(CUDA)/.stamp-nvrtc: $(VENV)/.stamp-requires
+	rm -rf $(CUDA)/nvrtc && mkdir -p $(CUDA)
+	$(BIN)/python -m pip install -qq --target $(CUDA)/nvrtc $(NVRTC_WHEEL)
+	@touch $@
 
-check-cuda: dev $(if $(NVCC),,$(CUDA)/.stamp-nvcc)
+check-cuda: dev $(if $(NVCC),,$(CUDA)/.stamp-nvcc) $(CUDA)/.stamp-nvrtc
 	@nvcc="$(NVCC)"; if [ -z "$$nvcc" ]; then \
 	  nvcc=$$(find "$(ROOT)/$(CUDA)/nvcc" -path '*/bin/nvcc'); \
 	  [ -n "$$nvcc" ] || { echo "check-cuda: no nvcc here, and none from PyPI"; exit 1; }; \
@@ -259,9 +263,8 @@ check-cuda: dev $(if $(NVCC),,$(CUDA)/.stamp-nvcc)
 	  -DCMAKE_CUDA_COMPILER="$$nvcc" -DAFFEKT_WERROR=ON -DAFFEKT_PYTHON=OFF -DAFFEKT_TORCH=ON -DAFFEKT_CUDA=ON \
 	  -S . -B $(CUDA)/build && \
 	$(BIN)/cmake --build $(CUDA)/build --target affekt_cuda_objects && echo "compiled with $$nvcc"
-	@$(BIN)/python -m pip install -qq --upgrade --target $(CUDA)/nvrtc $(NVRTC_WHEEL) || true
-	@nvrtc=$$(find "$(ROOT)/$(CUDA)/nvrtc" -name 'libnvrtc.so*' 2>/dev/null | head -n 1); \
-	if [ -z "$$nvrtc" ]; then echo "check-cuda: NOT COMPILED at run time: no NVRTC from PyPI"; exit 0; fi; \
+	@nvrtc=$$(find "$(ROOT)/$(CUDA)/nvrtc" -name 'libnvrtc.so*' | head -n 1); \
+	[ -n "$$nvrtc" ] || { echo "check-cuda: no NVRTC from PyPI"; exit 1; }; \
 	$(TEST_ENV) $(BIN)/python scripts/nvrtc_check.py "$$nvrtc"
 
 check-aarch64: $(VENV)/.stamp-dev
