@@ -46,8 +46,8 @@ def model() -> tuple[Model, int]:
         tensors[f"{name}.bias"] = draw.normal(0, 0.1, shape[0])
         macs += int(np.prod(shape))
 
-    def node(name: str, kind: str, *inputs: str, **options: object) -> dict[str, object]:
-        return {"name": name, "type": kind, "inputs": list(inputs), "options": options}
+    def node(name: str, of: str, /, *inputs: str, **options: object) -> dict[str, object]:
+        return {"name": name, "type": of, "inputs": list(inputs), "options": options}
 
     mfcc = {"sample_rate": 16000.0, "n_fft": 512, "win_length": 400, "hop_length": 160, "span": "win_length"}
     mfcc |= {"n_mels": 40, "n_mfcc": 39, "log": "ln"}

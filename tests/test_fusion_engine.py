@@ -446,6 +446,12 @@ def inputs(card: dict, name: str) -> list:
     return next(n for n in card["nodes"] if n["name"] == name)["inputs"]
 
 
+def test_a_queue_beyond_all_proportion_is_refused():
+    fast = changed(lambda c: c["inputs"][2].update(rate=2e5))
+    with pytest.raises(InputError, match="queue_s of 3600"):
+        Engine(fast, queue_s=3600.0)
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

@@ -313,6 +313,13 @@ struct Session {
         wait_s(options.wait_s.value_or(model->timing().silence_s)),
         silence_s(model->timing().silence_s),
         clock_hz(model->timing().clock_hz) {
+    constexpr double most = 4.0 * (1u << 30);
+    double bytes = 0;
+    for (const InputSpec& input : model->inputs())
+      bytes += std::max(1.0, options.queue_s * input.rate) * input.channels * sizeof(float);
+    if (bytes > most)
+      throw InvalidArgument("engine: queue_s of " + std::to_string(options.queue_s) + " s would take " +
+                            std::to_string(bytes / (1 << 20)) + " MiB, more than 4096");
     channels.reserve(model->inputs().size());
     for (const InputSpec& input : model->inputs())
       channels.emplace_back(input, options, model->timing(), growing);
