@@ -503,8 +503,11 @@ def test_ops_pass_the_checks_of_torch(native_or_plain):
     )
     levels = torch.zeros(5, dtype=torch.double)
     for op, args in (
-        (torch.ops.affekt._log_sums, (a, b[:3], scale, False, True, 1000)),
-        (torch.ops.affekt._log_sums_bwd, (a, b[:3], scale, levels, levels[:3], False, 1000, True, False)),
+        (torch.ops.affekt._log_sums, (a, b[:3], scale, False, True, 1000, True)),
+        (
+            torch.ops.affekt._log_sums_bwd,
+            (a, b[:3], scale, levels, levels[:3], False, 1000, True, False, True),
+        ),
     ):
         torch.library.opcheck(op.default, args, test_utils=("test_schema", "test_faketensor"))
 
@@ -525,10 +528,13 @@ def test_raw_ops_refuse_what_does_not_fit(native_or_plain):
         (lambda: info_nce(X, X, None, -one, *rest), "temperature: expected a positive number"),
         (lambda: info_nce(X, X, None, one.double(), *rest), "scale: expected one value"),
         (lambda: info_nce(X, X, None, one, 3, *rest[1:]), "a: expected more rows"),
-        (lambda: log_sums(X, X[:, :1], one, False, True, 0), r"b: expected \(n, 2\)"),
-        (lambda: log_sums(X, X[0], one, False, True, 0), r"b: expected \(n, 2\)"),
-        (lambda: log_sums_bwd(X, X, one, X[:, 0], None, False, 0, True, True), "row: expected float64"),
-        (lambda: log_sums_bwd(X, X, one, level, level[:1], False, 0, True, True), "col: expected float64"),
+        (lambda: log_sums(X, X[:, :1], one, False, True, 0, True), r"b: expected \(n, 2\)"),
+        (lambda: log_sums(X, X[0], one, False, True, 0, True), r"b: expected \(n, 2\)"),
+        (lambda: log_sums_bwd(X, X, one, X[:, 0], None, False, 0, True, True, True), "row: expected float64"),
+        (
+            lambda: log_sums_bwd(X, X, one, level, level[:1], False, 0, True, True, True),
+            "col: expected float64",
+        ),
         (lambda: sup_con(X, torch.zeros(3), None, one, 0, True, False), "labels: expected int64"),
         (lambda: sup_con(X, torch.zeros(3).long(), X[:, :1], one, 0, True, False), "negatives: expected"),
     ):

@@ -244,6 +244,23 @@ def test_without_a_process_group_there_is_nothing_to_gather():
         info_nce_loss(X, X, gather="some")
 
 
+@pytest.mark.skipif(ops.library_path() is None, reason="concerns the op")
+def test_blocks_have_the_same_bits_for_any_number_of_threads_where_asked():
+    a, b = torch.randn(2, 600, 300, generator=torch.Generator().manual_seed(0)).unbind()
+    scale, row, col = torch.tensor(4.0), *torch.full((2, 600), 12.0).double()
+    before, found = torch.get_num_threads(), []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            sums = native.log_sums(a, b, scale, False, True, 0)
+            found.append((*sums, *native.log_sums_bwd(a, b, scale, row, col, False, 0, True, True)))
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, *found))
+
+
 @pytest.mark.usefixtures("native_or_plain")
 @pytest.mark.parametrize("temperature", [0.3, 0.01])
 def test_blocks_of_the_matrix_equal_autograd_in_double(temperature):

@@ -60,10 +60,10 @@ def test_schemas():
         "_sup_con(Tensor z, Tensor labels, Tensor? negatives, Tensor scale, int budget, bool for_z,"
         " bool loose)"
         " -> (Tensor loss, Tensor grad_z, Tensor grad_scale)",
-        "_log_sums(Tensor a, Tensor b, Tensor scale, bool exclude, bool columns, int budget)"
+        "_log_sums(Tensor a, Tensor b, Tensor scale, bool exclude, bool columns, int budget, bool loose)"
         " -> (Tensor row, Tensor col)",
         "_log_sums_bwd(Tensor a, Tensor b, Tensor scale, Tensor row, Tensor? col, bool exclude, int budget,"
-        " bool for_a, bool for_b) -> (Tensor grad_a, Tensor grad_b, Tensor grad_scale)",
+        " bool for_a, bool for_b, bool loose) -> (Tensor grad_a, Tensor grad_b, Tensor grad_scale)",
         "_tcn_block(Tensor x, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2, Tensor? residual,"
         " Tensor? residual_bias, Tensor? keys, int dilation, float slope, float dropout)"
         " -> (Tensor y, Tensor h1, Tensor h2)",

@@ -152,7 +152,7 @@ class Contrast {
  public:
   // `budget` is what the scratch memory may take: unit vectors first, then tiles.
   // `loose` lets the rounding of the products depend on the number of threads.
-  Contrast(double scale, std::int64_t budget, bool gradients, bool loose = true)
+  Contrast(double scale, std::int64_t budget, bool gradients, bool loose)
       : scale_(static_cast<T>(scale)),
         bounded_(scale <= affekt::kBoundedScale),
         gradients_(gradients),
@@ -445,7 +445,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce(Tensor a, Tensor b, std::opt
 // log of the sum of exp(logit) of every row and, with `columns`, of every column; -inf where there is
 // nothing.
 std::tuple<Tensor, Tensor> log_sums(Tensor a, Tensor b, Tensor scale, bool exclude, bool columns,
-                                    std::int64_t budget) {
+                                    std::int64_t budget, bool loose) {
   affekt::require_block(a, b, scale);
   const double factor = scale_value(scale);
   const std::int64_t n = a.size(0), m = b.size(0);
@@ -453,7 +453,7 @@ std::tuple<Tensor, Tensor> log_sums(Tensor a, Tensor b, Tensor scale, bool exclu
          col_sums = affekt::fresh({columns ? m : 0}, ScalarType::Double);
   return affekt::with_dtype("a", a, [&](auto zero) {
     using T = decltype(zero);
-    Contrast<T> contrast(factor, budget, false);
+    Contrast<T> contrast(factor, budget, false, loose);
     Side<T> rows(a, contrast.room(a)), cols(b, contrast.room(b));
     contrast.set({&rows, &cols}, columns, exclude);
     each_block(n, [&](std::int64_t row, std::int64_t count) {
@@ -474,7 +474,7 @@ std::tuple<Tensor, Tensor> log_sums(Tensor a, Tensor b, Tensor scale, bool exclu
 // The gradient of the cosine of i and j is scale (exp(logit - row[i]) + exp(logit - col[j])).
 std::tuple<Tensor, Tensor, Tensor> log_sums_bwd(Tensor a, Tensor b, Tensor scale, Tensor row,
                                                 std::optional<Tensor> col, bool exclude, std::int64_t budget,
-                                                bool for_a, bool for_b) {
+                                                bool for_a, bool for_b, bool loose) {
   affekt::require_block(a, b, scale);
   affekt::require_levels("row", row, a.size(0));
   if (col) affekt::require_levels("col", *col, b.size(0));
@@ -482,7 +482,7 @@ std::tuple<Tensor, Tensor, Tensor> log_sums_bwd(Tensor a, Tensor b, Tensor scale
   Tensor grad_a = zeros_or_empty(a, for_a), grad_b = zeros_or_empty(b, for_b);
   return affekt::with_dtype("a", a, [&](auto zero) {
     using T = decltype(zero);
-    Contrast<T> contrast(factor, budget, true);
+    Contrast<T> contrast(factor, budget, true, loose);
     Side<T> rows(a, contrast.room(a)), cols(b, contrast.room(b));
     contrast.set({&rows, &cols}, col.has_value(), exclude);
     each_block(rows.n, [&](std::int64_t first, std::int64_t count) {

@@ -84,13 +84,13 @@ STABLE_TORCH_LIBRARY(affekt, m) {
   // out.
   // -> float64 (n) and, with `columns`, (m): log of the sum of exp(logit) over the block's columns and rows.
   m.def(
-      "_log_sums(Tensor a, Tensor b, Tensor scale, bool exclude, bool columns, int budget)"
+      "_log_sums(Tensor a, Tensor b, Tensor scale, bool exclude, bool columns, int budget, bool loose)"
       " -> (Tensor row, Tensor col)");
   // Gradients where that of a logit is exp(logit - row[i]) + exp(logit - col[j]), float64: log-sum-exp over
   // the whole matrix less the logarithm of its weight.
   m.def(
       "_log_sums_bwd(Tensor a, Tensor b, Tensor scale, Tensor row, Tensor? col, bool exclude, int budget,"
-      " bool for_a, bool for_b) -> (Tensor grad_a, Tensor grad_b, Tensor grad_scale)");
+      " bool for_a, bool for_b, bool loose) -> (Tensor grad_a, Tensor grad_b, Tensor grad_scale)");
   // x (batch, time, in) through two causal convolutions with weights (out, in, taps) and the residual sum,
   // see tcn_training.hpp; keys: two of int64, where dropout > 0 -> y, and what the backward op takes.
   m.def(
