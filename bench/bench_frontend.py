@@ -49,6 +49,7 @@ GROUP_POWER = "power spectrogram 60 s, n_fft {}, hop n_fft / 4"
 GROUP_BATCH = "log-mel of 64 ragged utterances, 1 to 10 s each, two threads"
 GROUP_HOP = "log-mel, one hop of 10 ms in Kaldi's convention (80 mels, ln)"
 GROUP_HOP_DB = "log-mel, one hop of 10 ms (n_fft 512, 80 mels, dB)"
+GROUP_OPENSMILE = "MFCC 60 s in HTK's convention (13 of 26 mels, openSMILE's components)"
 TRANSFORMS = [256, 509, 512, 1024, 2048, 4099]
 
 
@@ -286,6 +287,108 @@ def bench_kaldi_native_mfcc(contender, peer):
 
     assert np.allclose(run(), Mfcc.kaldi(sample_rate=RATE, scale=1.0)(x), atol=0.1)
     contender(GROUP_KALDI_MFCC, "kaldi-native-fbank", run)
+
+
+def mfcc_of_opensmile() -> Mfcc:
+    """Return our MFCC with the definition that OPENSMILE gives: HTK's, on samples in the range of 16 bits."""
+    return Mfcc(
+        sample_rate=RATE,
+        n_mels=26,
+        window="hamming",
+        periodic=False,
+        span="win_length",
+        mel_scale="kaldi",
+        mel_norm=None,
+        log="ln",
+        floor=1e-8,
+        lifter=22,
+        lifter_mode="htk",
+        scale=32768,
+        preemphasis=0.97,
+        preemphasis_mode="frame",
+    )
+
+
+def bench_affekt_mfcc_htk(contender):
+    x, mfcc = voice(60), mfcc_of_opensmile()
+    contender(GROUP_OPENSMILE, "affekt", lambda: mfcc(x))
+
+
+OPENSMILE = """
+[componentInstances:cComponentManager]
+instance[dataMemory].type=cDataMemory
+\\{\\cm[source{?}:source include config]}
+[componentInstances:cComponentManager]
+instance[frame].type=cFramer
+instance[pre].type=cVectorPreemphasis
+instance[win].type=cWindower
+instance[fft].type=cTransformFFT
+instance[mag].type=cFFTmagphase
+instance[mel].type=cMelspec
+instance[mfcc].type=cMfcc
+[frame:cFramer]
+reader.dmLevel=wave
+writer.dmLevel=frames
+frameSize=0.025
+frameStep=0.010
+frameCenterSpecial=left
+noPostEOIprocessing=1
+[pre:cVectorPreemphasis]
+reader.dmLevel=frames
+writer.dmLevel=emphasised
+k=0.97
+de=0
+[win:cWindower]
+reader.dmLevel=emphasised
+writer.dmLevel=windowed
+winFunc=ham
+[fft:cTransformFFT]
+reader.dmLevel=windowed
+writer.dmLevel=spectrum
+zeroPadSymmetric=0
+[mag:cFFTmagphase]
+reader.dmLevel=spectrum
+writer.dmLevel=magnitude
+[mel:cMelspec]
+reader.dmLevel=magnitude
+writer.dmLevel=melspec
+htkcompatible=1
+nBands=26
+usePower=1
+lofreq=0
+hifreq=8000
+[mfcc:cMfcc]
+reader.dmLevel=melspec
+writer.dmLevel=lld
+firstMfcc=0
+lastMfcc=12
+cepLifter=22
+htkcompatible=1
+\\{\\cm[sink{?}:include external sink]}
+"""
+
+
+def bench_opensmile_mfcc(contender, peer, tmp_path):
+    opensmile = peer("opensmile")
+    x = voice(60)
+    config = tmp_path / "mfcc.conf"
+    config.write_text(OPENSMILE)
+    smile = opensmile.Smile(str(config), "lld")
+
+    def run():
+        return smile(x, RATE)
+
+    theirs = run()[0].T
+    ours = mfcc_of_opensmile()(np.trunc(x * 32768).astype(np.int16))  # it takes 16 bits
+    # HTK's order: c0 comes last, with the norm of the others.
+    assert np.allclose(np.roll(theirs, 1, axis=1) / np.append(math.sqrt(2), np.ones(12)), ours, atol=2e-3)
+    contender(
+        GROUP_OPENSMILE,
+        "openSMILE",
+        run,
+        note="openSMILE builds its components anew at every call of its Python face and hands over each row "
+        "by a callback; samples are rounded to 16 bits first",
+    )
 
 
 def floors_of(n_fft: int) -> dict[str, float]:

@@ -92,9 +92,9 @@ const char* ccc_forward(const CccShape& shape, const T* pred, const T* target, c
   const CccCut c = cut(shape, kSlice, CccSums<T, 1>::threads, 1);
   of.slice = c.slice, of.slices = c.slices, of.wide = c.wide;
   const Wide across = c.wide ? ceil_div(shape.dims, Wide{CccSums<T, 1>::threads} * lanes) : 1;
-  const Grid grid{shape.groups * c.slices, across};
-  const char* const error = lanes > 1 ? launch(grid, stream, CccSums<T, 16 / sizeof(T)>{of})
-                                      : launch(grid, stream, CccSums<T, 1>{of});
+  const Grid grid{shape.groups * c.slices * across};
+  const char* const error = lanes > 1 ? launch(grid, stream, CccSums<T, 16 / sizeof(T)>{of, across})
+                                      : launch(grid, stream, CccSums<T, 1>{of, across});
   return error != nullptr ? error : launch({1}, stream, CccFinish<T>{of});
 }
 
@@ -106,11 +106,12 @@ const char* ccc_backward(const CccShape& shape, const T* pred, const T* target, 
   const int lanes =
       vector_of<T>(shape, CccBackward<T, 1>::threads, {pred, target, grad_pred, grad_target}, mask);
   const CccCut c = cut(shape, kSliceBackward, CccBackward<T, 1>::threads, lanes);
-  const Grid grid{shape.groups * c.slices, c.blocks_across};
+  const Grid grid{shape.groups * c.slices * c.blocks_across};
   const auto start = [&](auto kernel) {
     kernel.shape = shape, kernel.pred = pred, kernel.target = target, kernel.mask = mask;
     kernel.columns = columns, kernel.upstream = upstream, kernel.one_upstream = one_upstream;
     kernel.slice = c.slice, kernel.slices = c.slices, kernel.wide = c.wide;
+    kernel.across = c.blocks_across;
     kernel.grad_pred = grad_pred, kernel.grad_target = grad_target;
     return launch(grid, stream, kernel);
   };

@@ -1,5 +1,5 @@
-// Concordance of pairs of columns, forward and backward; the same numbers as affekt::ccc_forward and
-// ccc_backward of affekt/losses.hpp.
+// Concordance of pairs of columns, forward and backward: what affekt::ccc_forward and ccc_backward of
+// affekt/losses.hpp give, up to rounding.
 //
 // Forward reads the data once. A thread sums about the first valid element that it meets, in double; its sums
 // become means and centred squares, which merge in a fixed order: lanes, threads of a team, slices of a
@@ -38,7 +38,8 @@ template <int V>
 struct CccWalk {
   Wide at, stride, end;  // elements
   Wide column;           // of lane 0
-  int dims;  // lanes beyond the last column go on at 0; more than the lanes of a team: they never do
+  int dims;  // lanes beyond the last column go on at column 0; where a thread owns its columns, none is
+             // beyond
 
   /// `wide`: a thread owns V columns, from `first` on; else the team owns all of them.
   AFFEKT_DEVICE CccWalk(int thread, int team, Wide steps, Wide dims_, bool wide, Wide first)
@@ -230,18 +231,18 @@ struct CccForward {
 };
 
 /// First of two launches: a block is a team and takes one slice of a window, of all columns or, where these
-/// are many, of some.
+/// are many, of some: one of `across` parts, which lie next to each other in x.
 template <class T, int V>
 struct CccSums {
   static constexpr int threads = 128;
   static constexpr int shared_bytes() { return threads * V * static_cast<int>(sizeof(CccMoments)); }
   CccForward<T> of;
+  Wide across;
 
   AFFEKT_DEVICE void operator()() const {
-    const Wide job = block_x();
+    const Wide job = block_x() / across, part = block_x() % across;
     of.template sum<V>(job / of.slices, static_cast<int>(job % of.slices), thread_id(), threads,
-                       static_cast<Wide>(block_y()) * threads * V,
-                       reinterpret_cast<CccMoments*>(shared_memory()));
+                       part * threads * V, reinterpret_cast<CccMoments*>(shared_memory()));
   }
 };
 
@@ -286,13 +287,15 @@ struct CccBackward {
   Wide slice;
   int slices;
   bool wide;
+  Wide across;                 // as in CccSums
   T *grad_pred, *grad_target;  // either may be null
 
   AFFEKT_DEVICE void operator()() const {
-    const Wide job = block_x(), group = job / slices, from = job % slices * slice, dims = shape.dims;
+    const Wide job = block_x() / across, part = block_x() % across;
+    const Wide group = job / slices, from = job % slices * slice, dims = shape.dims;
     const Wide offset = (group * shape.steps + from) * dims;
     const CccWalk<V> walk(thread_id(), threads, least(slice, shape.steps - from), dims, wide,
-                          static_cast<Wide>(block_y()) * threads * V);
+                          part * threads * V);
     if (walk.at >= walk.end) return;
     T mean_p[V], mean_y[V], other[V], self[V], on_p[V], on_y[V];
     AFFEKT_UNROLL

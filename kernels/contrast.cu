@@ -161,7 +161,7 @@ struct ContrastPlan {
       const bool last = first + rows == c.rows;
       go({1}, ContrastScale<Value>{scale_part, tiles.x * tiles.y, first == 0, scale_total, weight,
                                    last ? static_cast<Value*>(c.grad_scale) : nullptr});
-      const auto grid = [&](Wide lines) { return Grid{ceil_div(c.dim, cols_of), ceil_div(lines, rows_of)}; };
+      const auto grid = [&](Wide lines) { return Grid{ceil_div(c.dim, cols_of) * ceil_div(lines, rows_of)}; };
       if (for_a) {
         go(grid(rows), ContrastProduct<Kind, E, true, false>{
                            {g, pitch_g, rows}, {unit_b, pitch, c.dim}, all, d_a, c.dim, false});

@@ -5,9 +5,8 @@
 // 1. ContrastSums: tiles of s -> sums of exponentials of each row and, where columns are anchors too, of each
 //    column; one part per tile. ContrastMerge adds the parts in a fixed order, in double.
 // 2. ContrastTerms, ContrastTotal: the loss, and what the gradient needs of every row and column.
-// 3. ContrastGradient: tiles of s again -> G = p_row + p_column - positives, a chunk of rows at a time, and
-// the
-//    gradient of the scale.
+// 3. ContrastGradient: tiles of s again -> G = p_row + p_column - positives, a chunk of rows at a time; and
+//    the gradient of the scale.
 // 4. ContrastProduct: dU = G V, dV = G^T U. ContrastThrough: gradients of unit vectors -> of embeddings.
 //
 // Exponentials have the two forms of affekt/losses.hpp: exp(s - scale), one for rows and columns alike, up to
@@ -511,7 +510,8 @@ struct ContrastScale {
   }
 };
 
-/// out (+)= A B, (rows, cols) with `pitch`.
+/// out (+)= A B, (rows, cols) with `pitch`. Blocks are numbered through in x, the tiles of one row after
+/// another.
 template <template <class, bool, bool> class Kind, class E, bool InnerA, bool InnerB>
 struct ContrastProduct {
   using Multiply = Product<Kind, E, InnerA, InnerB>;
@@ -526,8 +526,8 @@ struct ContrastProduct {
   bool add;
 
   AFFEKT_DEVICE void operator()() const {
-    const Wide row = static_cast<Wide>(block_y()) * Tile::rows,
-               col = static_cast<Wide>(block_x()) * Tile::cols;
+    const Wide across = ceil_div(b.outer, Tile::cols), block = block_x();
+    const Wide row = block / across * Tile::rows, col = block % across * Tile::cols;
     Tile tile;
     Multiply::run(tile, a, b, row, col, inner);
     AFFEKT_UNROLL

@@ -18,8 +18,9 @@
 namespace affekt::gpu {
 
 struct Grid {
-  Wide x, y = 1;
+  Wide x, y = 1;  // CUDA takes 2^31 - 1 and kMostBlocksY
 };
+constexpr Wide kMostBlocksY = 65535;
 
 #ifdef AFFEKT_RECORD
 
@@ -62,6 +63,7 @@ const char* unfit() {
 
 template <class Kernel>
 const char* launch(Grid grid, Stream, const Kernel& kernel) {
+  if (grid.y > kMostBlocksY) return "invalid configuration argument";  // as a GPU says
   if (grid.x > 0 && grid.y > 0)
     emulate::run(static_cast<int>(grid.x), static_cast<int>(grid.y), Kernel::threads, Kernel::shared_bytes(),
                  [&] { kernel(); });

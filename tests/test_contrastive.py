@@ -3,7 +3,12 @@
 # ruff: noqa: E402
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -439,6 +444,73 @@ def test_mcl_is_the_sum_of_its_terms():
     assert torch.isnan(icl_loss(q * math.nan, k))
 
 
+# One process, so that torch is loaded once; its environment has glibc give back every large block at once.
+MEASURE = """
+import gc, json, sys
+from pathlib import Path
+import torch
+from affekt.losses import info_nce_loss
+
+torch.set_num_threads(1)
+n, dim = int(sys.argv[1]), int(sys.argv[2])
+
+def resident(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
+
+def run(n, budget, symmetric):
+    g = torch.Generator().manual_seed(0)
+    a = torch.randn(n, dim, generator=g)
+    b = (a + torch.randn(n, dim, generator=g)).requires_grad_()
+    a.requires_grad_()
+    temperature = torch.tensor(0.07, requires_grad=True)
+    gc.collect()
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    loss = info_nce_loss(a, b, temperature=temperature, symmetric=symmetric, budget=budget)
+    forward = resident("VmHWM") - before
+    loss.backward()
+    return (forward, resident("VmHWM") - before), [loss.detach(), a.grad, b.grad, temperature.grad]
+
+found = []
+for symmetric in (True, False):
+    results = []
+    for budget in map(int, sys.argv[3:]):
+        run(2048, budget, symmetric)  # what torch and BLAS keep for ever
+        peaks, values = run(n, budget, symmetric)
+        results.append(values)
+        found.append({"budget": budget, "symmetric": symmetric, "peaks": peaks})
+    for one, other in zip(*results):
+        found[-1].setdefault("apart", []).append(((one - other).abs().max() / one.abs().max()).item())
+print(json.dumps(found))
+"""
+
+
+def test_memory_stays_within_the_budget_and_results_do_not_depend_on_it(native_or_plain):
+    if native_or_plain != "native":
+        pytest.skip("concerns the op")
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pytest.skip("this system does not reset the peak of the resident memory")
+    n, dim, budgets = 16384, 64, (8 * 2**20, 256 * 2**20)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(n), str(dim), *map(str, budgets)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"},
+    )
+    gradients = 2 * n * dim * 4  # in forward the op's, in backward those that autograd makes of them as well
+    for row in json.loads(done.stdout):  # the whole matrix would take 1 GiB
+        forward, backward = row["peaks"]
+        assert forward <= row["budget"] + gradients, row
+        assert backward <= max(forward, 2 * gradients + 2**20), row
+        if row["budget"] == budgets[1]:
+            assert forward > row["budget"] / 2, row  # what may be kept is kept, and the measure sees it
+            assert max(row["apart"]) < 2e-5, row
+
+
 X = torch.ones(3, 2)
 
 
@@ -525,6 +597,13 @@ def test_raw_ops_refuse_what_does_not_fit(native_or_plain):
         (lambda: info_nce(X, X[:2], None, one, *rest), r"b: expected the shape.*got \(2, 2\)"),
         (lambda: info_nce(X[0], X[0], None, one, *rest), "a: expected"),
         (lambda: info_nce(X, X, X, one, *rest), "negatives: expected none"),
+        (lambda: info_nce(X, X, None, one, 0, False, True, -0.5, *rest[4:]), "weight: expected.*got -0.5"),
+        (lambda: info_nce(X, X, None, one, 0, False, True, math.nan, *rest[4:]), "weight: expected.*got nan"),
+        (lambda: info_nce(X, X, None, one, 0, False, True, math.inf, *rest[4:]), "weight: expected.*got inf"),
+        (
+            lambda: sup_con(X[:0], torch.zeros(0).long(), None, one, 0, True, False),
+            "z: expected at least one",
+        ),
         (lambda: info_nce(X, X, None, -one, *rest), "temperature: expected a positive number"),
         (lambda: info_nce(X, X, None, one.double(), *rest), "scale: expected one value"),
         (lambda: info_nce(X, X, None, one, 3, *rest[1:]), "a: expected more rows"),

@@ -323,6 +323,32 @@ def test_bad_calls_are_named(call: Any, names: str) -> None:
         call()
 
 
+@pytest.mark.parametrize(
+    ("mix", "flat_in", "flat_out", "expected"),
+    [
+        (np.zeros((0, 2)), False, False, r"\(results, channels\), got \(0, 2\)"),
+        (np.ones((2, 2)), False, True, r"\(1, channels\), got \(2, 2\)"),
+        (np.ones((1, 2)), True, True, r"\(1, 1\), got \(1, 2\)"),
+        (np.ones(2), False, False, r"\(results, channels\), got \(2,\)"),
+        (np.zeros((1, 0)), False, False, "1 to 1024 weights, got 0"),
+        (np.full((1, 1), np.nan), False, False, "finite weights"),
+    ],
+)
+def test_the_core_refuses_a_mix_that_does_not_fit(
+    mix: NDArray[Any], flat_in: bool, flat_out: bool, expected: str
+) -> None:
+    plan = Resampler(48000, 16000)._core
+    with pytest.raises(InputError, match=f"mix: expected.*{expected}"):
+        affekt._core.ResamplerStream(plan, mix.astype(np.float32), flat_in, flat_out)
+
+
+@pytest.mark.parametrize("shape", [(3, 100), (2,), (0,), (2, 3, 100)])
+def test_the_core_refuses_weights_for_other_channels(shape: tuple[int, ...]) -> None:
+    plan, weights = Resampler(48000, 16000)._core, np.ones(2, np.float32)
+    with pytest.raises(InputError, match="mix: expected one weight for each channel of samples"):
+        plan.compute(np.zeros(shape, np.float32), weights)
+
+
 def test_a_finished_stream_takes_no_more() -> None:
     stream = DOWN.stream()
     stream.finish()

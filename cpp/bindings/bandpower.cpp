@@ -63,11 +63,11 @@ class RowPointers {
 template <class T>
 py::tuple psd(const Welch& plan, const Rows& rows, Kind kind) {
   std::vector<py::ssize_t> shape(rows.shape().begin(), rows.shape().end() - 1);
-  py::array_t<std::uint32_t> used(shape);
+  py::array_t<std::uint64_t> used(shape);
   shape.push_back(static_cast<py::ssize_t>(plan.bins()));
   py::array_t<T> out(shape);
   T* to = out.mutable_data();
-  std::uint32_t* counts = used.mutable_data();
+  std::uint64_t* counts = used.mutable_data();
   {
     const py::gil_scoped_release release;
     const RowPointers<T> x(rows, kind);

@@ -20,6 +20,8 @@ namespace {
 
 using Weights = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
+std::string shape_text(const py::array& array) { return py::str(array.attr("shape")).cast<std::string>(); }
+
 template <class S>
 void check_usable(const Rows& rows, const RowPointers<S>& x) {
   for (std::size_t r = 0; r < rows.count(); ++r) {
@@ -40,6 +42,9 @@ py::array compute(const Resampler& plan, const py::array& samples, const Weights
     std::vector<py::ssize_t> shape(rows.shape().begin(), rows.shape().end() - 1);
     std::vector<float> weights{1.0f};
     if (mix.size() > 0) {
+      if (mix.ndim() != 1 || shape.empty() || shape.back() != mix.shape(0))
+        throw InvalidArgument("mix: expected one weight for each channel of samples " + shape_text(samples) +
+                              ", got shape " + shape_text(mix));
       weights.assign(mix.data(), mix.data() + mix.size());
       shape.pop_back();
     }
@@ -64,9 +69,13 @@ class Stream {
  public:
   Stream(const std::shared_ptr<const Resampler>& plan, const Weights& mix, bool flat_in, bool flat_out)
       : flat_in_(flat_in), flat_out_(flat_out) {
-    if (mix.ndim() != 2) throw InvalidArgument("mix: expected shape (results, channels)");
-    for (py::ssize_t r = 0; r < mix.shape(0); ++r)
-      streams_.emplace_back(plan, std::vector<float>(mix.data(r, 0), mix.data(r, 0) + mix.shape(1)));
+    if (mix.ndim() != 2 || mix.shape(0) < 1 || (flat_out && mix.shape(0) != 1) ||
+        (flat_in && mix.shape(1) != 1))
+      throw InvalidArgument(std::string("mix: expected shape (") + (flat_out ? "1" : "results") + ", " +
+                            (flat_in ? "1" : "channels") + "), got " + shape_text(mix));
+    const float* row = mix.data();
+    for (py::ssize_t r = 0; r < mix.shape(0); ++r, row += mix.shape(1))
+      streams_.emplace_back(plan, std::vector<float>(row, row + mix.shape(1)));
   }
 
  private:
@@ -103,7 +112,7 @@ class Stream {
       if (rows.shape().size() != (flat_in_ ? 1 : 2) || rows.count() != channels) {
         throw InvalidArgument("samples: expected shape " +
                               (flat_in_ ? "(time,)" : "(" + std::to_string(channels) + ", time)") + ", got " +
-                              py::str(samples.attr("shape")).cast<std::string>());
+                              shape_text(samples));
       }
       return gather(rows.length(), [&](const std::vector<float*>& y) {
         const RowPointers<S> x(rows);

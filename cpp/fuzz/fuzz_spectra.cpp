@@ -33,10 +33,10 @@ void welch(Input& input, const affekt::Welch& plan) {
   std::vector<const T*> from;
   for (const auto& row : x) from.push_back(row.data());
   std::vector<T> all(rows * bins), one(bins);
-  std::vector<std::uint32_t> used(rows);
+  std::vector<std::uint64_t> used(rows);
   plan.compute(from.data(), rows, n, all.data(), used.data());
   for (std::size_t r = 0; r < rows; ++r) {
-    std::uint32_t alone = 0;
+    std::uint64_t alone = 0;
     plan.compute(&from[r], 1, n, one.data(), &alone);
     REQUIRE(alone == used[r] && alone <= plan.segments(n));
     const auto begin = all.begin() + static_cast<std::ptrdiff_t>(r * bins);

@@ -27,7 +27,8 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Large enough for the matrix product to run at full speed, small enough for a tile to stay in the cache.
+// Large enough for the matrix product to run at full speed, small enough for a tile to stay in the cache; a
+// small budget makes them lower.
 constexpr std::int64_t kTileRows = 512, kTileCols = 2048;
 // Rows of a tile that one job takes; fixed, since the columns' sums are merged job by job.
 constexpr std::int64_t kJobRows = 32;
@@ -71,13 +72,10 @@ void multiply(const Tensor& out, const Tensor& a, const Tensor& b, bool add, boo
 
 template <class F>
 void run_rows(std::int64_t rows, std::int64_t grain, F&& f) {
-  affekt::on_torch_threads(
-      static_cast<std::size_t>(rows), static_cast<std::size_t>(grain),
-      [](void* context, std::size_t begin, std::size_t end) noexcept {
-        (*static_cast<std::remove_reference_t<F>*>(context))(static_cast<std::int64_t>(begin),
-                                                             static_cast<std::int64_t>(end));
-      },
-      const_cast<void*>(static_cast<const void*>(&f)));
+  affekt::run_ranges(affekt::on_torch_threads, static_cast<std::size_t>(rows),
+                     static_cast<std::size_t>(grain), [&f](std::size_t begin, std::size_t end) noexcept {
+                       f(static_cast<std::int64_t>(begin), static_cast<std::int64_t>(end));
+                     });
 }
 
 // A sum whose rounding does not grow with the count (Neumaier): terms of a loss are alike, so that plain
@@ -150,21 +148,28 @@ struct Tile {
 template <class T>
 class Contrast {
  public:
-  // `budget` is what the scratch memory may take: unit vectors first, then tiles.
-  // `loose` lets the rounding of the products depend on the number of threads.
+  // `budget` is what the scratch memory may take: two tiles, which get a quarter of it at most, then unit
+  // vectors, then tiles to keep. `loose` lets the rounding of the products depend on the number of threads.
   Contrast(double scale, std::int64_t budget, bool gradients, bool loose)
       : scale_(static_cast<T>(scale)),
         bounded_(scale <= affekt::kBoundedScale),
         gradients_(gradients),
         loose_(loose),
-        budget_(budget) {}
+        budget_(budget),
+        tile_rows_(std::clamp(budget / 4 / (2 * kTileCols * static_cast<std::int64_t>(sizeof(T))) / kJobRows,
+                              std::int64_t{1}, kTileRows / kJobRows) *
+                   kJobRows) {}
 
-  // Takes n rows of unit vectors out of the budget; false if they do not fit into half of what is left.
+  std::int64_t tile_rows() const { return tile_rows_; }
+
+  // Takes n rows of unit vectors out of the budget; false, and only two blocks of them, if they do not fit
+  // into half of what the tiles leave.
   bool room(const Tensor& x) {
-    const std::int64_t bytes = x.size(0) * x.size(1) * static_cast<std::int64_t>(sizeof(T));
-    if (bytes > budget_ / 2) return false;
-    budget_ -= bytes;
-    return true;
+    const std::int64_t row = x.size(1) * static_cast<std::int64_t>(sizeof(T)), bytes = x.size(0) * row;
+    const std::int64_t tiles = 2 * tile_rows_ * kTileCols * static_cast<std::int64_t>(sizeof(T));
+    const bool fits = x.size(0) <= 2 * kTileCols || bytes <= (budget_ - tiles) / 2;
+    budget_ -= fits ? bytes : 2 * kTileCols * row;
+    return fits;
   }
 
   // Tiles of the rows [row, row + rows) against [first, side.n).
@@ -344,17 +349,17 @@ class Contrast {
 
   T scale_;
   bool bounded_, gradients_, loose_, columns_ = false, without_self_ = false;
-  std::int64_t budget_;
+  std::int64_t budget_, tile_rows_;
   std::vector<Side<T>*> sides_;
   std::vector<Tile<T>> tiles_;
   Tensor scratch_, logits_gradient_;
   std::vector<T> col_sum_, col_max_;
 };
 
-// Cuts rows [0, n) into blocks.
+// Cuts rows [0, n) into blocks of `rows`.
 template <class F>
-void each_block(std::int64_t n, F&& f) {
-  for (std::int64_t row = 0; row < n; row += kTileRows) f(row, std::min(kTileRows, n - row));
+void each_block(std::int64_t n, std::int64_t rows, F&& f) {
+  for (std::int64_t row = 0; row < n; row += rows) f(row, std::min(rows, n - row));
 }
 
 double scale_value(const Tensor& scale) {
@@ -383,7 +388,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce(Tensor a, Tensor b, std::opt
                                                     Tensor scale, std::int64_t shift, bool exclude,
                                                     bool columns, double weight, std::int64_t budget,
                                                     bool for_a, bool for_b, bool loose) {
-  affekt::require_info_nce(a, b, negatives, scale, shift, exclude, columns);
+  affekt::require_info_nce(a, b, negatives, scale, shift, exclude, columns, weight);
   const double factor = scale_value(scale);
   const std::int64_t n = a.size(0);
   Tensor grad_a = zeros_or_empty(a, for_a), grad_b = zeros_or_empty(b, for_b);
@@ -399,7 +404,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce(Tensor a, Tensor b, std::opt
       sides.push_back(&*queue);
     }
     contrast.set(sides, columns, exclude);
-    each_block(n, [&](std::int64_t row, std::int64_t count) {
+    each_block(n, contrast.tile_rows(), [&](std::int64_t row, std::int64_t count) {
       contrast.add_tiles(row, count, cols, 0, n, Part::both);
       if (queue) contrast.add_tiles(row, count, *queue, 0, queue->n, Part::rows_only);
     });
@@ -456,7 +461,7 @@ std::tuple<Tensor, Tensor> log_sums(Tensor a, Tensor b, Tensor scale, bool exclu
     Contrast<T> contrast(factor, budget, false, loose);
     Side<T> rows(a, contrast.room(a)), cols(b, contrast.room(b));
     contrast.set({&rows, &cols}, columns, exclude);
-    each_block(n, [&](std::int64_t row, std::int64_t count) {
+    each_block(n, contrast.tile_rows(), [&](std::int64_t row, std::int64_t count) {
       contrast.add_tiles(row, count, cols, 0, m, Part::both);
     });
     contrast.sums(rows, [](const Tile<T>&, T*) {});
@@ -485,7 +490,7 @@ std::tuple<Tensor, Tensor, Tensor> log_sums_bwd(Tensor a, Tensor b, Tensor scale
     Contrast<T> contrast(factor, budget, true, loose);
     Side<T> rows(a, contrast.room(a)), cols(b, contrast.room(b));
     contrast.set({&rows, &cols}, col.has_value(), exclude);
-    each_block(rows.n, [&](std::int64_t first, std::int64_t count) {
+    each_block(rows.n, contrast.tile_rows(), [&](std::int64_t first, std::int64_t count) {
       contrast.add_tiles(first, count, cols, 0, cols.n, Part::both);
     });
     contrast.reserve();
@@ -553,7 +558,7 @@ std::tuple<Tensor, Tensor, Tensor> sup_con(Tensor z, Tensor labels, std::optiona
     }
     contrast.set(sides, true, true);
     // The matrix is symmetric: blocks above the diagonal serve their rows and their columns.
-    each_block(n, [&](std::int64_t row, std::int64_t count) {
+    each_block(n, contrast.tile_rows(), [&](std::int64_t row, std::int64_t count) {
       contrast.add_tiles(row, count, rows, row, row + count, Part::diagonal);
       contrast.add_tiles(row, count, rows, row + count, n, Part::both);
       if (queue) contrast.add_tiles(row, count, *queue, 0, queue->n, Part::rows_only);
@@ -565,7 +570,7 @@ std::tuple<Tensor, Tensor, Tensor> sup_con(Tensor z, Tensor labels, std::optiona
     Tensor class_sums = torch::stable::new_zeros(z, {count, dim});
     T* const class_sum = class_sums.template mutable_data_ptr<T>();
     const auto each_anchor = [&](auto&& f) {
-      each_block(n, [&](std::int64_t row, std::int64_t in_block) {
+      each_block(n, contrast.tile_rows(), [&](std::int64_t row, std::int64_t in_block) {
         const T* const unit = rows.unit(row, in_block);
         for (std::int64_t i = row; i < row + in_block; ++i) {
           const std::int64_t c = classes[static_cast<std::size_t>(i)];
@@ -600,7 +605,7 @@ std::tuple<Tensor, Tensor, Tensor> sup_con(Tensor z, Tensor labels, std::optiona
       });
       double own = 0;  // sum of unit . gradient without the queue, where every cosine counts twice
       if (queue) {
-        each_block(n, [&](std::int64_t row, std::int64_t in_block) {
+        each_block(n, contrast.tile_rows(), [&](std::int64_t row, std::int64_t in_block) {
           const T* const unit = rows.unit(row, in_block);
           for (std::int64_t i = 0; i < in_block; ++i)
             own += rows.steps.dot(unit + i * dim, g + (row + i) * dim, width);

@@ -32,7 +32,7 @@ inline void require_scale(const torch::stable::Tensor& scale, const torch::stabl
 inline void require_info_nce(const torch::stable::Tensor& a, const torch::stable::Tensor& b,
                              const std::optional<torch::stable::Tensor>& negatives,
                              const torch::stable::Tensor& scale, std::int64_t shift, bool exclude,
-                             bool columns) {
+                             bool columns, double weight) {
   if (a.dim() != 2) throw InvalidArgument("a: expected (n, dim), got " + shape_of(a));
   require_twins("b", b, "a", a);
   if (negatives) require_rows("negatives", *negatives, a.size(1), a);
@@ -41,6 +41,8 @@ inline void require_info_nce(const torch::stable::Tensor& a, const torch::stable
   const std::int64_t n = a.size(0);
   if (n < 1 || shift < 0 || shift >= n || (exclude && n < 2 && !(negatives && negatives->size(0) > 0)))
     throw InvalidArgument("a: expected more rows, got " + shape_of(a));
+  if (!(weight >= 0 && std::isfinite(weight)))
+    throw InvalidArgument("weight: expected a finite number of at least 0, got " + std::to_string(weight));
 }
 
 /// The rows and the columns of a block of a larger matrix; either may be none.
@@ -62,6 +64,7 @@ inline void require_sup_con(const torch::stable::Tensor& z, const torch::stable:
                             const torch::stable::Tensor& scale) {
   if (z.dim() != 2) throw InvalidArgument("z: expected (n, dim), got " + shape_of(z));
   const std::int64_t n = z.size(0);
+  if (n < 1) throw InvalidArgument("z: expected at least one row, got " + shape_of(z));
   if (labels.dim() != 1 || labels.size(0) != n || labels.scalar_type() != torch::headeronly::ScalarType::Long)
     throw InvalidArgument("labels: expected int64 (" + std::to_string(n) + "), got " + shape_of(labels));
   if (negatives) require_rows("negatives", *negatives, z.size(1), z);

@@ -115,7 +115,7 @@ torch::stable::Tensor call_torch(const char* op, const Arguments&... arguments) 
   return torch::stable::detail::to<torch::stable::Tensor>(stack[0]);
 }
 
-/// parallel_ranges (see losses.hpp, RunRanges) on torch's own threads, which training has set already.
+/// A RunRanges (runtime.hpp) on torch's own threads, which training has set already.
 inline void on_torch_threads(std::size_t n, std::size_t grain,
                              void (*body)(void*, std::size_t, std::size_t) noexcept, void* context) {
   if (n <= grain) {

@@ -35,8 +35,8 @@ gpu::CccShape shape_of(const affekt::CccArguments& given) {
 
 std::tuple<Tensor, Tensor> ccc_fwd(Tensor pred, Tensor target, std::optional<Tensor> mask, bool pool,
                                    std::int64_t reduction, double eps, bool mixed) {
-  const affekt::OnDeviceOf device(pred);
   const affekt::CccArguments given = arguments(pred, target, mask, pool);
+  const affekt::OnDeviceOf device(pred);
   const gpu::CccShape shape = shape_of(given);
   Tensor columns = affekt::fresh({static_cast<std::int64_t>(given.columns), std::int64_t{gpu::ccc_values}},
                                  ScalarType::Double, &pred);
@@ -55,8 +55,8 @@ std::tuple<Tensor, Tensor> ccc_fwd(Tensor pred, Tensor target, std::optional<Ten
 
 std::tuple<Tensor, Tensor> ccc_bwd(Tensor grad, Tensor pred, Tensor target, std::optional<Tensor> mask,
                                    Tensor columns, bool pool, bool for_pred, bool for_target) {
-  const affekt::OnDeviceOf device(pred);
   const affekt::CccArguments given = arguments(pred, target, mask, pool);
+  const affekt::OnDeviceOf device(pred);
   affekt::require_beside("grad", grad, "pred", pred);
   affekt::require_beside("columns", columns, "pred", pred);
   const Tensor g = affekt::dense(grad), c = affekt::dense(columns);

@@ -81,7 +81,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce(Tensor a, Tensor b, std::opt
   affekt::require_beside("b", b, "a", a);
   if (negatives) affekt::require_beside("negatives", *negatives, "a", a);
   affekt::require_beside("scale", scale, "a", a);
-  affekt::require_info_nce(a, b, negatives, scale, shift, exclude, columns);
+  affekt::require_info_nce(a, b, negatives, scale, shift, exclude, columns, weight);
   const affekt::OnDeviceOf device(a);
   Task given("_info_nce", "a", a, b, negatives, scale, budget, for_a, for_b, tf32);
   given.task.shift = shift, given.task.exclude = exclude, given.task.columns = columns;
@@ -100,8 +100,6 @@ std::tuple<Tensor, Tensor, Tensor> sup_con(Tensor z, Tensor labels, std::optiona
   const Tensor dense_labels = affekt::dense(labels);
   Task given("_sup_con", "z", z, z, negatives, scale, budget, for_z, false, tf32);
   given.task.labels = static_cast<const long long*>(dense_labels.const_data_ptr());
-  if (z.size(0) == 0)
-    throw affekt::InvalidArgument("z: expected at least one row, got " + affekt::shape_of(z));
   given.run(device);
   return {given.loss, given.grad_a, given.grad_scale};
 }

@@ -311,7 +311,7 @@ struct Welch::Impl {
   const Spectra<double>& spectra(double) const { return doubles; }
 
   template <class T>
-  void compute(const T* const* x, std::size_t rows, std::size_t n, T* out, std::uint32_t* used) const;
+  void compute(const T* const* x, std::size_t rows, std::size_t n, T* out, std::uint64_t* used) const;
 };
 
 namespace {
@@ -350,7 +350,7 @@ class WelchRows {
   }
 
   /// Rows [first, last) of x.
-  void run(const T* const* x, std::size_t first, std::size_t last, T* out, std::uint32_t* used,
+  void run(const T* const* x, std::size_t first, std::size_t last, T* out, std::uint64_t* used,
            Trouble& trouble) noexcept {
     for (std::size_t r = first; r < last; r += together_) {
       if (together_ > 1) {
@@ -367,7 +367,7 @@ class WelchRows {
     return scanner.nan_end <= start || first_odd(at, o_.n_per_seg, spectra_.limit()) == o_.n_per_seg;
   }
 
-  void one(const T* const* x, std::size_t r, T* out, std::uint32_t& used, Trouble& trouble) noexcept {
+  void one(const T* const* x, std::size_t r, T* out, std::uint64_t& used, Trouble& trouble) noexcept {
     used = 0;
     rows_.clear();
     std::fill(total_.begin(), total_.end(), 0.0);
@@ -389,7 +389,7 @@ class WelchRows {
           out_.push_back(row);
         }
       }
-      used += static_cast<std::uint32_t>(x_.size());
+      used += x_.size();
       if (x_.empty()) continue;
       if (median_) {
         spectra_.spectra(x_.data(), x_.size(), out_.data(), work_.data());
@@ -407,7 +407,7 @@ class WelchRows {
     }
   }
 
-  void several(const T* const* x, std::size_t first, std::size_t last, T* out, std::uint32_t* used,
+  void several(const T* const* x, std::size_t first, std::size_t last, T* out, std::uint64_t* used,
                Trouble& trouble) noexcept {
     x_.clear();
     out_.clear();
@@ -431,12 +431,13 @@ class WelchRows {
 
   /// The sum over `n` segments -> a row of the result.
   template <class S>
-  void finish(const S* sum, std::uint32_t n, T* out) const noexcept {
+  void finish(const S* sum, std::uint64_t n, T* out) const noexcept {
     if (n == 0) {
       std::fill(out, out + bins_, std::numeric_limits<T>::quiet_NaN());
       return;
     }
-    for (std::size_t k = 0; k < bins_; ++k) out[k] = static_cast<T>(static_cast<double>(sum[k]) / n);
+    for (std::size_t k = 0; k < bins_; ++k)
+      out[k] = static_cast<T>(static_cast<double>(sum[k]) / static_cast<double>(n));
     out[0] *= T(0.5);  // the ends of the spectrum stand for themselves alone
     if (o_.n_fft % 2 == 0) out[bins_ - 1] *= T(0.5);
   }
@@ -456,7 +457,7 @@ class WelchRows {
 
 template <class T>
 void Welch::Impl::compute(const T* const* x, std::size_t rows, std::size_t n, T* out,
-                          std::uint32_t* used) const {
+                          std::uint64_t* used) const {
   if (n < o.n_per_seg)
     refuse("samples", "at least n_per_seg = " + std::to_string(o.n_per_seg) + " of them", n);
   const Spectra<T>& spectra_of = spectra(T());
@@ -482,11 +483,11 @@ std::size_t Welch::segments(std::size_t n_samples) const noexcept {
   return whole_segments(impl_->o, n_samples);
 }
 void Welch::compute(const float* const* x, std::size_t rows, std::size_t n, float* out,
-                    std::uint32_t* used) const {
+                    std::uint64_t* used) const {
   impl_->compute(x, rows, n, out, used);
 }
 void Welch::compute(const double* const* x, std::size_t rows, std::size_t n, double* out,
-                    std::uint32_t* used) const {
+                    std::uint64_t* used) const {
   impl_->compute(x, rows, n, out, used);
 }
 

@@ -232,12 +232,10 @@ Filter::Filter(const std::vector<Section>& sections) : sections_(sections) {
   padding_ = 3 * (2 * sections.size() + 1 - std::min(no_b2, no_a2));
 }
 
-std::size_t Filter::first_unusable(const float* x, std::size_t n) noexcept {
+std::size_t Filter::first_unusable(const float* x, std::size_t n) {
   return scan().floats(x, n, static_cast<float>(limit(x)));
 }
-std::size_t Filter::first_unusable(const double* x, std::size_t n) noexcept {
-  return scan().doubles(x, n, limit(x));
-}
+std::size_t Filter::first_unusable(const double* x, std::size_t n) { return scan().doubles(x, n, limit(x)); }
 
 namespace {
 

@@ -72,6 +72,14 @@ Framing framing_of(const FrontEndOptions& o) {
   return {o.n_fft, o.win_length, o.hop_length, o.center, o.span, o.pad_mode, o.drop_last};
 }
 
+void check_delta_rows(const FrontEndOptions& o, std::size_t rows, std::size_t n) {
+  if (o.deltas == 0 || o.delta_mode != DeltaMode::interp || rows == 0) return;
+  if (rows >= static_cast<std::size_t>(o.delta_width)) return;
+  throw InvalidArgument("samples: expected enough for delta_width = " + std::to_string(o.delta_width) +
+                        " rows with delta_mode \"interp\", got " + std::to_string(rows) + " rows from " +
+                        std::to_string(n) + " samples");
+}
+
 void Framing::check() const {
   check_range("n_fft", n_fft, 1, 1 << 20, "an integer from 1 to 1048576");
   check_range("win_length", win_length, 1, n_fft, "an integer from 1 to n_fft = " + std::to_string(n_fft));

@@ -49,4 +49,7 @@ struct Framing {
 
 Framing framing_of(const FrontEndOptions& o);
 
+/// Throws InvalidArgument where the differences need more rows than the `rows` of n samples.
+void check_delta_rows(const FrontEndOptions& o, std::size_t rows, std::size_t n);
+
 }  // namespace affekt

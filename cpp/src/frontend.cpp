@@ -333,15 +333,7 @@ void FrontEnd::Impl::run(const Signals<S, O>& signals) const {
   const std::size_t lanes = k.kernels.lanes, n_mels = k.view.n_mels;
   const std::size_t pitch = columns * static_cast<std::size_t>(1 + o.deltas);
   const Tiles tiles(framing, signals.n, signals.count, lanes);
-  if (o.deltas > 0 && o.delta_mode == DeltaMode::interp) {
-    for (std::size_t i = 0; i < signals.count; ++i) {
-      const std::size_t rows = tiles.frames(i);
-      if (rows == 0 || rows >= static_cast<std::size_t>(o.delta_width)) continue;
-      throw InvalidArgument("samples: expected enough for delta_width = " + std::to_string(o.delta_width) +
-                            " rows with delta_mode \"interp\", got " + std::to_string(rows) + " rows from " +
-                            std::to_string(signals.n[i]) + " samples");
-    }
-  }
+  for (std::size_t i = 0; i < signals.count; ++i) check_delta_rows(o, tiles.frames(i), signals.n[i]);
   // A clamp against the clip's maximum needs every log-mel value before the steps that follow it.
   AlignedVector<T> mels, energies;
   std::vector<T> tops;
@@ -448,10 +440,10 @@ std::vector<double> FrontEnd::dct() const { return make_dct(impl_->o); }
 int FrontEnd::latency_samples() const noexcept { return impl_->framing.span(); }
 int FrontEnd::hop_samples() const noexcept { return impl_->o.hop_length; }
 
-std::size_t first_non_finite(const float* x, std::size_t n) noexcept {
+std::size_t first_non_finite(const float* x, std::size_t n) {
   return first_beyond(x, n, std::numeric_limits<float>::max());
 }
-std::size_t first_non_finite(const double* x, std::size_t n) noexcept {
+std::size_t first_non_finite(const double* x, std::size_t n) {
   return first_beyond(x, n, std::numeric_limits<double>::max());
 }
 std::size_t FrontEnd::first_unusable(const float* x, std::size_t n) const noexcept {
@@ -608,7 +600,7 @@ struct FrontEndStream::Impl {
   std::optional<Tile<double>> wide;
 };
 
-std::size_t FrontEnd::stream_bytes(std::size_t capacity_samples) const noexcept {
+std::size_t FrontEnd::stream_bytes(std::size_t capacity_samples) const {
   return FrontEndStream::Impl::bytes(*impl_, capacity_samples);
 }
 

@@ -155,6 +155,7 @@ struct FrontEndGradient::Impl {
   template <class S>
   void compute(const S* x, std::size_t n, const S* grad, S* to) const {
     const std::size_t rows = framing.frames(n);
+    if (of == Of::features) check_delta_rows(o, rows, n);
     if (rows == 0) {
       std::fill(to, to + n, S(0));
       return;

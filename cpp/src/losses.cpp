@@ -15,16 +15,6 @@ constexpr std::size_t kChunk = std::size_t{1} << 14;
 // Elements worth a thread of their own.
 constexpr std::size_t kGrain = std::size_t{1} << 15;
 
-template <class F>
-void run_ranges(RunRanges run, std::size_t n, std::size_t grain, F&& f) {
-  run(
-      n, grain,
-      [](void* context, std::size_t begin, std::size_t end) noexcept {
-        (*static_cast<std::remove_reference_t<F>*>(context))(begin, end);
-      },
-      const_cast<void*>(static_cast<const void*>(&f)));
-}
-
 template <class T>
 const auto& ccc_kernels() {
   if constexpr (std::is_same_v<T, float>)

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstddef>
-#include <type_traits>
 
 #include "affekt/export.hpp"
+#include "affekt/runtime.hpp"
 
 namespace affekt {
 
@@ -19,12 +19,7 @@ AFFEKT_API void parallel_ranges(std::size_t n, std::size_t grain,
 /// The same for a callable f(begin, end) noexcept.
 template <class F>
 void parallel_for(std::size_t n, std::size_t grain, F&& f) {
-  parallel_ranges(
-      n, grain,
-      [](void* context, std::size_t begin, std::size_t end) noexcept {
-        (*static_cast<std::remove_reference_t<F>*>(context))(begin, end);
-      },
-      const_cast<void*>(static_cast<const void*>(&f)));
+  run_ranges(parallel_ranges, n, grain, f);
 }
 
 }  // namespace affekt

@@ -207,12 +207,8 @@ double Resampler::multiplications() const noexcept {
   return count;
 }
 
-std::size_t Resampler::first_unusable(const float* x, std::size_t n) noexcept {
-  return scan().floats(x, n, 1e30f);
-}
-std::size_t Resampler::first_unusable(const double* x, std::size_t n) noexcept {
-  return scan().doubles(x, n, 1e30);
-}
+std::size_t Resampler::first_unusable(const float* x, std::size_t n) { return scan().floats(x, n, 1e30f); }
+std::size_t Resampler::first_unusable(const double* x, std::size_t n) { return scan().doubles(x, n, 1e30); }
 
 template <class S>
 void Resampler::compute_signals(const S* const* x, std::size_t signals, std::size_t n,

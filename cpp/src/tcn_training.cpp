@@ -1,10 +1,14 @@
 #include "affekt/tcn_training.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string>
 #include <type_traits>
 #include <vector>
 
 #include "affekt/aligned.hpp"
+#include "affekt/error.hpp"
 #include "kernels/causal_conv.hpp"
 
 namespace affekt {
@@ -19,15 +23,9 @@ constexpr std::size_t kWeightJobs = 8;
 
 template <class F>
 void run_jobs(RunRanges run, std::size_t n, F&& f) {
-  const auto all = [&f](std::size_t begin, std::size_t end) noexcept {
+  run_ranges(run, n, 1, [&f](std::size_t begin, std::size_t end) noexcept {
     for (std::size_t i = begin; i < end; ++i) f(i);
-  };
-  run(
-      n, 1,
-      [](void* context, std::size_t begin, std::size_t end) noexcept {
-        (*static_cast<decltype(all)*>(context))(begin, end);
-      },
-      const_cast<void*>(static_cast<const void*>(&all)));
+  });
 }
 
 template <class T>
@@ -160,10 +158,34 @@ Dropout<T> dropout_of(const TcnBlock<T>& block, std::uint64_t key) {
           static_cast<T>(1 / (1 - block.dropout))};
 }
 
+template <class T>
+void check(const TcnBlock<T>& block) {
+  const auto at_least_one = [](const char* name, std::size_t n) {
+    if (n == 0) throw InvalidArgument(std::string(name) + ": expected at least 1, got 0");
+  };
+  at_least_one("in", block.in);
+  at_least_one("out", block.out);
+  at_least_one("taps", block.taps);
+  if (block.dilation == 0 || block.dilation > INT32_MAX)
+    throw InvalidArgument("dilation: expected from 1 to 2147483647, got " + std::to_string(block.dilation));
+  if (block.weight1 == nullptr || block.weight2 == nullptr)
+    throw InvalidArgument(std::string(block.weight1 == nullptr ? "weight1" : "weight2") +
+                          ": expected a weight, got null");
+  if (block.residual == nullptr && block.in != block.out)
+    throw InvalidArgument("residual: expected a weight, as the width changes from " +
+                          std::to_string(block.in) + " to " + std::to_string(block.out) + ", got null");
+  if (!(block.slope >= 0 && std::isfinite(block.slope)))
+    throw InvalidArgument("slope: expected a finite number of at least 0, got " +
+                          std::to_string(block.slope));
+  if (!(block.dropout >= 0 && block.dropout < 1))
+    throw InvalidArgument("dropout: expected within [0, 1), got " + std::to_string(block.dropout));
+}
+
 }  // namespace
 
 template <class T>
 void tcn_block_forward(const TcnBlock<T>& block, const T* x, T* h1, T* h2, T* y, RunRanges run) {
+  check(block);
   const CausalConvKernelsOf<T>& k = kernels<T>();
   const Work<T> work(block, run);
   const std::size_t in = block.in, out = block.out, taps = block.taps;
@@ -198,6 +220,7 @@ void tcn_block_forward(const TcnBlock<T>& block, const T* x, T* h1, T* h2, T* y,
 template <class T>
 void tcn_block_backward(const TcnBlock<T>& block, const T* x, const T* h1, const T* h2, const T* y,
                         const T* grad_y, const TcnBlockGradients<T>& grads, RunRanges run) {
+  check(block);
   const CausalConvKernelsOf<T>& k = kernels<T>();
   const Work<T> work(block, run);
   const std::size_t in = block.in, out = block.out, taps = block.taps;

@@ -132,13 +132,13 @@ void threads_do_not_change_the_bits() {
   const std::size_t channels = 11, n = 20000;
   const std::vector<float> x = noise<float>(channels * n, 5);
   std::vector<float> one(channels * plan.bins()), four(one.size());
-  std::vector<std::uint32_t> used(channels);
+  std::vector<std::uint64_t> used(channels);
   plan.compute(rows_of(x, channels).data(), channels, n, one.data(), used.data());
   affekt::set_num_threads(4);
   plan.compute(rows_of(x, channels).data(), channels, n, four.data(), used.data());
   affekt::set_num_threads(1);
   CHECK(one == four);
-  for (const std::uint32_t u : used) CHECK_EQ(u, plan.segments(n));
+  for (const std::uint64_t u : used) CHECK_EQ(u, plan.segments(n));
 }
 
 void bad_input_is_named() {

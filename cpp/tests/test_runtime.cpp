@@ -13,8 +13,10 @@
 #include "affekt/error.hpp"
 #include "affekt/filter.hpp"
 #include "affekt/frontend.hpp"
+#include "affekt/losses.hpp"
 #include "affekt/resampler.hpp"
 #include "affekt/runtime.hpp"
+#include "affekt/tcn_training.hpp"
 #include "check.hpp"
 #include "parallel.hpp"
 
@@ -111,6 +113,26 @@ void plans_refuse_an_unknown_isa() {
   }));
   CHECK(refuses_unknown_isa([] { affekt::FrontEnd plan(affekt::FrontEndOptions{}); }));
   CHECK(refuses_unknown_isa([] { affekt::Welch plan(affekt::WelchOptions{}); }));
+  // Calls that need no plan.
+  const float x = 1;
+  const double wide = 1;
+  CHECK(refuses_unknown_isa([&] { (void)affekt::first_non_finite(&x, 1); }));
+  CHECK(refuses_unknown_isa([&] { (void)affekt::first_non_finite(&wide, 1); }));
+  CHECK(refuses_unknown_isa([&] { (void)affekt::Filter::first_unusable(&x, 1); }));
+  CHECK(refuses_unknown_isa([&] { (void)affekt::Filter::first_unusable(&wide, 1); }));
+  CHECK(refuses_unknown_isa([&] { (void)affekt::Resampler::first_unusable(&x, 1); }));
+  CHECK(refuses_unknown_isa([&] { (void)affekt::Resampler::first_unusable(&wide, 1); }));
+  CHECK(refuses_unknown_isa([] { (void)affekt::contrast_steps<float>(); }));
+  CHECK(refuses_unknown_isa([&] {
+    affekt::CccColumn column;
+    affekt::ccc_forward({1, 1, 1}, &x, &x, nullptr, 0.0, false, &column, affekt::parallel_ranges);
+  }));
+  CHECK(refuses_unknown_isa([&] {
+    float h1 = 0, h2 = 0, y = 0;
+    affekt::tcn_block_forward(
+        affekt::TcnBlock<float>{1, 1, 1, 1, 1, 1, &x, &x, &x, &x, nullptr, nullptr, 0, 0, 0, 0}, &x, &h1, &h2,
+        &y, affekt::parallel_ranges);
+  }));
 }
 #endif
 

@@ -72,9 +72,9 @@ class AFFEKT_API Welch {
   /// `rows` signals of n samples, at x[r] -> out, (rows, bins()) row-major, and the number of segments that
   /// each row used; a row without any is NaN. Threads share the rows. Throws InvalidArgument at an unusable
   /// sample, and where n < n_per_seg.
-  void compute(const float* const* x, std::size_t rows, std::size_t n, float* out, std::uint32_t* used) const;
+  void compute(const float* const* x, std::size_t rows, std::size_t n, float* out, std::uint64_t* used) const;
   void compute(const double* const* x, std::size_t rows, std::size_t n, double* out,
-               std::uint32_t* used) const;
+               std::uint64_t* used) const;
 
  private:
   struct Impl;

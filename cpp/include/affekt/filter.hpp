@@ -55,9 +55,9 @@ class AFFEKT_API Filter {
   /// Values up to this magnitude may be filtered: 1e30 for float, 1e250 for double.
   static double limit(const float*) noexcept { return 1e30; }
   static double limit(const double*) noexcept { return 1e250; }
-  /// Index of the first sample that is NaN or beyond the limit; `n` if there is none.
-  static std::size_t first_unusable(const float* x, std::size_t n) noexcept;
-  static std::size_t first_unusable(const double* x, std::size_t n) noexcept;
+  /// Index of the first sample that is NaN or beyond the limit; `n` if there is none. Throws as isa() does.
+  static std::size_t first_unusable(const float* x, std::size_t n);
+  static std::size_t first_unusable(const double* x, std::size_t n);
   static std::size_t first_unusable(const std::int16_t*, std::size_t n) noexcept { return n; }
 
   /// Filters `rows` signals of `n` samples forward in time, x[r] into y[r]; y[r] may be x[r]. int16 is taken

@@ -147,7 +147,7 @@ class AFFEKT_API FrontEnd {
   int latency_samples() const noexcept;
   int hop_samples() const noexcept;
   /// Bytes that a FrontEndStream of this capacity allocates.
-  std::size_t stream_bytes(std::size_t capacity_samples) const noexcept;
+  std::size_t stream_bytes(std::size_t capacity_samples) const;
 
  private:
   friend class FrontEndStream;
@@ -194,8 +194,8 @@ class AFFEKT_API FrontEndStream {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Index of the first sample that is NaN or infinite; `n` if there is none.
-AFFEKT_API std::size_t first_non_finite(const float* x, std::size_t n) noexcept;
-AFFEKT_API std::size_t first_non_finite(const double* x, std::size_t n) noexcept;
+/// Index of the first sample that is NaN or infinite; `n` if there is none. Throws as isa() does.
+AFFEKT_API std::size_t first_non_finite(const float* x, std::size_t n);
+AFFEKT_API std::size_t first_non_finite(const double* x, std::size_t n);
 
 }  // namespace affekt

@@ -28,7 +28,7 @@ class AFFEKT_API FrontEndGradient {
   /// Values of a row: features, bins, or twice the bins.
   std::size_t columns() const noexcept;
   /// x (n), grad (frames(n), columns()) -> to (n), overwritten. The samples must be usable, as the forward
-  /// call has seen.
+  /// call has seen. Throws InvalidArgument where deltas need more rows than there are.
   void compute(const float* x, std::size_t n, const float* grad, float* to) const;
   void compute(const double* x, std::size_t n, const double* grad, double* to) const;
 

@@ -9,13 +9,9 @@
 #include <cstdint>
 
 #include "affekt/export.hpp"
+#include "affekt/runtime.hpp"
 
 namespace affekt {
-
-/// Calls body(context, begin, end) on ranges that cover [0, n), none but the last shorter than grain, and
-/// returns when all have ended: how a caller lends its threads.
-using RunRanges = void (*)(std::size_t n, std::size_t grain,
-                           void (*body)(void*, std::size_t, std::size_t) noexcept, void* context);
 
 /// Concordance of `groups` x `dims` pairs of columns: pred and target are (groups, steps, dims), dense, and
 /// `mask` (the same shape, or null) leaves out the elements where it is 0, whatever they hold.

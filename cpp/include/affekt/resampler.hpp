@@ -47,9 +47,9 @@ class AFFEKT_API Resampler {
   /// Multiplications per output sample, all stages together.
   double multiplications() const noexcept;
 
-  /// Index of the first sample that is NaN or beyond 1e30; `n` if there is none.
-  static std::size_t first_unusable(const float* x, std::size_t n) noexcept;
-  static std::size_t first_unusable(const double* x, std::size_t n) noexcept;
+  /// Index of the first sample that is NaN or beyond 1e30; `n` if there is none. Throws as isa() does.
+  static std::size_t first_unusable(const float* x, std::size_t n);
+  static std::size_t first_unusable(const double* x, std::size_t n);
   static std::size_t first_unusable(const std::int16_t*, std::size_t n) noexcept { return n; }
 
   /// `signals` results of output_length(n) samples. Result s is the sum over c of mix[c] x[s * mix.size() +

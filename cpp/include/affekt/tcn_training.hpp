@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "affekt/export.hpp"
-#include "affekt/losses.hpp"
+#include "affekt/runtime.hpp"
 
 namespace affekt {
 
@@ -18,13 +18,13 @@ namespace affekt {
 ///   h1 = drop(act(conv(x, weight1, bias1))),  h2 = drop(act(conv(h1, weight2, bias2))),
 ///   y = act(h2 + (residual ? residual x + residual_bias : x)),
 ///
-/// act(v) = v > 0 ? v : slope v, slope >= 0; drop, where dropout > 0, makes a value 0 with that probability
-/// and divides the others by 1 - dropout. What is dropped depends on the key, the row and the column alone.
-/// Zeros in h1 and h2 that dropout made are -0, all others are +0: the backward pass tells them apart by
-/// that.
+/// act(v) = v > 0 ? v : slope v, slope >= 0 and finite; drop, where dropout > 0, makes a value 0 with that
+/// probability and divides the others by 1 - dropout. What is dropped depends on the key, the row and the
+/// column alone. Zeros in h1 and h2 that dropout made are -0, all others are +0: the backward pass tells them
+/// apart by that. batch and time may be 0. Both passes throw InvalidArgument naming the field.
 template <class T>
 struct TcnBlock {
-  std::size_t batch, time, in, out, taps, dilation;
+  std::size_t batch, time, in, out, taps, dilation;  // dilation < 2^31
   const T* weight1;
   const T* bias1;
   const T* weight2;
