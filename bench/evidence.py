@@ -59,9 +59,9 @@ def build(folder: Path) -> Path:
 
 
 def nanoseconds(program: Path, kernel: str, isa: str) -> tuple[float, int]:
-    """Return the time of a frame or step, the best of five runs of half a second, and the passes of a run."""
+    """Return the processor time of a frame or step, the best of five short runs, and the passes of a run."""
     units, seconds = told([str(program), kernel, "3"], AFFEKT_ISA=isa).split()
-    passes = max(1, round(1.5 / float(seconds)))
+    passes = max(1, round(0.75 / float(seconds)))
     best = float("inf")
     for _ in range(5):
         units, seconds = told([str(program), kernel, str(passes)], AFFEKT_ISA=isa).split()
@@ -87,26 +87,10 @@ def sampled(program: Path, kernel: str, passes: int, folder: Path) -> list[str]:
     if shutil.which("perf") is None:
         return ["perf is not installed here."]
     data = str(folder / "perf.data")
-    told(
-        [
-            "perf",
-            "record",
-            "-q",
-            "-e",
-            "cpu-clock",
-            "-F",
-            "2000",
-            "-o",
-            data,
-            str(program),
-            kernel,
-            str(4 * passes),
-        ]
-    )
-    report = told(
-        ["perf", "report", "-i", data, "--stdio", "--percent-limit", str(LEAST), "--sort", "dso,symbol"]
-    )
-    lines = re.findall(r"^\s*(\d+\.\d+)%\s+(\S+)\s+\[(.)\]\s+(.*\S)", report, flags=re.MULTILINE)
+    record = ["perf", "record", "-q", "-e", "cpu-clock", "-F", "2000", "-o", data]
+    told([*record, str(program), kernel, str(4 * passes)])
+    report = ["perf", "report", "-i", data, "--stdio", "--percent-limit", str(LEAST), "--sort", "dso,symbol"]
+    lines = re.findall(r"^\s*(\d+\.\d+)%\s+(\S+)\s+\[(.)\]\s+(.*\S)", told(report), flags=re.MULTILINE)
     rows = ["| time | function | library |", "|--:|---|---|"]
     return rows + [
         f"| {share} % | `{short(name)}` | {Path(library).name if kind == '.' else 'kernel'} |"

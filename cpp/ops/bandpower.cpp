@@ -90,7 +90,7 @@ Tensor welch(Tensor signal, std::string options) {
     Tensor out = empty(batch, shape, signal.scalar_type());
     S* const to = out.template mutable_data_ptr<S>();
     const std::vector<const S*> rows = rows_of<S>(batch);
-    std::vector<std::uint32_t> used(rows.size());
+    std::vector<std::uint64_t> used(rows.size());
     in_parts(batch.rows, [&](std::size_t first, std::size_t count) {
       plan->compute(rows.data() + first, count, batch.time, to + first * plan->bins(), used.data() + first);
     });
