@@ -59,11 +59,11 @@ def build(folder: Path) -> Path:
 
 
 def nanoseconds(program: Path, kernel: str, isa: str) -> tuple[float, int]:
-    """Return the processor time of a frame or step, the best of five short runs, and the passes of a run."""
+    """Return the processor time of a frame or step, the best of three short runs, and the passes of a run."""
     units, seconds = told([str(program), kernel, "3"], AFFEKT_ISA=isa).split()
-    passes = max(1, round(0.75 / float(seconds)))
+    passes = max(1, round(0.4 / float(seconds)))
     best = float("inf")
-    for _ in range(5):
+    for _ in range(3):
         units, seconds = told([str(program), kernel, str(passes)], AFFEKT_ISA=isa).split()
         best = min(best, float(seconds) / int(units) * 1e9)
     return best, passes
@@ -87,13 +87,13 @@ def sampled(program: Path, kernel: str, passes: int, folder: Path) -> list[str]:
     if shutil.which("perf") is None:
         return ["perf is not installed here."]
     data = str(folder / "perf.data")
-    record = ["perf", "record", "-q", "-e", "cpu-clock", "-F", "2000", "-o", data]
+    record = ["perf", "record", "-q", "-e", "cpu-clock", "-F", "4000", "-o", data]
     told([*record, str(program), kernel, str(4 * passes)])
     report = ["perf", "report", "-i", data, "--stdio", "--percent-limit", str(LEAST), "--sort", "dso,symbol"]
     lines = re.findall(r"^\s*(\d+\.\d+)%\s+(\S+)\s+\[(.)\]\s+(.*\S)", told(report), flags=re.MULTILINE)
     rows = ["| time | function | library |", "|--:|---|---|"]
     return rows + [
-        f"| {share} % | `{short(name)}` | {Path(library).name if kind == '.' else 'kernel'} |"
+        f"| {share} % | `{short(re.split(' {2,}', name)[0])}` | {library if kind == '.' else 'kernel'} |"
         for share, library, kind, name in lines
     ]
 
@@ -126,6 +126,7 @@ def simulated(program: Path, kernel: str, unit: str, folder: Path) -> list[str]:
         return ["valgrind is not installed here."]
     isa = "avx2" if affekt.isa() == "avx512" else affekt.isa()
     totals: list[dict[str, int]] = []
+    functions: list[dict[tuple[str, str], int]] = []
     units: list[int] = []
     out = folder / f"callgrind.{kernel}"
     flags = ["-q", "--tool=callgrind", "--cache-sim=yes", "--branch-sim=yes", f"--callgrind-out-file={out}"]
@@ -134,13 +135,19 @@ def simulated(program: Path, kernel: str, unit: str, folder: Path) -> list[str]:
         units.append(int(re.findall(r"^(\d+) \d+\.\d+$", printed, flags=re.MULTILINE)[0]))
         text = out.read_text()
         events = re.findall(r"^events: (.*)$", text, flags=re.MULTILINE)[0].split()
-        values = re.findall(r"^(?:totals|summary): (.*)$", text, flags=re.MULTILINE)[-1].split()
+        values = re.findall(r"^totals: (.*)$", text, flags=re.MULTILINE)[-1].split()
         totals.append(dict(zip(events, map(int, values), strict=True)))
+        functions.append({})
+        for line in told(["callgrind_annotate", "--threshold=100", "--show=Ir", str(out)]).splitlines():
+            found = re.match(r"\s*([\d,]+) \([^)]*\)\s+\S*?[^:]:([^:].*)", line)
+            if found:
+                name, _, library = found[2].rstrip("]").rpartition(" [")
+                functions[-1][short(name), Path(library).name] = int(found[1].replace(",", ""))
     each = {name: (totals[1][name] - totals[0][name]) / (units[1] - units[0]) for name in totals[0]}
     taken = nanoseconds(program, kernel, isa)[0]
     rows = [
-        f"callgrind on {isa}, per {unit}: {each['Ir']:.0f} instructions, {each['Dr']:.0f} reads and "
-        f"{each['Dw']:.0f} writes of data, {each['D1mr'] + each['D1mw']:.1f} misses of the first cache, "
+        f"callgrind on {isa}, per {unit}: {each['Ir']:.0f} instructions, "
+        f"{each['D1mr'] + each['D1mw']:.1f} misses of the first cache, "
         f"{each['DLmr'] + each['DLmw']:.2f} of the last, {each['Bc'] + each['Bi']:.0f} branches, "
         f"{each['Bcm'] + each['Bim']:.1f} mispredicted. Outside valgrind that {unit} takes {taken:.0f} ns on "
         f"{isa}: {each['Ir'] / taken:.2f} instructions per ns{clock(each['Ir'] / taken)}.",
@@ -148,11 +155,11 @@ def simulated(program: Path, kernel: str, unit: str, folder: Path) -> list[str]:
         "| instructions | function | library |",
         "|--:|---|---|",
     ]
-    listed = told(["callgrind_annotate", "--threshold=99", "--show=Ir", str(out)])
-    pattern = r"^\s*[\d,]+ \(\s*([\d.]+)%\)\s+[^:]*:(.*?)(?: \[([^]]*)\])?$"
-    for share, name, library in re.findall(pattern, listed, flags=re.MULTILINE):
-        if float(share) >= LEAST and name:
-            rows.append(f"| {share} % | `{short(name)}` | {Path(library).name} |")
+    grown = {key: count - functions[0].get(key, 0) for key, count in functions[1].items()}
+    for (name, library), count in sorted(grown.items(), key=lambda item: -item[1]):
+        share = 100 * count / (totals[1]["Ir"] - totals[0]["Ir"])
+        if share >= LEAST:
+            rows.append(f"| {share:.1f} % | `{name}` | {library} |")
     return rows
 
 
