@@ -150,7 +150,7 @@ def simulated(program: Path, kernel: str, unit: str, folder: Path) -> list[str]:
         f"{each['D1mr'] + each['D1mw']:.1f} misses of the first cache, "
         f"{each['DLmr'] + each['DLmw']:.2f} of the last, {each['Bc'] + each['Bi']:.0f} branches, "
         f"{each['Bcm'] + each['Bim']:.1f} mispredicted. Outside valgrind that {unit} takes {taken:.0f} ns on "
-        f"{isa}: {each['Ir'] / taken:.2f} instructions per ns{clock(each['Ir'] / taken)}.",
+        f"{isa}: {each['Ir'] / taken:.2f} instructions per ns.",
         "",
         "| instructions | function | library |",
         "|--:|---|---|",
@@ -161,15 +161,6 @@ def simulated(program: Path, kernel: str, unit: str, folder: Path) -> list[str]:
         if share >= LEAST:
             rows.append(f"| {share:.1f} % | `{name}` | {library} |")
     return rows
-
-
-def clock(rate: float) -> str:
-    """Return the instructions per cycle at the clock that Linux states, if it states one."""
-    try:
-        found = re.search(r"^cpu MHz\s*:\s*([\d.]+)", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
-    except OSError:
-        found = None
-    return f", {rate / float(found[1]) * 1e3:.2f} per cycle at the {found[1]} MHz stated" if found else ""
 
 
 def main() -> int:
