@@ -56,7 +56,8 @@ struct Arguments {
       throw affekt::InvalidArgument("residual: expected a weight, as the width changes from " +
                                     std::to_string(in) + " to " + std::to_string(out));
     if (dilation < 1 || dilation > INT32_MAX)
-      throw affekt::InvalidArgument("dilation: expected from 1 to 2147483647, got " + std::to_string(dilation));
+      throw affekt::InvalidArgument("dilation: expected from 1 to 2147483647, got " +
+                                    std::to_string(dilation));
     if (!(slope >= 0))
       throw affekt::InvalidArgument("slope: expected at least 0, got " + std::to_string(slope));
     if (!(dropout >= 0 && dropout < 1))
