@@ -405,7 +405,7 @@ def test_raw_ops_refuse_what_does_not_fit():
         (6, rb[:1], "residual_bias: expected"),
         (7, None, "keys: expected two"),
         (7, keys.float(), "keys: expected two of int64"),
-        (8, 0, "dilation: expected at least 1"),
+        (8, 0, "dilation: expected from 1"),
         (9, -0.5, "slope: expected at least 0"),
         (9, float("nan"), "slope: expected at least 0"),
         (10, 1.0, r"dropout: expected within \[0, 1\)"),
