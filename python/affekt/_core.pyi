@@ -150,7 +150,8 @@ class Model(metaclass=_BindingType):
     def tensors(self, path: bytes | str) -> dict[str, NDArray[np.float32]]: ...
     def tensors_from_bytes(self, content: bytes) -> dict[str, NDArray[np.float32]]: ...
 
-class Snapshot(metaclass=_BindingType): ...
+class Snapshot(metaclass=_BindingType):
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # raises: Engine.snapshot makes one
 
 class Engine(metaclass=_BindingType):
     def __init__(
