@@ -48,7 +48,10 @@ def module(made):
 
     fake = types.ModuleType("cupy")
     fake.ndarray, fake.RawModule = Array, RawModule
-    fake.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDevice=lambda: 0))
+    stream = types.SimpleNamespace(synchronize=lambda: None)
+    fake.cuda = types.SimpleNamespace(
+        runtime=types.SimpleNamespace(getDevice=lambda: 0), get_current_stream=lambda: stream
+    )
     for name in (
         "empty", "full", "ones", "arange", "concatenate", "empty_like", "ascontiguousarray", "broadcast_to",
         "asarray",

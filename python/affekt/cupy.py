@@ -7,11 +7,13 @@
     rows = on_gpu.features(LogMel(), cp.asarray(audio))
     loss, to_pred, to_target = on_gpu.ccc_loss(pred, target, gradients=True)
 
-The kernels are those of the torch ops; NVRTC compiles them at first use, and CuPy keeps the binaries on disk.
+The kernels are those of the torch ops; NVRTC compiles them at first use in a process, and a CuPy that caches
+modules with name expressions (newer than 14.1.1) keeps the binaries on disk.
 Inputs are taken without a copy where they are dense: CuPy arrays, and anything on the GPU with
 ``__cuda_array_interface__`` or DLPack (detached torch tensors). Results are CuPy arrays, which offer both as
-well. Work goes on CuPy's current stream, and nothing here waits for it: values on the GPU are not checked.
-NaN and infinity come out as each function says.
+well. Work goes on CuPy's current stream: what another library computes on another stream must be done. Only
+the first `features` with new options waits for the GPU: values there are not checked. NaN and infinity come
+out as each function says.
 
 Needs CuPy, ``pip install 'affekt[cuda]'``, and a GPU of compute capability 8.0 or higher.
 """
@@ -109,7 +111,10 @@ def _plan(kind: type, options: str) -> Any:
 
 @lru_cache(maxsize=32)
 def _tables(kind: type, options: str, in_double: bool, device: int) -> Any:
-    return cp.asarray(np.frombuffer(_plan(kind, options).tables(in_double), dtype=np.uint8))
+    tables = cp.asarray(np.frombuffer(_plan(kind, options).tables(in_double), dtype=np.uint8))
+    # The copy goes on this stream, and the next call may be on another.
+    cp.cuda.get_current_stream().synchronize()
+    return tables
 
 
 def _signals(name: str, value: Any, full_scale: int) -> Any:

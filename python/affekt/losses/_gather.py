@@ -106,6 +106,7 @@ class Ranks:
         """Return the rows `x` of each rank."""
         if self.size == 1:
             return [x]
+        x = x.contiguous()  # else NCCL refuses it on this rank, while the others wait
         most = max(counts)
         mine = x if len(x) == most else torch.cat([x, x.new_zeros((most - len(x), *x.shape[1:]))])
         found = list(x.new_empty((self.size, most, *x.shape[1:])))
@@ -221,7 +222,7 @@ def gathered_sup_con(
     )
     own, at = classes.split(list(counts))[ranks.rank].unique(return_inverse=True)
     if sizes.max() < 2:
-        return 0 * (z.sum() + scale)
+        return 0 * (z[:0].sum() + scale)  # a sum of 16-bit numbers may be infinite
     partners = sizes[own][at] - 1
     weights = (partners > 0).double() / sizes[sizes > 1].sum().clamp(min=1)
     # Where the classes of this rank's rows have their sum; the sum of its positives is that less the row.

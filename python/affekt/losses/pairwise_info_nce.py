@@ -116,7 +116,8 @@ def pairwise_info_nce_loss(
         counted = [(pair, rows) for pair, rows in zip(pairs, counts, strict=True) if sum(rows) >= least]
         terms = 2 * sum(sum(rows) for _, rows in counted)
         if not terms:
-            return torch.stack([value[:0].sum() for value in z]).sum()
+            # The scale makes float32 of 16-bit zeros, and gets its gradient.
+            return torch.stack([value[:0].sum() for value in z]).sum() + 0 * scale
         weight = 1 / (terms if reduction == "mean" else modalities * (modalities - 1))
         losses = [
             info_nce(
