@@ -163,11 +163,16 @@ X = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
         ({"anchors": X.double(), "candidates": X}, *2 * ["dtype must be the same on all ranks"]),
         ({"reduction": "sum"}, *2 * ["reduction must be the same on all ranks, got mean on rank 0 and sum"]),
         ({"gather": "other"}, *2 * ["gather must be the same on all ranks"]),
+        (
+            {"gather": "al"},
+            "gather must be one of none, all, ring, got 'al'",
+            "refused its input: InputError: gat",
+        ),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
 def test_bad_input_of_one_rank_is_an_error_on_all(ranks, gather, change, own, others):
-    if "gather" in change:
+    if change.get("gather") == "other":
         change = {"gather": next(g for g in GATHERS if g != gather)}
     found = ranks.run("refused", gather, each=[(change if rank == 2 else {},) for rank in range(WORLD)])
     for rank, (message, after) in enumerate(found):

@@ -43,9 +43,13 @@ def gatherable(loss: Loss) -> Loss:
 
 def together(gather: str, group: Any) -> Any:
     """Return a context that gives the `Ranks` which share the loss, or None for ``"none"``."""
-    if gather not in GATHERS:
-        raise InputError(f"gather must be one of {', '.join(GATHERS)}, got {gather!r}")
+    if gather not in GATHERS and not (dist.is_available() and dist.is_initialized()):
+        raise _unknown(gather)
     return nullcontext() if gather == "none" else Ranks(gather, group)
+
+
+def _unknown(gather: str) -> InputError:
+    return InputError(f"gather must be one of {', '.join(GATHERS)}, got {gather!r}")
 
 
 class Ranks:
@@ -57,7 +61,7 @@ class Ranks:
     def __init__(self, gather: str, group: Any) -> None:
         if not (dist.is_available() and dist.is_initialized()):
             raise InputError(f"gather={gather!r} needs torch.distributed.init_process_group() first")
-        self.group, self.ring = group, gather == "ring"
+        self.group, self.gather, self.ring = group, gather, gather == "ring"
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         if self.rank < 0:
             raise InputError(f"group must contain this process, rank {dist.get_rank()} of all")
@@ -65,6 +69,10 @@ class Ranks:
         self._told = False
 
     def __enter__(self) -> Ranks:
+        if self.gather not in GATHERS:
+            error = _unknown(self.gather)
+            self.__exit__(InputError, error, None)
+            raise error
         return self
 
     def __exit__(
