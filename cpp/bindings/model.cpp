@@ -8,6 +8,7 @@
 #include <array>
 #include <cmath>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "affekt/engine.hpp"
@@ -101,7 +102,8 @@ struct PyEngine {
       status = time ? engine.push(modality, x, n, *time, &taken) : engine.push(modality, x, n, &taken);
     }
     if (status == Status::ok || status == Status::queue_full) return taken;
-    if (!known) refuse(status, ": '" + modality + "'; it listens to: " + listed(model));
+    // Asked anew: restore() may have brought another model of the same content.
+    if (!known) refuse(status, ": '" + modality + "'; it listens to: " + listed(engine.model()));
     if (time && (!std::isfinite(*time) || status == Status::time_backwards || std::abs(*time) > 4e9))
       refuse(status, ": time is " + std::to_string(*time));
     refuse(status, culprit(status, x, static_cast<std::size_t>(samples.size())));
@@ -158,8 +160,11 @@ struct PyEngine {
     return engine.snapshot();
   }
   void restore(const Snapshot& snapshot) {
-    const py::gil_scoped_release release;
+    std::optional<py::gil_scoped_release> release(std::in_place);
     const Alone alone(*this);
+    // Replaces what counters(), latency() and the start of push() look at with the GIL alone. Nobody waits
+    // for the mutexes while holding the GIL, so taking it back here cannot block.
+    release.reset();
     engine.restore(snapshot);
   }
   py::list adaptation() {

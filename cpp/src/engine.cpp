@@ -159,6 +159,9 @@ struct Channel {
     if (time && started && *time < last_time) return reject(Status::time_backwards);
     if (n == 0) return Status::ok;
     if (rows && time && started && std::abs(*time - course.anchor.at(head - 1, input.rate)) <= kSlack) {
+      if (const Status status = check_samples(x, std::min(n, 1 + samples.free()) * width);
+          status != Status::ok)
+        return reject(status);
       duplicates.add(1);
       x += width;
       time = nullptr;
@@ -191,7 +194,8 @@ struct Channel {
       anchors.publish(1);
       if (moved) reanchors.add(1);
     }
-    last_time = started ? std::max(last_time, now) : now;
+    // Stamps alone: what follows on without one may be cut anywhere, by the caller or by a full queue.
+    if (!started || time) last_time = now;
     for (std::size_t i = 0; i < m; ++i) {
       T const* from = x + i * width;
       float* to = samples.slot(i);
@@ -315,11 +319,25 @@ struct Session {
         clock_hz(model->timing().clock_hz) {
     constexpr double most = 4.0 * (1u << 30);
     double bytes = 0;
-    for (const InputSpec& input : model->inputs())
-      bytes += std::max(1.0, options.queue_s * input.rate) * input.channels * sizeof(float);
+    const auto room = [](double items) {  // what a Ring makes of it
+      return static_cast<double>(std::bit_ceil(static_cast<std::size_t>(items) + 1));
+    };
+    for (const InputSpec& input : model->inputs()) {
+      const double items = room(options.queue_s * input.rate);
+      bytes += items * input.channels * sizeof(float);
+      if (input.kind == "rows") bytes += items * sizeof(Anchor);
+    }
     if (bytes > most)
       throw InvalidArgument("engine: queue_s of " + std::to_string(options.queue_s) + " s would take " +
                             std::to_string(bytes / (1 << 20)) + " MiB, more than 4096");
+    // An input can be ahead of another by its queue and no more; beyond that nothing would ever be overdue.
+    if (clocked && !growing && std::isfinite(wait_s))
+      for (const InputSpec& input : model->inputs())
+        if (wait_s + 2 / input.rate > options.queue_s)
+          throw InvalidArgument(
+              "engine: queue_s must be at least wait_s (by default the silence of the clock) and 2 samples "
+              "of every input, " +
+              std::to_string(wait_s + 2 / input.rate) + " s, got " + std::to_string(options.queue_s));
     channels.reserve(model->inputs().size());
     for (const InputSpec& input : model->inputs())
       channels.emplace_back(input, options, model->timing(), growing);
@@ -358,7 +376,7 @@ struct Session {
       Channel& from = channels[lead];
       estimate.time = from.time_of(estimate.sample);
       estimate.present = {};
-      estimate.latency = static_cast<double>(from.samples.tail() - 1 - estimate.sample) / from.input.rate;
+      estimate.latency = static_cast<double>(pushed - 1 - estimate.sample) / from.input.rate;
       from.estimates.add(1);
     }
     estimate.confidence.reset();
@@ -383,6 +401,7 @@ struct Session {
     // Read before the queue: what was pushed before finish() is then seen below.
     const bool finished = from.finished.load(std::memory_order_acquire);
     const std::size_t ready = from.samples.ready();
+    pushed = from.samples.tail() + ready;
     if (ready == 0) {
       if (!finished || drained) return false;
       drained = true;
@@ -505,7 +524,7 @@ struct Session {
     run.reset();
     rows = next = 0;
     drained = running = ticked = false;
-    given = batch = 0;
+    given = batch = pushed = 0;
     for (Shared<std::uint64_t>* counter : {&estimates, &invalid, &overdues}) counter->store(0);
   }
 
@@ -544,6 +563,7 @@ struct Session {
   std::size_t lead = 0;
   std::size_t rows = 0, next = 0;  // estimates of the last block, and the next to hand out
   bool drained = false;
+  std::uint64_t pushed = 0;  // samples that were there when the last block was computed
   // With a clock: the next tick as a multiple of its period; ticks given; those of the last block.
   bool running = false, ticked = false;
   std::int64_t number = 0;
@@ -564,7 +584,8 @@ struct Snapshot::Impl {
 };
 
 Snapshot::Snapshot() = default;
-Snapshot::Snapshot(const Snapshot& other) : impl_(std::make_unique<Impl>(*other.impl_)) {}
+Snapshot::Snapshot(const Snapshot& other)
+    : impl_(other.impl_ ? std::make_unique<Impl>(*other.impl_) : nullptr) {}
 Snapshot::Snapshot(Snapshot&&) noexcept = default;
 Snapshot& Snapshot::operator=(Snapshot other) noexcept {
   impl_.swap(other.impl_);
@@ -653,7 +674,7 @@ struct FullPass::Impl {
   Impl(std::shared_ptr<const Model> shared, bool adapting) : model(std::move(shared)) {
     if (model->graph().clocked) {
       EngineOptions options;
-      options.queue_s = 1;
+      options.queue_s = 1e-3;  // they grow
       options.adapting = adapting;
       options.wait_s = std::numeric_limits<double>::infinity();
       joined.emplace(model, options, true);

@@ -23,11 +23,12 @@ std::string shape_text(const std::vector<std::size_t>& shape) {
   return text + ")";
 }
 
-/// samples -> feature rows
+/// samples -> feature rows. Behind a filter or a mix samples may be anything; a row over one that cannot be
+/// used is NaN, because logarithm and floor would make a number like any other of it.
 class FrontEndNode final : public Node {
  public:
-  explicit FrontEndNode(std::shared_ptr<const FrontEnd> plan)
-      : Node(plan->features(), rows_of(*plan)), plan_(std::move(plan)) {}
+  FrontEndNode(std::shared_ptr<const FrontEnd> plan, bool direct)
+      : Node(plan->features(), rows_of(*plan)), plan_(std::move(plan)), direct_(direct) {}
 
   std::size_t state_bytes(std::size_t max_rows) const override { return plan_->stream_bytes(max_rows); }
   std::unique_ptr<NodeState> make_state(std::size_t max_rows) const override {
@@ -35,12 +36,23 @@ class FrontEndNode final : public Node {
   }
   std::size_t process(const float* const* in, std::size_t n, float* out,
                       NodeState& state) const noexcept override {
-    FrontEndStream& stream = static_cast<State&>(state).stream;
+    State& s = static_cast<State&>(state);
+    FrontEndStream& stream = s.stream;
     std::size_t rows = 0;
     for (std::size_t at = 0; at < n;) {
-      const std::size_t taken = stream.push(in[0] + at, n - at);
+      std::size_t m = n - at;
+      if (!direct_ && (m = plan_->first_unusable(in[0] + at, m)) == 0) {  // alone, after all rows before it
+        m = 1;
+        s.unusable = stream.samples() + 1;
+      }
+      const std::size_t taken = stream.push(in[0] + at, m);
       const std::size_t before = rows;
-      while (stream.next(out + rows * width())) ++rows;
+      while (stream.next(out + rows * width())) {
+        const std::uint64_t end = stream.last_sample(stream.rows() - 1) + 1;
+        if (s.unusable > 0 && s.unusable <= end && s.unusable + geometry().span > end)
+          std::fill_n(out + rows * width(), width(), std::numeric_limits<float>::quiet_NaN());
+        ++rows;
+      }
       at += taken;
       if (taken == 0 && rows == before) break;  // cannot happen: a full stream has rows to give
     }
@@ -50,8 +62,12 @@ class FrontEndNode final : public Node {
  private:
   struct State final : StateOf<State> {
     State(const std::shared_ptr<const FrontEnd>& plan, std::size_t capacity) : stream(plan, capacity) {}
-    void reset() noexcept override { stream.reset(); }
+    void reset() noexcept override {
+      stream.reset();
+      unusable = 0;
+    }
     FrontEndStream stream;
+    std::uint64_t unusable = 0;  // the number of the last sample that could not be used, from 1
   };
   static Geometry rows_of(const FrontEnd& plan) {
     const auto frame = static_cast<std::uint64_t>(plan.latency_samples());
@@ -60,6 +76,7 @@ class FrontEndNode final : public Node {
     return {frame - 1, static_cast<std::uint64_t>(plan.hop_samples()), frame + (before ? 1 : 0)};
   }
   std::shared_ptr<const FrontEnd> plan_;
+  bool direct_;
 };
 
 /// y = (x - mean) * scale
@@ -397,7 +414,7 @@ std::unique_ptr<Node> make_front_end(NodeSource& source) {
   // An infinity would come out of a tanh or a softmax as a number like any other.
   if (plan->first_unusable(&kMaxSample, 1) == 0)
     source.fail("scale and power overflow for samples that the engine accepts (up to 1e6)");
-  return std::make_unique<FrontEndNode>(std::move(plan));
+  return std::make_unique<FrontEndNode>(std::move(plan), source.direct);
 }
 
 std::unique_ptr<Node> make_standardise(NodeSource& source) {

@@ -210,6 +210,21 @@ double Resampler::multiplications() const noexcept {
 std::size_t Resampler::first_unusable(const float* x, std::size_t n) { return scan().floats(x, n, 1e30f); }
 std::size_t Resampler::first_unusable(const double* x, std::size_t n) { return scan().doubles(x, n, 1e30); }
 
+std::size_t Resampler::Stage::room() const noexcept {
+  const std::uint64_t period = step * (2 * taps / step + 1) * kMostPeriods;
+  return kBlock + taps + static_cast<std::size_t>(std::clamp<std::uint64_t>(period, kLeastHeld, kMostHeld));
+}
+
+std::size_t Resampler::stream_bytes() const noexcept {  // as ResamplerStream allocates
+  std::size_t floats = kBlock, most = kBlock;
+  for (const auto& taps : halvings_) {
+    most = most / 2 + 1;
+    floats += 3 * most + 3 * (taps.size() / 2) + 4 + kBefore + kAfter;
+  }
+  for (const Stage& stage : stages_) floats += kBefore + stage.room() + kAfter;
+  return floats * sizeof(float);
+}
+
 template <class S>
 void Resampler::compute_signals(const S* const* x, std::size_t signals, std::size_t n,
                                 const std::vector<float>& mix, float* const* y) const {
@@ -274,9 +289,7 @@ ResamplerStream::ResamplerStream(std::shared_ptr<const Resampler> plan, const st
   // As many samples as the kernel takes at once, and what results are left over wait for.
   for (const auto& stage : plan_->stages_) {
     Held h;
-    const std::uint64_t period = stage.step * (2 * stage.taps / stage.step + 1) * kMostPeriods;
-    h.room = kBlock + stage.taps +
-             static_cast<std::size_t>(std::clamp<std::uint64_t>(period, kLeastHeld, kMostHeld));
+    h.room = stage.room();
     h.samples.resize(kBefore + h.room + kAfter);
     held_.push_back(std::move(h));
   }

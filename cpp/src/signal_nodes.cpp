@@ -66,8 +66,8 @@ class ResampleNode final : public Node {
     return {o.output_rate, late, 2 * late};
   }
   std::size_t state_bytes(std::size_t) const override {
-    const double held = static_cast<double>(waiting()) + 8.0 * static_cast<double>(late_ + kPiece);
-    return Planes::bytes(channels_) + static_cast<std::size_t>(held) * width() * sizeof(float);
+    const std::size_t mix = mix_.size() * (sizeof(float) + sizeof(std::uint32_t));
+    return Planes::bytes(channels_) + width() * (waiting() * sizeof(float) + plan_->stream_bytes() + mix);
   }
   std::unique_ptr<NodeState> make_state(std::size_t) const override { return std::make_unique<State>(*this); }
   std::size_t process(const float* const* in, std::size_t n, float* out,

@@ -434,12 +434,13 @@ class Model:
         for spec in self.inputs:
             name, rate = str(spec["name"]), float(spec["rate"])
             step = max(1, round(0.02 * rate)) if chunk is None else int(chunk)
-            clock = 0.0
+            clock, due_at = 0.0, -math.inf
             for time, frames in pieces.get(name, []):
                 clock = clock if time is None else time
                 for start in range(0, len(frames), step):
                     piece = frames[start : start + step]
-                    pushes.append((clock, len(pushes), name, time if start == 0 else None, piece))
+                    due_at = max(due_at, clock)  # the pieces of an input stay in their order
+                    pushes.append((due_at, len(pushes), name, time if start == 0 else None, piece))
                     clock += len(piece) / rate
         # An input that pauses or is left out must be waited for: the others' queues hold all that they have.
         begins = [push[0] for push in pushes]
@@ -605,6 +606,8 @@ def listening(model: Model, detector: Detector | str | None) -> Listener | None:
         return None
     if model.clocked:
         raise InputError("detector: a model with a clock takes none")
+    if model.inputs[0]["kind"] != "audio":
+        raise InputError("detector: only a model of audio takes one")
     found = as_detector(detector, model.sample_rate)
     validity = model.card.get("validity", {})
     nodes = {node["name"]: node for node in model.card["nodes"]}

@@ -52,7 +52,7 @@ struct EngineOptions {
   bool adapting = true;     ///< whether the model goes on learning how its speaker sounds, if it can
   /// For a model with a clock: how far the other inputs may be ahead, in seconds, before an estimate is given
   /// without an input that has not come to its time; none: the silence of the model's clock. Infinity waits
-  /// for every input until finish().
+  /// for every input until finish(). Otherwise `queue_s` must hold as much and 2 samples of every input.
   std::optional<double> wait_s = {};
 };
 
@@ -108,7 +108,7 @@ class AFFEKT_API Snapshot {
 /// time differs from the count by more than `reanchor_s` moves the clock for its samples and all later ones
 /// (the signal itself is taken as contiguous) and is counted. At most 64 moves wait for the estimates that
 /// pass them; a move beyond those is made by the first later push that finds room and still differs. Times
-/// may not decrease from push to push; those of estimates step back where the clock moves back (an overlap).
+/// that pushes name may not decrease; those of estimates step back where the clock moves back (an overlap).
 ///
 /// For any chunking of the pushes the values equal those of FullPass on the same samples, bit for bit; for a
 /// model that adapts, from the same adaptation.
@@ -179,7 +179,8 @@ class AFFEKT_API Engine {
   std::unique_ptr<Impl> impl_;
 };
 
-/// One recording through the same graph, in blocks: memory does not grow with its length.
+/// One recording through the same graph, in blocks: memory does not grow with its length. With a clock, what
+/// was pushed of one input is kept until the others have come to its time.
 class AFFEKT_API FullPass {
  public:
   explicit FullPass(std::shared_ptr<const Model> model, bool adapting = true);

@@ -46,6 +46,8 @@ class AFFEKT_API Resampler {
   std::size_t latency_samples() const noexcept;
   /// Multiplications per output sample, all stages together.
   double multiplications() const noexcept;
+  /// Bytes of samples that a ResamplerStream holds.
+  std::size_t stream_bytes() const noexcept;
 
   /// Index of the first sample that is NaN or beyond 1e30; `n` if there is none. Throws as isa() does.
   static std::size_t first_unusable(const float* x, std::size_t n);
@@ -81,6 +83,7 @@ class AFFEKT_API Resampler {
     AlignedVector<float> table;   // (rows, stride)
     AlignedVector<float> folded;  // (phases, step, folds) of symmetric rows
     double multiplications() const noexcept;
+    std::size_t room() const noexcept;  // samples that a stream holds for it
   };
   static Stage make_stage(std::uint64_t phases, std::uint64_t step, double rejection, double width,
                           double cutoff);

@@ -76,7 +76,7 @@ class Engine:
     adapt : whether to go on learning how the speaker sounds; a model that does not adapt takes either.
     wait_s : for a model with a clock: how far the other inputs may be ahead before an estimate is given
         without an input that has not come to its time; None: the silence of the model's clock. Infinity waits
-        for every input until `finish`.
+        for every input until `finish`. Otherwise `queue_s` must be at least that and 2 samples of every input.
     detector : what decides which estimates are valid: None for the model's own voice activity, a name of
         `affekt.detectors.list_detectors`, or an `affekt.detectors.Detector`. It runs inside `push`, in
         Python; `push` and `poll` then wait for each other.
@@ -85,8 +85,8 @@ class Engine:
     -----
     Time: the first push sets the clock (0 if it names no time). From there sample counting rules; a push
     whose time differs from the count by more than `reanchor_s` moves the clock for its samples and all later
-    ones, and is counted in `counters()`. The signal itself is taken as contiguous. Times may not decrease
-    from push to push; those of estimates step back where the clock moves back (an overlap). At most 64 moves
+    ones, and is counted in `counters()`. The signal itself is taken as contiguous. Times that pushes name
+    may not decrease; those of estimates step back where the clock moves back (an overlap). At most 64 moves
     wait for the estimates that pass them; one beyond those is made by a later push that still differs.
 
     For any chunking of the pushes the values equal those of `Model.run` on the same samples, bit for bit.
