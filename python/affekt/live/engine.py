@@ -76,7 +76,8 @@ class Engine:
     adapt : whether to go on learning how the speaker sounds; a model that does not adapt takes either.
     wait_s : for a model with a clock: how far the other inputs may be ahead before an estimate is given
         without an input that has not come to its time; None: the silence of the model's clock. Infinity waits
-        for every input until `finish`. Otherwise `queue_s` must be at least that and 2 samples of every input.
+        for every input until `finish`. Otherwise `queue_s` must be at least that and 2 samples of every
+        input.
     detector : what decides which estimates are valid: None for the model's own voice activity, a name of
         `affekt.detectors.list_detectors`, or an `affekt.detectors.Detector`. It runs inside `push`, in
         Python; `push` and `poll` then wait for each other.
