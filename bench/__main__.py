@@ -91,10 +91,10 @@ def about(report: dict[str, Any], rounds: int) -> list[str]:
     return lines
 
 
-def pytest_command(select: str | None, *more: str) -> list[str]:
+def pytest_command(select: str | None, *more: str, where: str = "") -> list[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
     command += ["--rootdir", str(HERE), "-c", os.devnull, "-o", "python_files=bench_*.py"]
-    command += ["-o", "python_functions=bench_*", "-o", f"pythonpath={HERE.parent}", str(HERE)]
+    command += ["-o", "python_functions=bench_*", "-o", f"pythonpath={HERE.parent}", str(HERE / where)]
     return command + (["-k", select] if select else []) + list(more)
 
 
@@ -103,8 +103,7 @@ def profile(test: str, scratch: Path) -> str | None:
     if shutil.which("perf") is None:
         return None
     data = scratch / "perf.data"
-    command = pytest_command(None, f"--profile-to={data}")
-    command[command.index(str(HERE))] = str(HERE / test)
+    command = pytest_command(None, f"--profile-to={data}", where=test)
     subprocess.run(
         command, cwd=HERE.parent, env={**os.environ, **ONE_THREAD}, capture_output=True, check=False
     )
