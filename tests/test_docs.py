@@ -40,7 +40,9 @@ def test_python(code, tmp_path, monkeypatch):
     program = compile(code, str(PAGE), "exec")
     if "import cupy" in code:  # on arrays of NumPy, its kernels noted
         monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module([]))
+        # The module is made anew, and what other tests have of it comes back.
         monkeypatch.delitem(sys.modules, "affekt.cupy", raising=False)
+        monkeypatch.delattr(affekt, "cupy", raising=False)
     if "torch.jit" in code and ops.library_path() is None:
         pytest.skip("this build has no torch op library (AFFEKT_TORCH=ON builds it)")
     monkeypatch.chdir(tmp_path)
@@ -48,7 +50,7 @@ def test_python(code, tmp_path, monkeypatch):
         torch.manual_seed(0)
         exec(program, {"__name__": "__main__"})
     if "import cupy" in code:
-        del sys.modules["affekt.cupy"]
+        del sys.modules["affekt.cupy"], affekt.cupy
 
 
 @pytest.mark.parametrize("code", [c for c in PYTHON if c.startswith("# torchrun")], ids=title)
