@@ -75,6 +75,8 @@ struct Scanner {
     scanned = to;
     return good;
   }
+  /// The samples up to index `to` have been looked at and are usable.
+  void skip(std::uint64_t to) noexcept { scanned = std::max(scanned, to); }
 };
 
 /// A window and its scale, in one type of transform.
@@ -158,6 +160,24 @@ class Spectra {
                            reinterpret_cast<double*>(work));
     }
   }
+  /// The kernels of these names; the segments that `bands_beside` takes begin at a row of what `interleave`
+  /// made.
+  bool interleave(const T* const* x, std::size_t n, std::byte* out) const noexcept {
+    return own_ ? own_->kernels.interleave(own_->view, x, n, limit_, reinterpret_cast<T*>(out))
+                : wide_->kernels.interleave(wide_->view, x, n, limit_, reinterpret_cast<double*>(out));
+  }
+  void bands_beside(const std::byte* from, T* const* out, std::byte* work) const noexcept {
+    if (own_) {
+      own_->kernels.bands_beside(own_->view, own_->bands.data(), own_->bands.size(),
+                                 reinterpret_cast<const T*>(from), out, reinterpret_cast<T*>(work));
+    } else {
+      wide_->kernels.bands_beside(wide_->view, wide_->bands.data(), wide_->bands.size(),
+                                  reinterpret_cast<const double*>(from), out,
+                                  reinterpret_cast<double*>(work));
+    }
+  }
+  /// Bytes of a row of what `interleave` makes.
+  std::size_t row_bytes() const { return lanes() * (own_ ? sizeof(T) : sizeof(double)); }
 
  private:
   template <class C>
@@ -536,6 +556,8 @@ struct Sharing {
     return v * static_cast<std::int64_t>(hop) + static_cast<std::int64_t>((segments - n_new + k) * step);
   }
   std::int64_t first_window() const { return -static_cast<std::int64_t>(back); }
+  /// Samples of all new segments of `block` windows.
+  std::size_t reach(std::size_t block) const { return (block - 1) * hop + (n_new - 1) * step + samples; }
   std::size_t frames(std::size_t n) const { return n < span ? 0 : (n - span) / hop + 1; }
 };
 
@@ -685,6 +707,17 @@ class Windows {
                              : plan.o.log == LogMode::db ? 10.0 / std::numbers::ln10
                                                          : 1.0 / std::numbers::ln10)) {
     if (plan.median) sorting_.resize(16 * sharing_.segments);
+    // Signals go side by side where that moves most samples into their lanes once instead of again and again,
+    // and where they then fit the second cache.
+    constexpr std::size_t most_bytes = 256 * 1024;
+    const std::size_t lanes = spectra_.lanes();
+    row_bytes_ = spectra_.row_bytes();
+    const std::size_t most = std::min(block * sharing_.n_new * sharing_.samples / 2, most_bytes / row_bytes_);
+    if (!plan.median && channels % lanes == 0 && sharing_.hop < most && sharing_.reach(block) <= most) {
+      together_ = lanes;
+      beside_.resize(sharing_.reach(block) * row_bytes_);
+      nowhere_.resize(width_);
+    }
   }
 
   void reset() noexcept { std::fill(scanners_.begin(), scanners_.end(), Scanner{}); }
@@ -695,35 +728,15 @@ class Windows {
   /// a channel with an unusable sample, or `fine`.
   std::size_t run(const T* const* x, std::uint64_t origin, std::int64_t v0, std::int64_t v1, T* power,
                   std::size_t frame_stride, bool* valid, std::size_t valid_stride) noexcept {
-    std::size_t n = 0;
     const auto begin = static_cast<std::uint64_t>(std::max<std::int64_t>(0, sharing_.start(v0, 0)));
     const std::int64_t end =
         (v1 - 1) * static_cast<std::int64_t>(sharing_.hop) + static_cast<std::int64_t>(sharing_.span);
-    for (std::size_t c = 0; c < channels_; ++c) {
-      if (end > 0 && !scanners_[c].advance(x[c], origin, static_cast<std::uint64_t>(end), spectra_.limit()))
-        return c;
-      const bool all_whole = scanners_[c].nan_end <= begin;
-      std::size_t in = slot(v0);
-      for (std::int64_t v = v0; v < v1; ++v, in = in + 1 == slots_ ? 0 : in + 1) {
-        for (std::size_t k = 0; k < sharing_.n_new; ++k) {
-          const std::int64_t start = sharing_.start(v, k);
-          if (start < 0) continue;
-          const T* at = x[c] + (static_cast<std::uint64_t>(start) - origin);
-          const std::size_t to = place(in, k);
-          T* row = ring_.data() + (to * channels_ + c) * width_;
-          const bool whole =
-              all_whole || first_odd(at, sharing_.samples, spectra_.limit()) == sharing_.samples;
-          whole_[to * channels_ + c] = whole;
-          all_[to] = (c == 0 || all_[to] != 0) && whole;
-          if (!whole || plan_.median) std::fill(row, row + width_, T(0));
-          if (!whole) continue;
-          x_[n] = at;
-          out_[n++] = row;
-        }
-      }
+    if (end > 0) {
+      const std::size_t bad = together_ > 0
+                                  ? segments_beside(x, origin, begin, static_cast<std::uint64_t>(end), v0, v1)
+                                  : segments(x, origin, begin, static_cast<std::uint64_t>(end), v0, v1);
+      if (bad != fine) return bad;
     }
-    if (n > 0 && plan_.median) spectra_.spectra(x_.data(), n, out_.data(), work_.data());
-    if (n > 0 && !plan_.median) spectra_.bands(x_.data(), n, out_.data(), work_.data());
     for (std::int64_t f = std::max<std::int64_t>(v0, 0); f < v1; ++f) {
       const auto at = static_cast<std::size_t>(f);
       emit(f, power + at * frame_stride, valid + at * valid_stride);
@@ -737,6 +750,77 @@ class Windows {
   }
   /// Place of new segment k of the window in a slot.
   std::size_t place(std::size_t slot, std::size_t k) const noexcept { return slot * sharing_.n_new + k; }
+
+  /// f(place, first sample) of every new segment of windows [v0, v1).
+  template <class F>
+  void each_segment(std::int64_t v0, std::int64_t v1, F&& f) const noexcept {
+    std::size_t in = slot(v0);
+    for (std::int64_t v = v0; v < v1; ++v, in = in + 1 == slots_ ? 0 : in + 1) {
+      for (std::size_t k = 0; k < sharing_.n_new; ++k) {
+        const std::int64_t start = sharing_.start(v, k);
+        if (start >= 0) f(place(in, k), static_cast<std::uint64_t>(start));
+      }
+    }
+  }
+
+  /// The row of a segment of channel c; none where a sample of it is missing.
+  T* row(std::size_t to, std::size_t c, const T* at, bool all_whole) noexcept {
+    T* row = ring_.data() + (to * channels_ + c) * width_;
+    const bool whole = all_whole || first_odd(at, sharing_.samples, spectra_.limit()) == sharing_.samples;
+    whole_[to * channels_ + c] = whole;
+    all_[to] = (c == 0 || all_[to] != 0) && whole;
+    if (!whole || plan_.median) std::fill(row, row + width_, T(0));
+    return whole ? row : nullptr;
+  }
+
+  /// The values of the new segments of windows [v0, v1), whose samples are [begin, end); returns as `run`.
+  std::size_t segments(const T* const* x, std::uint64_t origin, std::uint64_t begin, std::uint64_t end,
+                       std::int64_t v0, std::int64_t v1) noexcept {
+    std::size_t n = 0;
+    for (std::size_t c = 0; c < channels_; ++c) {
+      if (!scanners_[c].advance(x[c], origin, end, spectra_.limit())) return c;
+      const bool all_whole = scanners_[c].nan_end <= begin;
+      each_segment(v0, v1, [&](std::size_t to, std::uint64_t start) noexcept {
+        const T* at = x[c] + (start - origin);
+        T* out = row(to, c, at, all_whole);
+        if (out == nullptr) return;
+        x_[n] = at;
+        out_[n++] = out;
+      });
+    }
+    if (n > 0 && plan_.median) spectra_.spectra(x_.data(), n, out_.data(), work_.data());
+    if (n > 0 && !plan_.median) spectra_.bands(x_.data(), n, out_.data(), work_.data());
+    return fine;
+  }
+
+  /// The same, `together_` channels at a time side by side.
+  std::size_t segments_beside(const T* const* x, std::uint64_t origin, std::uint64_t begin, std::uint64_t end,
+                              std::int64_t v0, std::int64_t v1) noexcept {
+    const auto n = static_cast<std::size_t>(end - begin);
+    for (std::size_t first = 0; first < channels_; first += together_) {
+      for (std::size_t l = 0; l < together_; ++l) x_[l] = x[first + l] + (begin - origin);
+      const bool usable = spectra_.interleave(x_.data(), n, beside_.data());
+      bool all_whole = true;
+      for (std::size_t l = 0; l < together_; ++l) {
+        Scanner& scanner = scanners_[first + l];
+        if (usable) {
+          scanner.skip(end);
+        } else if (!scanner.advance(x[first + l], origin, end, spectra_.limit())) {
+          return first + l;
+        }
+        all_whole = all_whole && scanner.nan_end <= begin;
+      }
+      each_segment(v0, v1, [&](std::size_t to, std::uint64_t start) noexcept {
+        const auto at = static_cast<std::size_t>(start - begin);
+        for (std::size_t l = 0; l < together_; ++l) {
+          out_[l] = row(to, first + l, x_[l] + at, all_whole);
+          if (out_[l] == nullptr) out_[l] = nowhere_.data();
+        }
+        spectra_.bands_beside(beside_.data() + at * row_bytes_, out_.data(), work_.data());
+      });
+    }
+    return fine;
+  }
 
   void emit(std::int64_t f, T* power, bool* valid) noexcept {
     const RowKernels<T>& kernels = row_kernels<T>();
@@ -790,7 +874,10 @@ class Windows {
   AlignedVector<T> sums_, values_, by_, sorting_;
   std::vector<const T*> x_;
   std::vector<T*> out_;
-  std::vector<const T*> rows_, usable_;  // of the segments of a window
+  std::size_t together_ = 0, row_bytes_ = 0;  // channels side by side, 0 if none are; a sample of them
+  AlignedVector<std::byte> beside_;           // (sample, channel)
+  std::vector<T> nowhere_;                    // the row of segments that do not count
+  std::vector<const T*> rows_, usable_;       // of the segments of a window
   std::vector<const std::uint8_t*> flags_;
   LogScale<T> log_;
 };
@@ -799,10 +886,12 @@ template <class T>
 void BandPlan::compute(const T* const* x, std::size_t recordings, std::size_t channels, std::size_t n,
                        T* power, bool* valid) const {
   const std::size_t frames = sharing.frames(n);
-  // Some channels at a time write neighbouring values; blocks of windows fill the lanes.
-  const std::size_t together = std::min<std::size_t>(std::max<std::size_t>(channels, 1), 8);
+  // Some channels at a time write neighbouring values and may lie side by side; blocks of windows fill lanes.
+  const std::size_t together =
+      std::min(std::max<std::size_t>(channels, 1), std::max<std::size_t>(8, spectra(T()).lanes()));
   const std::size_t groups = (channels + together - 1) / together;
-  const std::size_t block = std::max<std::size_t>(1, 128 / (together * sharing.n_new));
+  const std::size_t block =
+      std::max<std::size_t>(1, 256 / (std::min<std::size_t>(together, 8) * sharing.n_new));
   const T limit = spectra(T()).limit();
   if (frames > 0) check_memory(together, block, sizeof(T));
   Trouble trouble;

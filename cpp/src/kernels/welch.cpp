@@ -49,63 +49,75 @@ AFFEKT_INLINE V load_one(const T* const* x, std::size_t i) noexcept {
   return v;
 }
 
-/// Samples i ... i + kRun - 1 of each segment, one vector per sample.
+/// Segments that lie apart, one pointer to each.
 template <class V, class T>
-AFFEKT_INLINE void load_run(const T* const* x, std::size_t i, V* rows) noexcept {
-  using C = Element<V>;
-  if constexpr (std::is_same_v<T, C>) {
-    constexpr std::size_t lanes = sizeof(V) / sizeof(C);
-    for (std::size_t part = 0; part < kRun; part += lanes) {
-      for (std::size_t l = 0; l < lanes; ++l) rows[part + l] = load<V>(x[l] + i + part);
-      transpose(rows + part);
+struct Apart {
+  const T* const* x;
+
+  AFFEKT_INLINE V one(std::size_t i) const noexcept { return load_one<V>(x, i); }
+  /// Samples i ... i + kRun - 1 of each segment, one vector per sample.
+  AFFEKT_INLINE void run(std::size_t i, V* rows) const noexcept {
+    using C = Element<V>;
+    if constexpr (std::is_same_v<T, C>) {
+      constexpr std::size_t lanes = sizeof(V) / sizeof(C);
+      for (std::size_t part = 0; part < kRun; part += lanes) {
+        for (std::size_t l = 0; l < lanes; ++l) rows[part + l] = load<V>(x[l] + i + part);
+        transpose(rows + part);
+      }
+    } else {
+      for (std::size_t s = 0; s < kRun; ++s) rows[s] = one(i + s);
     }
-  } else {
-    for (std::size_t s = 0; s < kRun; ++s) rows[s] = load_one<V>(x, i + s);
   }
-}
+};
+
+/// Segments whose samples lie side by side, as `interleave` puts them.
+template <class V>
+struct Beside {
+  const V* x;
+
+  AFFEKT_INLINE V one(std::size_t i) const noexcept { return x[i]; }
+  AFFEKT_INLINE void run(std::size_t i, V* rows) const noexcept {
+    for (std::size_t s = 0; s < kRun; ++s) rows[s] = x[i + s];
+  }
+};
 
 /// What turns a loaded sample into one of the detrended and windowed segment.
 template <class V>
 struct Trend {
-  V mean{}, slope{};  // of the line mean + slope (i - middle)
+  V origin{};         // the first sample
+  V mean{}, slope{};  // of the line mean + slope (i - middle), without the first sample
   Element<V> middle{};
 };
 
-/// z = the segments, and the trend that is to be taken off them. What is detrended is taken relative to its
-/// first sample, so that a large offset costs no precision and a constant segment gives exact zeros.
-template <class V, class T, class C>
-Trend<V> load_segments(const SegmentView<C>& plan, const T* const* x, V* z) noexcept {
+/// The trend that is to be taken off segments; `keep(i, v)` is told what the trend belongs to. What is
+/// detrended is taken relative to its first sample, so that a large offset costs no precision and a constant
+/// segment gives exact zeros.
+template <class V, class From, class C, class Keep>
+AFFEKT_INLINE Trend<V> trend_of(const SegmentView<C>& plan, const From& x, const Keep& keep) noexcept {
   const std::size_t n = plan.samples, whole = n / kRun * kRun;
   Trend<V> trend;
   V rows[kRun];
-  for (std::size_t i = n; i < plan.fft.n; ++i) z[i] = V{};
-  if (plan.detrend == 0) {
-    for (std::size_t i = 0; i < whole; i += kRun) load_run(x, i, z + i);
-    for (std::size_t i = whole; i < n; ++i) z[i] = load_one<V>(x, i);
-    return trend;
-  }
-  const V origin = load_one<V>(x, 0);
+  trend.origin = x.one(0);
   const C middle = static_cast<C>(n - 1) * C(0.5);
   LongSum<V> sum, moment;  // of x and of x (i - middle)
   const Difference<V> difference;
   for (std::size_t i = 0; i < whole; i += kRun) {
-    load_run(x, i, rows);
+    x.run(i, rows);
     V s0{}, s1{}, m{};
     for (std::size_t s = 0; s < kRun; ++s) {
-      const V v = difference(rows[s], origin);
-      z[i + s] = v;
-      (s % 2 == 0 ? s0 : s1) += v;
+      rows[s] = difference(rows[s], trend.origin);
+      keep(i + s, rows[s]);
+      (s % 2 == 0 ? s0 : s1) += rows[s];
     }
     sum.add(s0 + s1);
     if (plan.detrend == 2) {
-      for (std::size_t s = 0; s < kRun; ++s)
-        m = fma<V>(z[i + s], splat<V>(static_cast<C>(i + s) - middle), m);
+      for (std::size_t s = 0; s < kRun; ++s) m = fma<V>(rows[s], splat<V>(static_cast<C>(i + s) - middle), m);
       moment.add(m);
     }
   }
   for (std::size_t i = whole; i < n; ++i) {
-    const V v = load_one<V>(x, i) - origin;
-    z[i] = v;
+    const V v = x.one(i) - trend.origin;
+    keep(i, v);
     sum.add(v);
     moment.add(v * (static_cast<C>(i) - middle));
   }
@@ -117,6 +129,19 @@ Trend<V> load_segments(const SegmentView<C>& plan, const T* const* x, V* z) noex
     trend.middle = middle;
   }
   return trend;
+}
+
+/// z = the segments, and the trend that is to be taken off them.
+template <class V, class From, class C>
+Trend<V> load_segments(const SegmentView<C>& plan, const From& x, V* z) noexcept {
+  const std::size_t n = plan.samples, whole = n / kRun * kRun;
+  for (std::size_t i = n; i < plan.fft.n; ++i) z[i] = V{};
+  if (plan.detrend == 0) {
+    for (std::size_t i = 0; i < whole; i += kRun) x.run(i, z + i);
+    for (std::size_t i = whole; i < n; ++i) z[i] = x.one(i);
+    return {};
+  }
+  return trend_of<V>(plan, x, [z](std::size_t i, const V& v) noexcept { z[i] = v; });
 }
 
 /// Vectors of C for a transform: half as wide where two arrays of the widest would not fit the first cache.
@@ -150,18 +175,24 @@ std::size_t lanes(const SegmentView<C>& plan) noexcept {
   return narrow(plan) ? Work<Narrow<C>>::lanes : Work<Vec<C>>::lanes;
 }
 
-/// work.power = the power of the segments at x, lane by lane; the last of `n` segments fills the lanes left.
-template <class V, class T, class C>
-AFFEKT_INLINE void power(const SegmentView<C>& plan, const T* const* x, std::size_t n,
-                         const Work<V>& work) noexcept {
-  const T* from[Work<V>::lanes];
-  for (std::size_t l = 0; l < Work<V>::lanes; ++l) from[l] = x[l < n ? l : n - 1];
-  const Trend<V> trend = load_segments<V>(plan, from, work.z);
+/// work.power = the power of the segments of x, lane by lane.
+template <class V, class From, class C>
+AFFEKT_INLINE void power(const SegmentView<C>& plan, const From& x, const Work<V>& work) noexcept {
   V* out = work.power;
   const C* w = plan.window;
   const auto sink = [out](std::size_t k, const V& re, const V& im) noexcept {
     out[k] = fma<V>(re, re, im * im);
   };
+  if constexpr (std::is_same_v<From, Beside<V>>) {
+    if (plan.detrend == 1 && plan.samples == plan.fft.n) {
+      const Trend<V> trend = trend_of<V>(plan, x, [](std::size_t, const V&) noexcept {});
+      real_fft<V>(plan.fft, work.z, work.fft, sink, [from = x.x, trend, w](std::size_t i, const V&) noexcept {
+        return ((from[i] - trend.origin) - trend.mean) * w[i];
+      });
+      return;
+    }
+  }
+  const Trend<V> trend = load_segments<V>(plan, x, work.z);
   if (plan.detrend == 2) {
     real_fft<V>(plan.fft, work.z, work.fft, sink, [trend, w](std::size_t i, const V& v) noexcept {
       const V line = fma<V>(trend.slope, splat<V>(static_cast<C>(i) - trend.middle), trend.mean);
@@ -173,14 +204,17 @@ AFFEKT_INLINE void power(const SegmentView<C>& plan, const T* const* x, std::siz
   }
 }
 
-/// f(work, i, n) for every n <= lanes segments from i on, when their power is there.
+/// f(work, i, n) for every n <= lanes segments from i on, when their power is there; the last of them fills
+/// the lanes left.
 template <class V, class T, class C, class F>
 AFFEKT_INLINE void each_power(const SegmentView<C>& plan, const T* const* x, std::size_t n, C* at,
                               F&& f) noexcept {
   const Work<V> work(plan, at);
   for (std::size_t i = 0; i < n; i += Work<V>::lanes) {
     const std::size_t here = n - i < Work<V>::lanes ? n - i : Work<V>::lanes;
-    power(plan, x + i, here, work);
+    const T* from[Work<V>::lanes];
+    for (std::size_t l = 0; l < Work<V>::lanes; ++l) from[l] = x[i + (l < here ? l : here - 1)];
+    power(plan, Apart<V, T>{from}, work);
     f(work, i, here);
   }
 }
@@ -237,17 +271,73 @@ AFFEKT_INLINE V integral(const BandView<C>& band, const V* spectrum) noexcept {
   return (s[0] + s[1]) + (s[2] + s[3]);
 }
 
+/// The bands of work.power, of its first n lanes.
+template <class V, class T, class C>
+AFFEKT_INLINE void put_bands(const Work<V>& work, const BandView<C>* band, std::size_t n_bands, std::size_t n,
+                             T* const* out) noexcept {
+  for (std::size_t b = 0; b < n_bands; ++b) work.bands[b] = integral(band[b], work.power);
+  const C* from = reinterpret_cast<const C*>(work.bands);
+  for (std::size_t l = 0; l < n; ++l) {
+    for (std::size_t b = 0; b < n_bands; ++b) out[l][b] = static_cast<T>(from[b * Work<V>::lanes + l]);
+  }
+}
+
 template <class T, class C>
 void bands(const SegmentView<C>& plan, const BandView<C>* band, std::size_t n_bands, const T* const* x,
            std::size_t n, T* const* out, C* at) noexcept {
   each_power(plan, x, n, at, [&](const auto& work, std::size_t i, std::size_t here) noexcept {
-    constexpr std::size_t lanes = std::remove_cvref_t<decltype(work)>::lanes;
-    for (std::size_t b = 0; b < n_bands; ++b) work.bands[b] = integral(band[b], work.power);
-    const C* from = reinterpret_cast<const C*>(work.bands);
-    for (std::size_t l = 0; l < here; ++l) {
-      for (std::size_t b = 0; b < n_bands; ++b) out[i + l][b] = static_cast<T>(from[b * lanes + l]);
-    }
+    put_bands(work, band, n_bands, here, out + i);
   });
+}
+
+template <class V, class T>
+bool interleave_lanes(const T* const* x, std::size_t n, Element<V> limit, Element<V>* to) noexcept {
+  // Without its sign bit a value orders as an integer, and infinities and NaN come last.
+  using I = std::conditional_t<sizeof(limit) == 4, std::int32_t, std::int64_t>;
+  using W = Vec<I, static_cast<int>(sizeof(V) / sizeof(I))>;
+  constexpr I no_sign = std::numeric_limits<I>::max();
+  const Apart<V, T> from{x};
+  V* out = reinterpret_cast<V*>(to);
+  W largest{};
+  const auto look = [&](const V& v) noexcept {
+    const W bits = __builtin_bit_cast(W, v) & no_sign;
+    largest = select<W>(bits > largest, bits, largest);
+  };
+  std::size_t i = 0;
+  for (; i + kRun <= n; i += kRun) {
+    from.run(i, out + i);
+    for (std::size_t s = 0; s < kRun; ++s) look(out[i + s]);
+  }
+  for (; i < n; ++i) {
+    out[i] = from.one(i);
+    look(out[i]);
+  }
+  bool usable = true;
+  for (std::size_t l = 0; l < sizeof(V) / sizeof(I); ++l)
+    usable = usable && largest[l] <= __builtin_bit_cast(I, limit);
+  return usable;
+}
+template <class T, class C>
+bool interleave(const SegmentView<C>& plan, const T* const* x, std::size_t n, T limit, C* out) noexcept {
+  return narrow(plan) ? interleave_lanes<Narrow<C>>(x, n, static_cast<C>(limit), out)
+                      : interleave_lanes<Vec<C>>(x, n, static_cast<C>(limit), out);
+}
+
+template <class V, class T, class C>
+AFFEKT_INLINE void bands_of_lanes(const SegmentView<C>& plan, const BandView<C>* band, std::size_t n_bands,
+                                  const C* x, T* const* out, C* at) noexcept {
+  const Work<V> work(plan, at);
+  power(plan, Beside<V>{reinterpret_cast<const V*>(x)}, work);
+  put_bands(work, band, n_bands, Work<V>::lanes, out);
+}
+template <class T, class C>
+void bands_beside(const SegmentView<C>& plan, const BandView<C>* band, std::size_t n_bands, const C* x,
+                  T* const* out, C* at) noexcept {
+  if (narrow(plan)) {
+    bands_of_lanes<Narrow<C>>(plan, band, n_bands, x, out, at);
+  } else {
+    bands_of_lanes<Vec<C>>(plan, band, n_bands, x, out, at);
+  }
 }
 
 template <class T>
@@ -337,8 +427,8 @@ void logarithm(T* x, std::size_t n, T floor, const LogScale<T>& scale) noexcept 
 }
 
 template <class T, class C>
-constexpr SegmentKernels<T, C> segment_kernels_of{spectra<T, C>, sums<T, C>, bands<T, C>, work_size<C>,
-                                                  lanes<C>};
+constexpr SegmentKernels<T, C> segment_kernels_of{
+    spectra<T, C>, sums<T, C>, bands<T, C>, interleave<T, C>, bands_beside<T, C>, work_size<C>, lanes<C>};
 template <class T>
 constexpr RowKernels<T> row_kernels_of{sum<T>, median<T>, integrate<T>, divide<T>, logarithm<T>};
 

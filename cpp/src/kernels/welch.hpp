@@ -41,6 +41,13 @@ struct SegmentKernels {
   /// out[i][b] = the integral over band b of the spectrum of the segment at x[i].
   void (*bands)(const SegmentView<C>& plan, const BandView<C>* bands, std::size_t n_bands, const T* const* x,
                 std::size_t n, T* const* out, C* work) noexcept;
+  /// out[i * lanes() + l] = x[l][i] for l < lanes(), i < n; out is aligned to 64 bytes. Returns whether all
+  /// of them lie within +-limit.
+  bool (*interleave)(const SegmentView<C>& plan, const T* const* x, std::size_t n, T limit, C* out) noexcept;
+  /// out[l][b] = the integral over band b of the segment of signal l, of lanes() signals side by side at x.
+  /// Worth it where segments overlap, because each sample is moved into its lane once.
+  void (*bands_beside)(const SegmentView<C>& plan, const BandView<C>* bands, std::size_t n_bands, const C* x,
+                       T* const* out, C* work) noexcept;
   /// Values of the work space.
   std::size_t (*work_size)(const SegmentView<C>& plan, std::size_t n_bands) noexcept;
   /// Segments side by side.
