@@ -131,8 +131,9 @@ def bench_affekt_sliding(contender, seconds, dtype):
         operations=work(seconds, 64, 256),
         bytes_moved=x.nbytes,
         dtype=dtype,
-        note="profile in float64: the first pass of the transform takes 26 % of the time, its last pass 21, the "
-        "one between 11, mean and bands 19, moving samples into their lanes, which overlapping segments share, 10",
+        note="profile in float64: the first pass of the transform takes 26 % of the time, its last pass 21, "
+        "the one between 11, mean and bands 19, moving samples into their lanes, which overlapping segments "
+        "share, 10",
     )
 
 
