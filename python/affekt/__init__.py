@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from affekt._cost import cost as cost
     from affekt._ensemble import ensemble as ensemble
     from affekt._native import Model as Model
+    from affekt._native import get_cmake_dir as get_cmake_dir
     from affekt._native import get_include as get_include
     from affekt._native import get_num_threads as get_num_threads
     from affekt._native import isa as isa
@@ -80,6 +81,7 @@ _NAMES = {
     "enrol": "affekt._predict",
     "ensemble": "affekt._ensemble",
     "evaluate": "affekt._predict",
+    "get_cmake_dir": "affekt._native",
     "get_include": "affekt._native",
     "get_num_threads": "affekt._native",
     "isa": "affekt._native",

@@ -20,6 +20,7 @@ __all__ = [
     "Estimates",
     "FullPass",
     "Model",
+    "get_cmake_dir",
     "get_include",
     "get_num_threads",
     "isa",
@@ -30,12 +31,29 @@ __all__ = [
 MAX_INPUTS = _core.MAX_INPUTS  # of a node
 
 
+def _installed(folder: str, file: str, what: str) -> str:
+    """Folder beside the core of this installation, which must hold `file`."""
+    found = Path(_core.__file__).parent / folder
+    if not (found / file).is_file():
+        raise AffektError(f"{what} should be in {found}, which this installation does not have")
+    return str(found)
+
+
 def get_include() -> str:
-    """Folder of the C++ headers (`affekt/engine.hpp` and so on) that belong to this installation."""
-    installed = Path(_core.__file__).parent / "include"
-    if not (installed / "affekt" / "engine.hpp").is_file():
-        raise AffektError(f"the C++ headers are not where this installation should have them: {installed}")
-    return str(installed)
+    """Folder of the C++ and C headers (`affekt/engine.hpp`, `affekt/affekt.h`) of this installation.
+
+    Raises `AffektError` where there are none.
+    """
+    return _installed("include", "affekt/engine.hpp", "the C++ headers")
+
+
+def get_cmake_dir() -> str:
+    """Folder of the CMake package of this installation: `cmake -Daffekt_DIR=...` for `find_package(affekt)`.
+
+    The target is `affekt::affekt`. `affekt.pc` for pkg-config lies in the folder `pkgconfig` beside it. Raises
+    `AffektError` where there is none.
+    """
+    return _installed("cmake", "affektConfig.cmake", "the CMake package")
 
 
 def isa() -> str:
