@@ -25,7 +25,7 @@ BIN := $(VENV)/bin
 DEMO := .venv-demo
 # Build requirements of pyproject.toml, with CMake and Ninja from PyPI so that the system's version does not matter.
 BUILD_REQUIRES := 'cmake>=3.25' ninja 'nlohmann-json>=3.11' 'pybind11>=2.13' 'scikit-build-core>=0.11'
-SOURCES := $(shell find cpp python/affekt -type f \( -name '*.?pp' -o -name '*.py' -o -name '*.yaml' \
+SOURCES := $(shell find cpp python/affekt -type f \( -name '*.?pp' -o -name '*.h' -o -name '*.py' -o -name '*.yaml' \
 	-o -name '*.safetensors' -o -name 'CMakeLists.txt' \) -not -path '*/include/affekt/include/*') \
 	CMakeLists.txt pyproject.toml
 
@@ -121,13 +121,13 @@ clean: ## remove builds, environments and caches
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- the long checks ---------------------------------------------------------------------------------------
-CHECKS := lint types gcc clang isas examples asan tsan fuzz wheel symbols cuda aarch64
-CPP_FILES = $$(git ls-files 'cpp/*.hpp' 'cpp/*.cpp' 'cpp/*.h' 'bench/*.cpp' 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.hpp' 'kernels/*/*.hpp')
+CHECKS := lint types gcc clang isas examples asan tsan fuzz wheel install symbols cuda aarch64
+CPP_FILES = $$(git ls-files 'cpp/*.hpp' 'cpp/*.cpp' 'cpp/*.h' 'cpp/*.c' 'bench/*.cpp' 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.hpp' 'kernels/*/*.hpp')
 CMAKE_DEV = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM="$(ROOT)/$(BIN)/ninja" \
 	-DPython_EXECUTABLE="$(ROOT)/$(BIN)/python" -DAFFEKT_TESTS=ON -DAFFEKT_WERROR=ON
 
 .PHONY: $(addprefix check-,$(CHECKS))
-check: dev ## lint, types, compilers, instruction sets, more examples, sanitizers, fuzzing, wheel, symbols, CUDA, aarch64
+check: dev ## lint, types, compilers, instruction sets, more examples, sanitizers, fuzzing, wheel, installation, symbols, CUDA, aarch64
 	@for part in $(CHECKS); do \
 	  start=$$(date +%s); echo "== check-$$part"; \
 	  $(MAKE) --no-print-directory check-$$part; \
@@ -234,6 +234,21 @@ check-wheel: $(VENV)/.stamp-dev
 	build/wheel/venv/bin/python -m pip install -qq build/wheel/repaired/affekt-*.whl
 	mkdir -p build/wheel/empty
 	cd build/wheel/empty && PATH="$(ROOT)/build/wheel/empty" ../venv/bin/python -I "$(ROOT)/scripts/try_wheel.py"
+
+# The library as a robot gets it, without Python and training, and the folder of the Python package: the robot
+# example is built against either alone, and prints what the package computes from the same recordings.
+INSTALL := build/check-install
+check-install: dev
+	@$(call need,pkg-config,pkg-config)
+	rm -rf $(INSTALL)/prefix $(INSTALL)/package
+	$(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM="$(ROOT)/$(BIN)/ninja" -DPython_EXECUTABLE="$(ROOT)/$(BIN)/python" \
+	  -DAFFEKT_WERROR=ON -DAFFEKT_PYTHON=OFF -DAFFEKT_TRAINING=OFF -DAFFEKT_STATIC=ON -DAFFEKT_WIDEST_ISA=baseline \
+	  -S . -B $(INSTALL)/build
+	$(BIN)/cmake --build $(INSTALL)/build
+	$(BIN)/cmake --install $(INSTALL)/build --prefix $(INSTALL)/prefix >/dev/null
+	$(BIN)/cmake --install build/dev --prefix $(INSTALL)/package >/dev/null
+	AFFEKT_ISA=baseline $(TEST_ENV) $(BIN)/python scripts/check_install.py $(INSTALL)/prefix --most-kib 2048
+	$(TEST_ENV) $(BIN)/python scripts/check_install.py $(INSTALL)/package
 
 check-symbols: dev
 	$(TEST_ENV) $(BIN)/python scripts/check_symbols.py build/dev

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import affekt
-from affekt import _core, _lazy
+from affekt import _core, _lazy, _native
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,9 +86,28 @@ def test_every_public_name_resolves():
 def test_headers_travel_with_the_package():
     include = Path(affekt.get_include())
     assert (include / "affekt" / "error.hpp").is_file()
-    shipped = {p.relative_to(include) for p in include.rglob("*.hpp")}
-    expected = {p.relative_to(ROOT / "cpp/include") for p in (ROOT / "cpp/include").rglob("*.hpp")}
+    shipped = {p.relative_to(include) for p in include.rglob("*.h*")}
+    expected = {p.relative_to(ROOT / "cpp/include") for p in (ROOT / "cpp/include").rglob("*.h*")}
     assert shipped == expected
+    assert Path("affekt/affekt.h") in shipped
+
+
+def test_the_cmake_package_travels_with_the_package():
+    folder = Path(affekt.get_cmake_dir())
+    for name in ("affektConfig.cmake", "affektConfigVersion.cmake", "affektTargets.cmake"):
+        assert (folder / name).is_file(), name
+    assert PROJECT["version"] in (folder / "affektConfigVersion.cmake").read_text()
+    # It may lie anywhere: nothing in it names the folder that it was built for.
+    for path in [*folder.glob("*.cmake"), folder.parent / "pkgconfig" / "affekt.pc"]:
+        assert str(ROOT) not in path.read_text(), path
+
+
+def test_a_missing_cmake_package_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(_native._core, "__file__", str(tmp_path / "_core.so"))
+    with pytest.raises(affekt.AffektError, match="CMake package should be in .*cmake"):
+        affekt.get_cmake_dir()
+    with pytest.raises(affekt.AffektError, match=r"C\+\+ headers should be in .*include"):
+        affekt.get_include()
 
 
 def test_the_command_is_installed():

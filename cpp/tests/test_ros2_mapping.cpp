@@ -97,7 +97,8 @@ void counters_become_diagnostics() {
   CHECK_EQ(status.message, "ok");
   CHECK_EQ(status.name, "affekt: audio");
   CHECK_EQ(status.values.size(), 9u);
-  CHECK(status.values.front() == std::pair<std::string, std::string>("samples", "100"));
+  CHECK_EQ(status.values.front().first, "samples");
+  CHECK_EQ(status.values.front().second, "100");
   now.taken = 200;
   now.late = 1;
   now.reanchors = 2;

@@ -55,7 +55,7 @@ void read_wav(const std::string& path, double rate, Sensor& sensor) {
 void read_csv(const std::string& path, Sensor& sensor) {
   std::ifstream file(path);
   std::string line, cell;
-  std::getline(file, line);
+  if (!std::getline(file, line)) throw std::runtime_error(path + ": no CSV file");
   while (std::getline(file, line)) {
     std::istringstream cells(line);
     for (std::size_t i = 0; i <= sensor.width; ++i) {
