@@ -117,7 +117,7 @@ bench: dev ## time the kernels against their peers; writes bench/results
 
 clean: ## remove builds, environments and caches
 	rm -rf build build-* dist wheelhouse $(VENV) $(DEMO) .venv-* .pytest_cache .mypy_cache .ruff_cache \
-	  .hypothesis .benchmarks python/affekt/*.so python/affekt/include
+	  .hypothesis .benchmarks python/affekt/*.so python/affekt/cmake python/affekt/include python/affekt/pkgconfig
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- the long checks ---------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def main() -> int:
                     sys.exit(f"{program.name} prints\n{got}\ninstead of\n{want}")
             if len(lines) != len(wanted):
                 sys.exit(f"{program.name} prints {len(lines)} estimates instead of {len(wanted)}")
-            for bad in ([work / "nowhere", *arguments], [MODEL, f"audio={work / 'eeg.csv'}"], [MODEL, "face=nowhere"]):
+            for bad in ([work / "nowhere", *arguments], [MODEL, f"eeg={work / 'voice.wav'}"], [MODEL, "face=nowhere"]):
                 done = subprocess.run([program, *bad], capture_output=True, text=True)
                 if done.returncode != 1 or not done.stderr.startswith("robot: "):
                     sys.exit(f"{program.name} {bad}: {done.returncode} {done.stderr}")

@@ -1,5 +1,6 @@
-// The C interface under any sequence of calls with any handles, sizes and pointers that may be null: each gives a
-// status that is known, a failure gives a message, an engine takes what it says it took, and nothing else happens.
+// The C interface under any sequence of calls with any handles, sizes and pointers that may be null: each
+// gives a status that is known, a failure gives a message, an engine takes what it says it took, and nothing
+// else happens.
 #include "affekt/affekt.h"
 #include "fuzz.hpp"
 #include "golden.hpp"
@@ -39,7 +40,8 @@ struct Pool {
 template <class S>
 S sized(Input& input) {
   S s{};
-  s.size = input.ConsumeIntegralInRange<int>(0, 7) ? sizeof(S) : input.ConsumeIntegralInRange<std::size_t>(0, sizeof(S));
+  s.size = input.ConsumeIntegralInRange<int>(0, 7) ? sizeof(S)
+                                                   : input.ConsumeIntegralInRange<std::size_t>(0, sizeof(S));
   return s;
 }
 
@@ -50,7 +52,8 @@ double odd(Input& input) {
 
 affekt_model* model(std::size_t i) {
   static affekt_model* models[std::size(kFiles)];
-  if (!models[i]) REQUIRE(affekt_model_load(affekt::test::golden_path(kFiles[i]).c_str(), &models[i]) == AFFEKT_OK);
+  if (!models[i])
+    REQUIRE(affekt_model_load(affekt::test::golden_path(kFiles[i]).c_str(), &models[i]) == AFFEKT_OK);
   return models[i];
 }
 
@@ -104,9 +107,9 @@ void step(Input& input, Pool& pool) {
       options.wait_s = odd(input);
       options.adapting = input.ConsumeIntegralInRange<int>(0, 2);
       affekt_engine* engine = nullptr;
-      const affekt_model* const m = input.ConsumeBool()
-                                        ? model(input.ConsumeIntegralInRange<std::size_t>(0, std::size(kFiles) - 1))
-                                        : pool.pick<affekt_model>(input);
+      const affekt_model* const m =
+          input.ConsumeBool() ? model(input.ConsumeIntegralInRange<std::size_t>(0, std::size(kFiles) - 1))
+                              : pool.pick<affekt_model>(input);
       pool.keep(known(affekt_engine_new(m, input.ConsumeBool() ? &options : nullptr, &engine)), engine);
       break;
     }
@@ -191,7 +194,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Input input(data, size);
   Pool pool;
   affekt_engine* engine = nullptr;
-  const affekt_status opened = affekt_engine_new(model(input.ConsumeIntegralInRange<std::size_t>(0, 2)), nullptr, &engine);
+  const affekt_status opened =
+      affekt_engine_new(model(input.ConsumeIntegralInRange<std::size_t>(0, 2)), nullptr, &engine);
   pool.keep(opened, engine);
   for (int steps = 0; steps < 60 && input.remaining_bytes() > 0; ++steps) step(input, pool);
   for (const std::uintptr_t handle : pool.seen) {  // each dies by the call of its kind alone

@@ -24,7 +24,8 @@
 namespace affekt {
 namespace {
 
-static_assert(AFFEKT_WRONG_TYPE == static_cast<int>(Status::wrong_type), "the C statuses of push are those of C++");
+static_assert(AFFEKT_WRONG_TYPE == static_cast<int>(Status::wrong_type),
+              "the C statuses of push are those of C++");
 
 thread_local char last_message[1024];
 
@@ -78,8 +79,8 @@ struct SnapshotHandle {
   Snapshot snapshot;
 };
 
-/// Objects by handle. A handle is a generation, a kind and a place in the table, so that no value whatever leads
-/// to memory that is not there. Finding takes two loads; only making and freeing lock.
+/// Objects by handle. A handle is a generation, a kind and a place in the table, so that no value whatever
+/// leads to memory that is not there. Finding takes two loads; only making and freeing lock.
 class Handles {
  public:
   /// 0: the table is full.
@@ -193,7 +194,8 @@ affekt_status fill(S* to, S from, const char* argument) noexcept {
   if (!to) return is_null(argument);
   const std::size_t size = to->size;
   if (size < sizeof(S) || size > (1u << 16))
-    return fail(AFFEKT_INVALID_ARGUMENT, "%s: its size should be sizeof, %zu, got %zu", argument, sizeof(S), size);
+    return fail(AFFEKT_INVALID_ARGUMENT, "%s: its size should be sizeof, %zu, got %zu", argument, sizeof(S),
+                size);
   from.size = size;
   std::memcpy(to, &from, sizeof(S));
   std::memset(reinterpret_cast<char*>(to) + sizeof(S), 0, size - sizeof(S));
@@ -210,8 +212,8 @@ affekt_status to_options(const affekt_engine_options* from, EngineOptions& to) n
   if (!from) return AFFEKT_OK;
   if (!readable(*from))
     return fail(AFFEKT_INVALID_ARGUMENT,
-                "options: the size should be sizeof, %zu, got %zu (begin with AFFEKT_ENGINE_OPTIONS)", sizeof *from,
-                from->size);
+                "options: the size should be sizeof, %zu, got %zu (begin with AFFEKT_ENGINE_OPTIONS)",
+                sizeof *from, from->size);
   if (from->adapting != 0 && from->adapting != 1)
     return fail(AFFEKT_INVALID_ARGUMENT, "options: adapting must be 0 or 1, got %d",
                 static_cast<int>(from->adapting));
@@ -268,8 +270,7 @@ affekt_status push(affekt_engine* handle, const char* modality, const T* samples
   EngineHandle* const found = handles.find<EngineHandle>(handle);
   if (!found) return no_handle<EngineHandle>(handle);
   if (!modality) return is_null("modality");
-  if (!samples && n > 0)
-    return fail(AFFEKT_INVALID_ARGUMENT, "samples: expected %zu samples, got NULL", n);
+  if (!samples && n > 0) return fail(AFFEKT_INVALID_ARGUMENT, "samples: expected %zu samples, got NULL", n);
   const std::vector<InputSpec>& inputs = found->model->inputs();
   const std::size_t index = static_cast<std::size_t>(
       std::find_if(inputs.begin(), inputs.end(), [&](const InputSpec& i) { return i.name == modality; }) -
@@ -295,7 +296,8 @@ affekt_status finish(affekt_engine* handle) noexcept {
 }
 
 template <class Body>
-affekt_status with_model(const affekt_model* handle, const void* out, const char* argument, Body&& body) noexcept {
+affekt_status with_model(const affekt_model* handle, const void* out, const char* argument,
+                         Body&& body) noexcept {
   ModelHandle* const model = handles.find<ModelHandle>(handle);
   if (!model) return no_handle<ModelHandle>(handle);
   if (!out) return is_null(argument);
@@ -328,7 +330,8 @@ const char* affekt_message(affekt_status status) {
     case AFFEKT_INTERNAL:
       return "a fault of the library";
     default:
-      return status >= 0 && status <= AFFEKT_WRONG_TYPE ? message(static_cast<Status>(status)) : "unknown status";
+      return status >= 0 && status <= AFFEKT_WRONG_TYPE ? message(static_cast<Status>(status))
+                                                        : "unknown status";
   }
 }
 
@@ -354,7 +357,8 @@ affekt_status affekt_model_from_bytes(const void* data, size_t size, affekt_mode
   if (!data) return is_null("data");
   if (!model) return is_null("model");
   *model = nullptr;
-  return guarded([&] { return hand_out(std::make_unique<ModelHandle>(Model::from_bytes(data, size)), model); });
+  return guarded(
+      [&] { return hand_out(std::make_unique<ModelHandle>(Model::from_bytes(data, size)), model); });
 }
 
 affekt_status affekt_model_free(affekt_model* model) { return release<ModelHandle>(model); }
@@ -423,9 +427,10 @@ affekt_status affekt_model_columns(const affekt_model* model, const char* const*
 affekt_status affekt_model_timing(const affekt_model* model, affekt_timing* timing) {
   return with_model(model, timing, "timing", [&](ModelHandle& m) {
     const Timing& t = m.model->timing();
-    return fill(timing,
-                {0, t.first_estimate_s, t.hop_s, t.context_s, t.lookahead_s, t.clock_hz, t.silence_s, t.reach_s},
-                "timing");
+    return fill(
+        timing,
+        {0, t.first_estimate_s, t.hop_s, t.context_s, t.lookahead_s, t.clock_hz, t.silence_s, t.reach_s},
+        "timing");
   });
 }
 
@@ -446,19 +451,22 @@ affekt_status affekt_engine_new(const affekt_model* model, const affekt_engine_o
   });
 }
 
-affekt_status affekt_engine_open(const char* path, const affekt_engine_options* options, affekt_engine** engine) {
+affekt_status affekt_engine_open(const char* path, const affekt_engine_options* options,
+                                 affekt_engine** engine) {
   if (!path) return is_null("path");
   if (!engine) return is_null("engine");
   *engine = nullptr;
   EngineOptions checked;
   if (const affekt_status status = to_options(options, checked); status != AFFEKT_OK) return status;
-  return guarded([&] { return hand_out(std::make_unique<EngineHandle>(Model::load(path), checked), engine); });
+  return guarded(
+      [&] { return hand_out(std::make_unique<EngineHandle>(Model::load(path), checked), engine); });
 }
 
 affekt_status affekt_engine_free(affekt_engine* engine) {
   if (!engine) return AFFEKT_OK;
   // No claim outlives this, or it would be given back to memory that is gone.
-  const affekt_status status = with(engine, kPushes | kPoll, [](EngineHandle&) -> affekt_status { return AFFEKT_OK; });
+  const affekt_status status =
+      with(engine, kPushes | kPoll, [](EngineHandle&) -> affekt_status { return AFFEKT_OK; });
   return status == AFFEKT_OK ? release<EngineHandle>(engine) : status;
 }
 
@@ -524,7 +532,8 @@ affekt_status affekt_engine_adaptations(affekt_engine* engine, size_t* n) {
 
 affekt_status affekt_engine_adaptation(affekt_engine* engine, size_t index, affekt_adaptation* adaptation) {
   return with(engine, kPoll, [&](EngineHandle& e) -> affekt_status {
-    if (index >= e.known.size()) return beyond(index, e.known.size(), "nodes that affekt_engine_adaptations saw");
+    if (index >= e.known.size())
+      return beyond(index, e.known.size(), "nodes that affekt_engine_adaptations saw");
     const Adaptation& node = e.known[index];
     return fill(adaptation,
                 {0, node.node.c_str(), node.count, node.mean.data(), node.variance.data(), node.mean.size()},
@@ -536,7 +545,8 @@ affekt_status affekt_engine_adapt(affekt_engine* engine, const affekt_adaptation
   constexpr std::size_t kMaxNodes = 256, kMaxWidth = 65536;  // of a model file
   return with(engine, kPoll, [&](EngineHandle& e) -> affekt_status {
     if (!profile && n > 0) return is_null("profile");
-    if (n > kMaxNodes) return fail(AFFEKT_INVALID_ARGUMENT, "n: a model has at most %zu nodes, got %zu", kMaxNodes, n);
+    if (n > kMaxNodes)
+      return fail(AFFEKT_INVALID_ARGUMENT, "n: a model has at most %zu nodes, got %zu", kMaxNodes, n);
     std::vector<Adaptation> nodes;
     for (const affekt_adaptation& from : std::span(profile, n)) {
       if (!readable(from))
@@ -544,7 +554,8 @@ affekt_status affekt_engine_adapt(affekt_engine* engine, const affekt_adaptation
                     sizeof(from), from.size);
       if (!from.node) return is_null("profile: node");
       if (from.width > kMaxWidth)
-        return fail(AFFEKT_INVALID_ARGUMENT, "profile: width must be at most %zu, got %zu", kMaxWidth, from.width);
+        return fail(AFFEKT_INVALID_ARGUMENT, "profile: width must be at most %zu, got %zu", kMaxWidth,
+                    from.width);
       if (from.width > 0 && (!from.mean || !from.variance)) return is_null("profile: mean and variance");
       nodes.push_back({from.node, from.count, std::vector<double>(from.mean, from.mean + from.width),
                        std::vector<double>(from.variance, from.variance + from.width)});
@@ -571,13 +582,15 @@ affekt_status affekt_engine_latency(const affekt_engine* engine, double* seconds
   return AFFEKT_OK;
 }
 
-affekt_status affekt_engine_counters(const affekt_engine* engine, const char* modality, affekt_counters* counters) {
+affekt_status affekt_engine_counters(const affekt_engine* engine, const char* modality,
+                                     affekt_counters* counters) {
   EngineHandle* const found = handles.find<EngineHandle>(engine);
   if (!found) return no_handle<EngineHandle>(engine);
   if (modality) {
     const auto& inputs = found->model->inputs();
     if (std::none_of(inputs.begin(), inputs.end(), [&](const InputSpec& i) { return i.name == modality; }))
-      return fail(AFFEKT_UNKNOWN_MODALITY, "modality: %s, got %.80s", message(Status::unknown_modality), modality);
+      return fail(AFFEKT_UNKNOWN_MODALITY, "modality: %s, got %.80s", message(Status::unknown_modality),
+                  modality);
   }
   const Counters c = modality ? found->engine.counters(modality) : found->engine.counters();
   return fill(counters,

@@ -62,10 +62,10 @@ Isa active_isa();
     return isa == Isa::avx512 ? avx512::name : isa == Isa::avx2 ? avx2::name : baseline::name; \
   }
 #elif AFFEKT_ISA_LEVEL == 1
-#define AFFEKT_KERNELS(Table, name)                              \
-  AFFEKT_ISA_DECLARE_(baseline, Table, name)                     \
-  AFFEKT_ISA_DECLARE_(avx2, Table, name)                         \
-  [[maybe_unused]] inline const Table& name() {                  \
+#define AFFEKT_KERNELS(Table, name)                                 \
+  AFFEKT_ISA_DECLARE_(baseline, Table, name)                        \
+  AFFEKT_ISA_DECLARE_(avx2, Table, name)                            \
+  [[maybe_unused]] inline const Table& name() {                     \
     return active_isa() == Isa::avx2 ? avx2::name : baseline::name; \
   }
 #else

@@ -9,23 +9,23 @@
 
 static int failures = 0;
 
-#define CHECK(condition)                                                                                 \
-  do {                                                                                                   \
-    if (!(condition)) {                                                                                  \
-      ++failures;                                                                                        \
+#define CHECK(condition)                                                                                  \
+  do {                                                                                                    \
+    if (!(condition)) {                                                                                   \
+      ++failures;                                                                                         \
       fprintf(stderr, "%s:%d: failed: %s (%s)\n", __FILE__, __LINE__, #condition, affekt_last_message()); \
-    }                                                                                                    \
+    }                                                                                                     \
   } while (0)
 
 /* The call gives this status, and a message that contains `text`. */
-#define CHECK_FAILS(call, status, text)                                                            \
-  do {                                                                                             \
-    const affekt_status got_ = (call);                                                             \
-    if (got_ != (status) || strstr(affekt_last_message(), (text)) == NULL) {                       \
-      ++failures;                                                                                  \
-      fprintf(stderr, "%s:%d: %s gave %d, \"%s\"\n", __FILE__, __LINE__, #call, (int)got_,         \
-              affekt_last_message());                                                              \
-    }                                                                                              \
+#define CHECK_FAILS(call, status, text)                                                    \
+  do {                                                                                     \
+    const affekt_status got_ = (call);                                                     \
+    if (got_ != (status) || strstr(affekt_last_message(), (text)) == NULL) {               \
+      ++failures;                                                                          \
+      fprintf(stderr, "%s:%d: %s gave %d, \"%s\"\n", __FILE__, __LINE__, #call, (int)got_, \
+              affekt_last_message());                                                      \
+    }                                                                                      \
   } while (0)
 
 #define FUSED AFFEKT_TEST_DATA "/golden/schema2_fused.safetensors"
@@ -64,7 +64,8 @@ static void drain(affekt_engine *engine, struct heard *heard) {
   estimate.size = sizeof estimate;
   while ((status = affekt_engine_poll(engine, &estimate)) == AFFEKT_OK) {
     const size_t values = estimate.n_values * sizeof(float);
-    if (heard->n + sizeof(double) + sizeof(float) + values + estimate.n_present > sizeof heard->bytes) abort();
+    if (heard->n + sizeof(double) + sizeof(float) + values + estimate.n_present > sizeof heard->bytes)
+      abort();
     memcpy(heard->bytes + heard->n, &estimate.time, sizeof estimate.time);
     heard->n += sizeof estimate.time;
     memcpy(heard->bytes + heard->n, &estimate.confidence, sizeof estimate.confidence);
@@ -104,7 +105,8 @@ static void what_a_model_says(void) {
     CHECK(input.rate == rates[i] && input.channels == channels[i]);
     CHECK(strlen(input.unit) > 0);
   }
-  CHECK_FAILS(affekt_model_input(model, 3, &input), AFFEKT_INVALID_ARGUMENT, "index: there are 3 inputs, got 3");
+  CHECK_FAILS(affekt_model_input(model, 3, &input), AFFEKT_INVALID_ARGUMENT,
+              "index: there are 3 inputs, got 3");
   CHECK(affekt_model_outputs(model, &n) == AFFEKT_OK && n == 1);
   CHECK(affekt_model_output(model, 0, &output) == AFFEKT_OK);
   CHECK(output.n_labels == 2 && strcmp(output.labels[1], "arousal") == 0 && output.offset == 0);
@@ -265,7 +267,8 @@ static void misuse_of_pushes(void) {
   CHECK_FAILS(affekt_engine_push(engine, "audio", bad, 2, NULL, NULL), AFFEKT_OUT_OF_RANGE, "1e6");
   CHECK_FAILS(affekt_engine_push_int16(engine, "face", pcm, 1, NULL, NULL), AFFEKT_WRONG_TYPE, "int16");
   CHECK(affekt_engine_push_int16(engine, "audio", pcm, 2, NULL, &taken) == AFFEKT_OK && taken == 2);
-  CHECK_FAILS(affekt_engine_push(engine, "audio", minute, 60 * 8000, NULL, &taken), AFFEKT_QUEUE_FULL, "queue");
+  CHECK_FAILS(affekt_engine_push(engine, "audio", minute, 60 * 8000, NULL, &taken), AFFEKT_QUEUE_FULL,
+              "queue");
   CHECK(taken == 80000 - 1002);
   CHECK_FAILS(affekt_engine_poll(engine, NULL), AFFEKT_INVALID_ARGUMENT, "estimate");
   estimate.size = sizeof estimate - 1;
@@ -343,7 +346,8 @@ static void no_engine(affekt_engine *engine) {
   counters.size = sizeof counters;
   adaptation.size = sizeof adaptation;
   CHECK_FAILS(affekt_engine_push(engine, "audio", &x, 1, NULL, NULL), AFFEKT_INVALID_HANDLE, "engine");
-  CHECK_FAILS(affekt_engine_push_int16(engine, "audio", &pcm, 1, NULL, NULL), AFFEKT_INVALID_HANDLE, "engine");
+  CHECK_FAILS(affekt_engine_push_int16(engine, "audio", &pcm, 1, NULL, NULL), AFFEKT_INVALID_HANDLE,
+              "engine");
   CHECK_FAILS(affekt_engine_poll(engine, &estimate), AFFEKT_INVALID_HANDLE, "engine");
   CHECK_FAILS(affekt_engine_finish(engine), AFFEKT_INVALID_HANDLE, "engine");
   CHECK_FAILS(affekt_engine_reset(engine), AFFEKT_INVALID_HANDLE, "engine");

@@ -1,5 +1,5 @@
-// The C interface against the C++ one: the same bits, nothing allocated on the hot path, and calls that may not
-// meet are refused while the others go on.
+// The C interface against the C++ one: the same bits, nothing allocated on the hot path, and calls that may
+// not meet are refused while the others go on.
 #include <atomic>
 #include <cstring>
 #include <random>
@@ -45,7 +45,8 @@ void the_bits_of_the_cpp_engine() {
       const auto n = static_cast<std::size_t>((step + 1) * 0.05 * input.rate) - from;
       const double time = 5 + static_cast<double>(from) / input.rate;
       CHECK(engine.push(input.name, &x[i][from * width], n, time) == affekt::Status::ok);
-      CHECK_EQ(affekt_engine_push(other, input.name.c_str(), &x[i][from * width], n, &time, nullptr), AFFEKT_OK);
+      CHECK_EQ(affekt_engine_push(other, input.name.c_str(), &x[i][from * width], n, &time, nullptr),
+               AFFEKT_OK);
     }
     if (step == 80) {
       engine.finish();
@@ -112,7 +113,8 @@ void threads_that_should_not_meet() {
   affekt_engine* engine = nullptr;
   affekt_engine_options options = AFFEKT_ENGINE_OPTIONS;
   options.queue_s = 60;
-  CHECK_EQ(affekt_engine_open(golden_path("schema1_trace.safetensors").c_str(), &options, &engine), AFFEKT_OK);
+  CHECK_EQ(affekt_engine_open(golden_path("schema1_trace.safetensors").c_str(), &options, &engine),
+           AFFEKT_OK);
   std::atomic<long> taken{0}, busy{0}, estimates{0}, wrong{0};
   std::atomic<bool> go{false}, stop{false};
   const std::vector<float> x(64, 0.25f);

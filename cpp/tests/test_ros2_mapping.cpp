@@ -125,7 +125,8 @@ void counters_become_diagnostics() {
 void parameters_have_ranges() {
   for (const affekt_ros::Parameter& p : affekt_ros::parameters()) {
     for (const double fine : {p.value, p.low, p.high}) CHECK_EQ(affekt_ros::wrong_value(p.name, fine), "");
-    for (const double bad : {p.low - 1e-3, p.high + 1e-3, static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
+    for (const double bad :
+         {p.low - 1e-3, p.high + 1e-3, static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
       const std::string message = affekt_ros::wrong_value(p.name, bad);
       CHECK(message.find(p.name) == 0);
       CHECK(message.find("expected a number in [") != std::string::npos);

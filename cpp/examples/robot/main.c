@@ -119,8 +119,10 @@ int main(int argc, char **argv) {
       const size_t length = strlen(input->name);
       const char *const path = argv[k] + length + 1;
       if (strncmp(argv[k], input->name, length) != 0 || argv[k][length] != '=') continue;
-      if (strlen(path) > 4 && strcmp(path + strlen(path) - 4, ".wav") == 0) read_wav(path, &sensors[i]);
-      else read_csv(path, &sensors[i]);
+      if (strlen(path) > 4 && strcmp(path + strlen(path) - 4, ".wav") == 0)
+        read_wav(path, &sensors[i]);
+      else
+        read_csv(path, &sensors[i]);
     }
   }
   for (step = 1; more; ++step) { /* here a robot waits for the next 20 ms */

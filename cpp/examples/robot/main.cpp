@@ -1,6 +1,6 @@
 // A robot that listens, looks and reads EEG: every 20 ms it pushes what its sensors brought and prints the
-// estimates that are due. The sensors are files here: NAME=FILE for each input of the model, a 16-bit mono WAV or
-// a CSV with a header line and rows of `seconds,value,value,...`.
+// estimates that are due. The sensors are files here: NAME=FILE for each input of the model, a 16-bit mono
+// WAV or a CSV with a header line and rows of `seconds,value,value,...`.
 //
 //   robot MODEL audio=voice.wav eeg=eeg.csv face=face.csv
 #include <affekt/engine.hpp>
@@ -18,7 +18,7 @@ namespace {
 
 struct Sensor {
   std::string name;
-  bool rows = false;           // each sample with a time of its own
+  bool rows = false;  // each sample with a time of its own
   std::size_t width = 1, at = 0;
   std::vector<double> times;   // seconds
   std::vector<float> samples;  // `width` values each, side by side
@@ -60,7 +60,8 @@ void read_csv(const std::string& path, Sensor& sensor) {
     std::istringstream cells(line);
     for (std::size_t i = 0; i <= sensor.width; ++i) {
       if (!std::getline(cells, cell, ','))
-        throw std::runtime_error(path + ": expected " + std::to_string(1 + sensor.width) + " columns: " + line);
+        throw std::runtime_error(path + ": expected " + std::to_string(1 + sensor.width) +
+                                 " columns: " + line);
       if (i == 0) sensor.times.push_back(std::stod(cell));
       if (i > 0) sensor.samples.push_back(std::stof(cell));
     }
@@ -75,8 +76,10 @@ Sensor open_sensor(const affekt::InputSpec& input, int argc, char** argv) {
   for (int i = 2; i < argc; ++i) {
     const std::string argument = argv[i], path = argument.substr(argument.find('=') + 1);
     if (argument != input.name + "=" + path) continue;
-    if (path.size() > 4 && path.substr(path.size() - 4) == ".wav") read_wav(path, input.rate, sensor);
-    else read_csv(path, sensor);
+    if (path.size() > 4 && path.substr(path.size() - 4) == ".wav")
+      read_wav(path, input.rate, sensor);
+    else
+      read_csv(path, sensor);
   }
   return sensor;
 }

@@ -1,4 +1,5 @@
-/* The live engine for C99 and for whatever calls C: affekt/engine.hpp and affekt/model.hpp under the same names.
+/* The live engine for C99 and for whatever calls C: affekt/engine.hpp and affekt/model.hpp under the same
+ * names.
  *
  *   affekt_engine *engine = NULL;
  *   affekt_estimate estimate = {sizeof estimate};
@@ -10,14 +11,14 @@
  * Statuses. Every call but the few that give a text returns one; AFFEKT_OK is 0. After any other but
  * AFFEKT_NO_ESTIMATE, affekt_last_message() tells what was expected and what came. No call throws or aborts.
  *
- * Handles. A handle is a number that looks like a pointer, never an address: NULL, the handle of another kind,
- * one that was freed, or any other value gives AFFEKT_INVALID_HANDLE. Free each once, when no call uses it; the
- * texts and tables that a call gave from it end with it. At most 16383 are alive at once.
+ * Handles. A handle is a number that looks like a pointer, never an address: NULL, the handle of another
+ * kind, one that was freed, or any other value gives AFFEKT_INVALID_HANDLE. Free each once, when no call uses
+ * it; the texts and tables that a call gave from it end with it. At most 16383 are alive at once.
  *
- * Structs. Each begins with its size, which the caller sets to sizeof of it, so that programs and libraries of
- * different versions understand each other. What a call fills in is filled as far as the size goes; a smaller
- * size than that of the first version is refused, and so are options and profiles larger than the library
- * knows, since they ask for something that it cannot do.
+ * Structs. Each begins with its size, which the caller sets to sizeof of it, so that programs and libraries
+ * of different versions understand each other. What a call fills in is filled as far as the size goes; a
+ * smaller size than that of the first version is refused, and so are options and profiles larger than the
+ * library knows, since they ask for something that it cannot do.
  *
  * Threads. As for affekt::Engine: each input is pushed from one thread at a time, polls come from one, and
  * finish, reset, snapshot and restore while no other call on the engine runs (but for finish of a model with
@@ -63,14 +64,17 @@ typedef struct affekt_snapshot affekt_snapshot; /* an engine as it was */
 
 /* A sentence for people, about any status. Never NULL. */
 AFFEKT_API const char *affekt_message(affekt_status status);
-/* What went wrong in this thread's last call that failed; "" before the first. Valid until the next failure. */
+/* What went wrong in this thread's last call that failed; "" before the first. Valid until the next failure.
+ */
 AFFEKT_API const char *affekt_last_message(void);
 /* Version of the library, "major.minor.patch". */
 AFFEKT_API const char *affekt_version(void);
-/* The kernels' instruction set: "baseline", "avx2" or "avx512"; NULL if AFFEKT_ISA names none that is here. */
+/* The kernels' instruction set: "baseline", "avx2" or "avx512"; NULL if AFFEKT_ISA names none that is here.
+ */
 AFFEKT_API const char *affekt_isa(void);
 
-/* ---- models ---------------------------------------------------------------------------------------------- */
+/* ---- models ----------------------------------------------------------------------------------------------
+ */
 
 /* One signal that a model listens to; as affekt::InputSpec. */
 typedef struct affekt_input_spec {
@@ -121,14 +125,16 @@ AFFEKT_API affekt_status affekt_model_input(const affekt_model *model, size_t in
 AFFEKT_API affekt_status affekt_model_outputs(const affekt_model *model, size_t *n);
 AFFEKT_API affekt_status affekt_model_output(const affekt_model *model, size_t index,
                                              affekt_output_spec *spec);
-/* The `n` names of the values of an estimate: labels of continuous outputs, "p_" + label of categorical ones. */
+/* The `n` names of the values of an estimate: labels of continuous outputs, "p_" + label of categorical ones.
+ */
 AFFEKT_API affekt_status affekt_model_columns(const affekt_model *model, const char *const **names,
                                               size_t *n);
 AFFEKT_API affekt_status affekt_model_timing(const affekt_model *model, affekt_timing *timing);
 /* Bytes that one engine over this model allocates besides its queues. */
 AFFEKT_API affekt_status affekt_model_state_bytes(const affekt_model *model, size_t *bytes);
 
-/* ---- engines --------------------------------------------------------------------------------------------- */
+/* ---- engines ---------------------------------------------------------------------------------------------
+ */
 
 /* As affekt::EngineOptions. */
 typedef struct affekt_engine_options {
@@ -148,13 +154,13 @@ typedef struct affekt_engine_options {
 /* As affekt::Estimate. */
 typedef struct affekt_estimate {
   size_t size;
-  double time;          /* of the last sample that it used, in the pushes' clock, seconds; of its tick, for a
-                           model with a clock */
-  uint64_t sample;      /* index of that sample, or of the tick, since construction or reset */
-  const float *values;  /* in the order of the model's columns; valid until the next poll, reset or restore */
-  size_t n_values;      /* how many there are */
-  const uint8_t *present; /* for a model with a clock, per input whether the estimate rests on it; as long valid
-                             as `values`. NULL without a clock */
+  double time;         /* of the last sample that it used, in the pushes' clock, seconds; of its tick, for a
+                          model with a clock */
+  uint64_t sample;     /* index of that sample, or of the tick, since construction or reset */
+  const float *values; /* in the order of the model's columns; valid until the next poll, reset or restore */
+  size_t n_values;     /* how many there are */
+  const uint8_t *present; /* for a model with a clock, per input whether the estimate rests on it; as long
+                             valid as `values`. NULL without a clock */
   size_t n_present;
   double latency;         /* seconds from its time to the newest sample of any input when it was computed */
   float confidence;       /* in [0, 1], where has_confidence is 1; else 0 */
@@ -196,9 +202,9 @@ AFFEKT_API affekt_status affekt_engine_open(const char *path, const affekt_engin
 /* Frees it, when no other call on it runs. NULL is taken, and nothing done. */
 AFFEKT_API affekt_status affekt_engine_free(affekt_engine *engine);
 
-/* Queues `n` samples of `modality`, the first of them at `*time` seconds; NULL: where the last push ended, or at
- * 0 s. `taken`, which may be NULL, gets how many fitted. A sample is the input's channels, side by side: `samples`
- * holds n times as many values, of which those that do not fit are not looked at. */
+/* Queues `n` samples of `modality`, the first of them at `*time` seconds; NULL: where the last push ended, or
+ * at 0 s. `taken`, which may be NULL, gets how many fitted. A sample is the input's channels, side by side:
+ * `samples` holds n times as many values, of which those that do not fit are not looked at. */
 AFFEKT_API affekt_status affekt_engine_push(affekt_engine *engine, const char *modality, const float *samples,
                                             size_t n, const double *time, size_t *taken);
 /* The same for 16-bit PCM, taken as x / 32768. */
@@ -212,19 +218,20 @@ AFFEKT_API affekt_status affekt_engine_finish(affekt_engine *engine);
 /* Back to the state after construction; a model that adapts, to what adapt() set last. */
 AFFEKT_API affekt_status affekt_engine_reset(affekt_engine *engine);
 
-/* The engine as it is now, a handle of its own; and back to it, in this or another engine over the same model. */
+/* The engine as it is now, a handle of its own; and back to it, in this or another engine over the same
+ * model. */
 AFFEKT_API affekt_status affekt_engine_snapshot(const affekt_engine *engine, affekt_snapshot **snapshot);
 AFFEKT_API affekt_status affekt_engine_restore(affekt_engine *engine, const affekt_snapshot *snapshot);
 AFFEKT_API affekt_status affekt_snapshot_free(affekt_snapshot *snapshot);
 
-/* Asks what the nodes that adapt know by now, and how many they are; affekt_engine_adaptation gives one of these.
- * Texts and tables last until the next affekt_engine_adaptations on this engine. These four: from the thread that
- * polls. */
+/* Asks what the nodes that adapt know by now, and how many they are; affekt_engine_adaptation gives one of
+ * these. Texts and tables last until the next affekt_engine_adaptations on this engine. These four: from the
+ * thread that polls. */
 AFFEKT_API affekt_status affekt_engine_adaptations(affekt_engine *engine, size_t *n);
 AFFEKT_API affekt_status affekt_engine_adaptation(affekt_engine *engine, size_t index,
                                                   affekt_adaptation *adaptation);
-/* Sets it from `n` structs of one size, for now and for every reset to come; nodes that are not named start from
- * their prior. On any other status than AFFEKT_OK nothing changes. */
+/* Sets it from `n` structs of one size, for now and for every reset to come; nodes that are not named start
+ * from their prior. On any other status than AFFEKT_OK nothing changes. */
 AFFEKT_API affekt_status affekt_engine_adapt(affekt_engine *engine, const affekt_adaptation *profile,
                                              size_t n);
 /* Whether it goes on learning (1) or not (0); what it knows stays in use either way. */

@@ -30,15 +30,16 @@ void Stamps::reset() { count_ = 0; }
 std::string_view word(std::string_view label) {
   // The words of hri_msgs/msg/Expression.
   static constexpr std::string_view words[] = {
-      "neutral",    "angry",        "sad",         "happy",     "surprised", "disgusted", "scared",
-      "pleading",   "vulnerable",   "despaired",   "guilty",    "disappointed", "embarrassed", "horrified",
-      "skeptical",  "annoyed",      "furious",     "suspicious", "rejected", "bored",     "tired",
-      "asleep",     "confused",     "amazed",      "excited"};
+      "neutral",   "angry",      "sad",       "happy",      "surprised",    "disgusted",   "scared",
+      "pleading",  "vulnerable", "despaired", "guilty",     "disappointed", "embarrassed", "horrified",
+      "skeptical", "annoyed",    "furious",   "suspicious", "rejected",     "bored",       "tired",
+      "asleep",    "confused",   "amazed",    "excited"};
   static constexpr std::pair<std::string_view, std::string_view> others[] = {
-      {"anger", "angry"},     {"sadness", "sad"},        {"happiness", "happy"}, {"joy", "happy"},
-      {"fear", "scared"},     {"fearful", "scared"},     {"afraid", "scared"},   {"disgust", "disgusted"},
-      {"surprise", "surprised"}, {"boredom", "bored"},   {"tiredness", "tired"}, {"excitement", "excited"},
-      {"confusion", "confused"}, {"guilt", "guilty"},    {"embarrassment", "embarrassed"}};
+      {"anger", "angry"},        {"sadness", "sad"},       {"happiness", "happy"},
+      {"joy", "happy"},          {"fear", "scared"},       {"fearful", "scared"},
+      {"afraid", "scared"},      {"disgust", "disgusted"}, {"surprise", "surprised"},
+      {"boredom", "bored"},      {"tiredness", "tired"},   {"excitement", "excited"},
+      {"confusion", "confused"}, {"guilt", "guilty"},      {"embarrassment", "embarrassed"}};
   for (const std::string_view w : words)
     if (w == label) return w;
   for (const auto& [name, w] : others)
@@ -87,7 +88,8 @@ Diagnostic Health::operator()(const affekt::Counters& now) {
   Diagnostic status;
   status.name = "affekt: " + name_;
   // A reset starts the counters anew.
-  if (now.taken < before_.taken || now.rejected < before_.rejected || now.refused < before_.refused) before_ = {};
+  if (now.taken < before_.taken || now.rejected < before_.rejected || now.refused < before_.refused)
+    before_ = {};
   const auto add = [&](const char* what, std::uint64_t n, std::uint64_t before, Diagnostic::Level level,
                        const char* message) {
     status.values.emplace_back(what, std::to_string(n));
@@ -103,9 +105,11 @@ Diagnostic Health::operator()(const affekt::Counters& now) {
   add("overdue", now.overdue, before_.overdue, Diagnostic::warn, "estimates did not wait for this input");
   add("silences", now.silences, before_.silences, Diagnostic::warn, "fell silent");
   add("reanchors", now.reanchors, before_.reanchors, Diagnostic::warn, "a gap or an overlap in the stamps");
-  add("duplicates", now.duplicates, before_.duplicates, Diagnostic::warn, "rows with the stamp of the row before");
+  add("duplicates", now.duplicates, before_.duplicates, Diagnostic::warn,
+      "rows with the stamp of the row before");
   add("refused", now.refused, before_.refused, Diagnostic::error, "samples lost, the queue was full");
-  add("rejected", now.rejected, before_.rejected, Diagnostic::error, "samples refused for their content or time");
+  add("rejected", now.rejected, before_.rejected, Diagnostic::error,
+      "samples refused for their content or time");
   if (now.taken == before_.taken && status.level < Diagnostic::error) {
     status.level = Diagnostic::stale;
     status.message = "no samples";
@@ -118,8 +122,10 @@ Diagnostic Health::operator()(const affekt::Counters& now) {
 std::span<const Parameter> parameters() {
   static constexpr Parameter all[] = {
       {"queue_s", "samples that may wait for the next poll, seconds", 2.0, 0.05, 60.0},
-      {"reanchor_s", "difference between stamps and sample count that moves the clock, seconds", 0.1, 0.001, 10.0},
-      {"wait_s", "how far other inputs may be ahead before an estimate does without one, seconds", 0.5, 0.0, 10.0},
+      {"reanchor_s", "difference between stamps and sample count that moves the clock, seconds", 0.1, 0.001,
+       10.0},
+      {"wait_s", "how far other inputs may be ahead before an estimate does without one, seconds", 0.5, 0.0,
+       10.0},
       {"poll_hz", "how often estimates are asked for, per second", 50.0, 1.0, 1000.0},
       {"diagnostics_s", "seconds between diagnostics", 1.0, 0.1, 60.0},
   };
@@ -130,8 +136,8 @@ std::string wrong_value(std::string_view name, double value) {
   for (const Parameter& p : parameters()) {
     if (p.name != name) continue;
     if (value >= p.low && value <= p.high) return {};
-    return std::string(name) + ": expected a number in [" + std::to_string(p.low) + ", " + std::to_string(p.high) +
-           "], got " + std::to_string(value);
+    return std::string(name) + ": expected a number in [" + std::to_string(p.low) + ", " +
+           std::to_string(p.high) + "], got " + std::to_string(value);
   }
   return std::string(name) + ": there is no such parameter";
 }

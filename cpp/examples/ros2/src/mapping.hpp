@@ -1,5 +1,6 @@
-// What the node does beside ROS: stamps to seconds and back, estimates to the fields of hri_msgs/msg/Expression,
-// counters to those of diagnostic_msgs/msg/DiagnosticStatus, parameters with their ranges. Plain C++, no ROS.
+// What the node does beside ROS: stamps to seconds and back, estimates to the fields of
+// hri_msgs/msg/Expression, counters to those of diagnostic_msgs/msg/DiagnosticStatus, parameters with their
+// ranges. Plain C++, no ROS.
 #pragma once
 
 #include <affekt/engine.hpp>
@@ -23,13 +24,15 @@ struct Header {
   bool operator==(const Header&) const = default;
 };
 
-/// Time of the messages for the engine, and back: an estimate carries the header of the newest message that is
-/// not younger than it. Seconds count from the first message, so that none of a stamp's nanoseconds are lost.
+/// Time of the messages for the engine, and back: an estimate carries the header of the newest message that
+/// is not younger than it. Seconds count from the first message, so that none of a stamp's nanoseconds are
+/// lost.
 class Stamps {
  public:
   /// Remembers the header; seconds since the first one.
   double seconds(const Header& header);
-  /// The header of the newest remembered message at or before `seconds`, or the oldest; a Header() before any.
+  /// The header of the newest remembered message at or before `seconds`, or the oldest; a Header() before
+  /// any.
   Header at(double seconds) const;
   void reset();
 

@@ -1,5 +1,5 @@
-// A lifecycle node around an engine: sound and rows of action units in, hri_msgs/msg/Expression and diagnostics
-// out. All decisions are in mapping.hpp. Never built here: see README.md.
+// A lifecycle node around an engine: sound and rows of action units in, hri_msgs/msg/Expression and
+// diagnostics out. All decisions are in mapping.hpp. Never built here: see README.md.
 #include <affekt/engine.hpp>
 #include <audio_common_msgs/msg/audio_data_stamped.hpp>
 #include <chrono>
@@ -18,8 +18,8 @@
 namespace affekt_ros {
 
 using CallbackReturn = rclcpp_lifecycle::node_interfaces::LifecycleNodeInterface::CallbackReturn;
-using hri_msgs::msg::FacialActionUnits;
 using audio_common_msgs::msg::AudioDataStamped;
+using hri_msgs::msg::FacialActionUnits;
 
 // All callbacks are in the node's one group, which runs them one after another, as an engine asks.
 class Node : public rclcpp_lifecycle::LifecycleNode {
@@ -80,7 +80,8 @@ class Node : public rclcpp_lifecycle::LifecycleNode {
               push(name, message.intensity.data(), 1, message.header);
             });
       else
-        RCLCPP_WARN(get_logger(), "no standard message carries the input %s: it stays silent", input.name.c_str());
+        RCLCPP_WARN(get_logger(), "no standard message carries the input %s: it stays silent",
+                    input.name.c_str());
     }
     poll_ = create_wall_timer(std::chrono::duration<double>(1 / number("poll_hz")), [this] { poll(); });
     report_ = create_wall_timer(std::chrono::duration<double>(number("diagnostics_s")), [this] { report(); });
