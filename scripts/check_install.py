@@ -60,7 +60,9 @@ def expected(recording: dict[str, np.ndarray]) -> list[str]:
         values = [f"{name}={value:.9g}" for name, value in zip(model.columns, result.values[i], strict=True)]
         there = [name for name, present in zip(recording, result.present[i], strict=True) if present]
         mark = [] if result.valid[i] else ["(not valid)"]
-        lines.append(" ".join([f"{time:.3f}", *values, f"confidence={result.confidence[i]:.9g}", *there, *mark]))
+        lines.append(
+            " ".join([f"{time:.3f}", *values, f"confidence={result.confidence[i]:.9g}", *there, *mark])
+        )
     return lines
 
 
@@ -79,7 +81,13 @@ def main() -> int:
             sys.exit(f"{options.prefix}: no affektConfig.cmake or no libaffekt.so below it")
         shutil.copytree(ROOT / "cpp/examples/robot", work / "robot")
         configure = ["-S", work / "robot", "-B", work / "build", f"-Daffekt_DIR={config.parent}"]
-        run("cmake", *configure, "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_C_FLAGS=-Werror", "-DCMAKE_CXX_FLAGS=-Werror")
+        run(
+            "cmake",
+            *configure,
+            "-DCMAKE_BUILD_TYPE=Release",
+            "-DCMAKE_C_FLAGS=-Werror",
+            "-DCMAKE_CXX_FLAGS=-Werror",
+        )
         run("cmake", "--build", work / "build")
         programs = sorted(p for p in (work / "build").glob("robot*") if p.is_file())
 
@@ -100,14 +108,20 @@ def main() -> int:
                     sys.exit(f"{program.name} prints\n{got}\ninstead of\n{want}")
             if len(lines) != len(wanted):
                 sys.exit(f"{program.name} prints {len(lines)} estimates instead of {len(wanted)}")
-            for bad in ([work / "nowhere", *arguments], [MODEL, f"eeg={work / 'voice.wav'}"], [MODEL, "face=nowhere"]):
+            for bad in (
+                [work / "nowhere", *arguments],
+                [MODEL, f"eeg={work / 'voice.wav'}"],
+                [MODEL, "face=nowhere"],
+            ):
                 done = subprocess.run([program, *bad], capture_output=True, text=True)
                 if done.returncode != 1 or not done.stderr.startswith("robot: "):
                     sys.exit(f"{program.name} {bad}: {done.returncode} {done.stderr}")
         stripped = work / "stripped.so"
         run("strip", "-o", stripped, library)
         kib = stripped.stat().st_size / 1024
-        print(f"{', '.join(p.name for p in programs)}: {len(wanted)} estimates, as the Python package; ", end="")
+        print(
+            f"{', '.join(p.name for p in programs)}: {len(wanted)} estimates, as the Python package; ", end=""
+        )
         print(f"{library.name} {kib:.0f} KiB stripped")
         if options.most_kib is not None and kib > options.most_kib:
             sys.exit(f"{library.name}: {kib:.0f} KiB, at most {options.most_kib:.0f} expected")

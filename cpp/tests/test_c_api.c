@@ -94,9 +94,9 @@ static void what_a_model_says(void) {
   const char *const *columns = NULL;
   size_t n = 0, i;
   double seconds = 0;
-  affekt_input_spec input = {sizeof input, 0, 0, 0, 0, 0};
-  affekt_output_spec output = {sizeof output, 0, 0, 0, 0, 0};
-  affekt_timing timing = {sizeof timing, 0, 0, 0, 0, 0, 0, 0};
+  affekt_input_spec input = {.size = sizeof input};
+  affekt_output_spec output = {.size = sizeof output};
+  affekt_timing timing = {.size = sizeof timing};
   CHECK(affekt_model_load(FUSED, &model) == AFFEKT_OK);
   CHECK(affekt_model_inputs(model, &n) == AFFEKT_OK && n == 3);
   for (i = 0; i < n; ++i) {
@@ -205,7 +205,7 @@ static void what_is_learnt(void) {
   affekt_engine *engine = open_engine(SPEAKER), *other = open_engine(SPEAKER);
   float *x = noise(16000, 4);
   static struct heard heard;
-  affekt_adaptation node = {sizeof node, 0, 0, 0, 0, 0}, again = {sizeof again, 0, 0, 0, 0, 0}, wrong;
+  affekt_adaptation node = {.size = sizeof node}, again = {.size = sizeof again}, wrong;
   size_t n = 0;
   CHECK(affekt_engine_push(engine, "audio", x, 16000, NULL, NULL) == AFFEKT_OK);
   drain(engine, &heard);
@@ -366,7 +366,7 @@ static void misuse_of_handles(void) {
   affekt_engine *engine = open_engine(FUSED), *speaker = open_engine(SPEAKER);
   affekt_model *model = NULL;
   affekt_snapshot *snapshot = NULL;
-  affekt_timing timing = {sizeof timing, 0, 0, 0, 0, 0, 0, 0};
+  affekt_timing timing = {.size = sizeof timing};
   static affekt_model *many[20000];
   const char *text = NULL;
   size_t n = 0, i;

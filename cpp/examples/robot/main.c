@@ -84,7 +84,7 @@ static void read_csv(const char *path, struct sensor *sensor) {
 }
 
 static void print_due(affekt_engine *engine, const char *const *columns, const struct sensor *sensors) {
-  affekt_estimate estimate = {sizeof estimate, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+  affekt_estimate estimate = {.size = sizeof estimate};
   affekt_status status;
   size_t i;
   while ((status = affekt_engine_poll(engine, &estimate)) == AFFEKT_OK) {

@@ -2,7 +2,7 @@
  * names.
  *
  *   affekt_engine *engine = NULL;
- *   affekt_estimate estimate = {sizeof estimate};
+ *   affekt_estimate estimate = {.size = sizeof estimate};
  *   if (affekt_engine_open("my-model.safetensors", NULL, &engine) != AFFEKT_OK) puts(affekt_last_message());
  *   affekt_engine_push(engine, "audio", samples, n, NULL, NULL);
  *   while (affekt_engine_poll(engine, &estimate) == AFFEKT_OK) use(estimate.time, estimate.values);
@@ -64,17 +64,14 @@ typedef struct affekt_snapshot affekt_snapshot; /* an engine as it was */
 
 /* A sentence for people, about any status. Never NULL. */
 AFFEKT_API const char *affekt_message(affekt_status status);
-/* What went wrong in this thread's last call that failed; "" before the first. Valid until the next failure.
- */
+/* What went wrong in this thread's last call that failed; "" before the first. Valid until the next one. */
 AFFEKT_API const char *affekt_last_message(void);
 /* Version of the library, "major.minor.patch". */
 AFFEKT_API const char *affekt_version(void);
-/* The kernels' instruction set: "baseline", "avx2" or "avx512"; NULL if AFFEKT_ISA names none that is here.
- */
+/* The kernels' instruction set: "baseline", "avx2" or "avx512"; NULL if AFFEKT_ISA names another. */
 AFFEKT_API const char *affekt_isa(void);
 
-/* ---- models ----------------------------------------------------------------------------------------------
- */
+/* ---- models ---- */
 
 /* One signal that a model listens to; as affekt::InputSpec. */
 typedef struct affekt_input_spec {
@@ -125,16 +122,14 @@ AFFEKT_API affekt_status affekt_model_input(const affekt_model *model, size_t in
 AFFEKT_API affekt_status affekt_model_outputs(const affekt_model *model, size_t *n);
 AFFEKT_API affekt_status affekt_model_output(const affekt_model *model, size_t index,
                                              affekt_output_spec *spec);
-/* The `n` names of the values of an estimate: labels of continuous outputs, "p_" + label of categorical ones.
- */
+/* The `n` names of an estimate's values: labels of continuous outputs, "p_" + label of categorical ones. */
 AFFEKT_API affekt_status affekt_model_columns(const affekt_model *model, const char *const **names,
                                               size_t *n);
 AFFEKT_API affekt_status affekt_model_timing(const affekt_model *model, affekt_timing *timing);
 /* Bytes that one engine over this model allocates besides its queues. */
 AFFEKT_API affekt_status affekt_model_state_bytes(const affekt_model *model, size_t *bytes);
 
-/* ---- engines ---------------------------------------------------------------------------------------------
- */
+/* ---- engines ---- */
 
 /* As affekt::EngineOptions. */
 typedef struct affekt_engine_options {
