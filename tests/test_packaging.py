@@ -104,7 +104,7 @@ def test_the_cmake_package_travels_with_the_package():
 
 def test_a_missing_cmake_package_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(_native._core, "__file__", str(tmp_path / "_core.so"))
-    with pytest.raises(affekt.AffektError, match="CMake package should be in .*cmake"):
+    with pytest.raises(affekt.AffektError, match=r"CMake package should be in .*cmake"):
         affekt.get_cmake_dir()
     with pytest.raises(affekt.AffektError, match=r"C\+\+ headers should be in .*include"):
         affekt.get_include()

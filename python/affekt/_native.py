@@ -50,8 +50,8 @@ def get_include() -> str:
 def get_cmake_dir() -> str:
     """Folder of the CMake package of this installation: `cmake -Daffekt_DIR=...` for `find_package(affekt)`.
 
-    The target is `affekt::affekt`. `affekt.pc` for pkg-config lies in the folder `pkgconfig` beside it. Raises
-    `AffektError` where there is none.
+    The target is `affekt::affekt`. `affekt.pc` for pkg-config lies in the folder `pkgconfig` beside it.
+    Raises `AffektError` where there is none.
     """
     return _installed("cmake", "affektConfig.cmake", "the CMake package")
 
