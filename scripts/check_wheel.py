@@ -1,8 +1,8 @@
 """Check what a wheel carries: `python scripts/check_wheel.py WHEEL [--ops] [--weights]`.
 
 Everything a user needs and nothing else: the package with its stub and marker, one core library without debug
-symbols, the headers, the CMake package, the licences; the torch op library and the trained models exactly when
-they were asked for.
+symbols, the headers, the CMake package, the licences; the torch op library and the trained models exactly
+when they were asked for.
 """
 
 from __future__ import annotations
