@@ -2,8 +2,8 @@
 
 With `find_package` the C++ and the C program, and the static one where the static library is there; by
 pkg-config the C program. Each must print, from a WAV and two CSV files, exactly what the Python package
-computes from the same samples. Installation and example are copied elsewhere first, so that neither finds what
-it should not. `--most-kib` bounds the stripped shared library.
+computes from the same samples. Installation and example are copied elsewhere first, so that neither finds
+what it should not. `--most-kib` bounds the stripped shared library.
 """
 
 from __future__ import annotations
