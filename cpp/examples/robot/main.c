@@ -117,8 +117,9 @@ int main(int argc, char **argv) {
     check(affekt_model_input(model, i, input), argv[1]);
     for (k = 2; k < argc; ++k) {
       const size_t length = strlen(input->name);
-      const char *const path = argv[k] + length + 1;
+      const char *path;
       if (strncmp(argv[k], input->name, length) != 0 || argv[k][length] != '=') continue;
+      path = argv[k] + length + 1;
       if (strlen(path) > 4 && strcmp(path + strlen(path) - 4, ".wav") == 0)
         read_wav(path, &sensors[i]);
       else

@@ -37,7 +37,11 @@ extern "C" {
 #endif
 
 typedef int32_t affekt_status;
+#ifdef __cplusplus
+enum : affekt_status {
+#else
 enum {
+#endif
   AFFEKT_OK = 0,
   /* Of push, as affekt::Status. */
   AFFEKT_QUEUE_FULL = 1,       /* not everything was taken; poll, then push the rest */
