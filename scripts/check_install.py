@@ -26,9 +26,9 @@ MODEL = ROOT / "tests/golden/schema2_fused.safetensors"
 SECONDS = 4.0
 
 
-def run(*command: str | Path, **options: object) -> str:
+def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
     """Run a command and return what it prints; show it where that fails."""
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, **options)  # type: ignore[call-overload]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=env)
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))}: {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
