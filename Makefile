@@ -234,6 +234,8 @@ check-wheel: $(VENV)/.stamp-dev
 	build/wheel/venv/bin/python -m pip install -qq build/wheel/repaired/affekt-*.whl
 	mkdir -p build/wheel/empty
 	cd build/wheel/empty && PATH="$(ROOT)/build/wheel/empty" ../venv/bin/python -I "$(ROOT)/scripts/try_wheel.py"
+	folder=$$(cd build/wheel/empty && ../venv/bin/python -I -c 'import affekt; print(affekt.get_cmake_dir())') && \
+	  $(TEST_ENV) $(BIN)/python scripts/check_install.py "$$folder/.."
 
 # The library as a robot gets it, without Python and training, and the folder of the Python package: the robot
 # example is built against either alone, and prints what the package computes from the same recordings.
@@ -242,7 +244,7 @@ check-install: dev
 	@$(call need,pkg-config,pkg-config)
 	rm -rf $(INSTALL)/prefix $(INSTALL)/package
 	$(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM="$(ROOT)/$(BIN)/ninja" -DPython_EXECUTABLE="$(ROOT)/$(BIN)/python" \
-	  -DAFFEKT_WERROR=ON -DAFFEKT_PYTHON=OFF -DAFFEKT_TRAINING=OFF -DAFFEKT_STATIC=ON -DAFFEKT_WIDEST_ISA=baseline \
+	  -DAFFEKT_WERROR=ON -DAFFEKT_PYTHON=OFF -DAFFEKT_TRAINING=OFF -DAFFEKT_STATIC=ON -DAFFEKT_ONE_ISA=ON \
 	  -S . -B $(INSTALL)/build
 	$(BIN)/cmake --build $(INSTALL)/build
 	$(BIN)/cmake --install $(INSTALL)/build --prefix $(INSTALL)/prefix >/dev/null

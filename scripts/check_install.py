@@ -1,7 +1,7 @@
 """Build the robot example against an installed affekt and run it: `python scripts/check_install.py PREFIX`.
 
-With `find_package` the C++ and the C program, and the static one where the static library is there; by
-pkg-config the C program. Each must print, from a WAV and two CSV files, exactly what the Python package
+With `find_package` the C++ and the C program, shared, and static where the static library is there; by
+pkg-config the C program likewise. Each must print, from a WAV and two CSV files, exactly what the Python package
 computes from the same samples. Installation and example are copied elsewhere first, so that neither finds
 what it should not. `--most-kib` bounds the stripped shared library.
 """
@@ -97,6 +97,11 @@ def main() -> int:
         by_hand = work / "robot_pkg_config"
         run("cc", "-std=c99", work / "robot/main.c", *flags, f"-Wl,-rpath,{library.parent}", "-o", by_hand)
         programs.append(by_hand)
+        if any(prefix.rglob("libaffekt.a")):
+            static = run("pkg-config", "--static", "--cflags", "--libs", "affekt", env=search).split()
+            by_hand = work / "robot_pkg_config_static"
+            run("cc", "-std=c99", "-static", work / "robot/main.c", *static, "-o", by_hand)
+            programs.append(by_hand)
 
         recording = recordings(work)
         wanted = expected(recording)
@@ -116,13 +121,11 @@ def main() -> int:
                 done = subprocess.run([program, *bad], capture_output=True, text=True)
                 if done.returncode != 1 or not done.stderr.startswith("robot: "):
                     sys.exit(f"{program.name} {bad}: {done.returncode} {done.stderr}")
-        stripped = work / "stripped.so"
-        run("strip", "-o", stripped, library)
-        kib = stripped.stat().st_size / 1024
-        print(
-            f"{', '.join(p.name for p in programs)}: {len(wanted)} estimates, as the Python package; ", end=""
-        )
-        print(f"{library.name} {kib:.0f} KiB stripped")
+        print(f"{len(wanted)} estimates, as the Python package, from each of:")
+        for file in (*programs, library):
+            run("strip", "-o", work / "stripped", file)
+            kib = (work / "stripped").stat().st_size / 1024
+            print(f"  {file.name:<24} {kib:6.0f} KiB stripped{'' if file != library else ' (the library)'}")
         if options.most_kib is not None and kib > options.most_kib:
             sys.exit(f"{library.name}: {kib:.0f} KiB, at most {options.most_kib:.0f} expected")
     return 0

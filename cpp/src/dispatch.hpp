@@ -20,19 +20,8 @@
 // linker may give to every caller. scripts/check_symbols.py looks for such symbols.
 #pragma once
 
-// How far the kernels are compiled, as CMake says: 0 baseline, 1 avx2 too, 2 avx512 too.
-#if !defined(AFFEKT_ISA_LEVEL)
-#if defined(__x86_64__)
-#define AFFEKT_ISA_LEVEL 2
-#else
-#define AFFEKT_ISA_LEVEL 0
-#endif
-#endif
-
-#if AFFEKT_ISA_LEVEL == 2
+#if defined(__x86_64__) && !defined(AFFEKT_ONE_ISA)
 #define AFFEKT_EACH_ISA(X) X(baseline) X(avx2) X(avx512)
-#elif AFFEKT_ISA_LEVEL == 1
-#define AFFEKT_EACH_ISA(X) X(baseline) X(avx2)
 #else
 #define AFFEKT_EACH_ISA(X) X(baseline)
 #endif
@@ -52,7 +41,7 @@ Isa active_isa();
   namespace isa {                             \
   extern const Table name;                    \
   }
-#if AFFEKT_ISA_LEVEL == 2
+#if defined(__x86_64__) && !defined(AFFEKT_ONE_ISA)
 #define AFFEKT_KERNELS(Table, name)                                                            \
   AFFEKT_ISA_DECLARE_(baseline, Table, name)                                                   \
   AFFEKT_ISA_DECLARE_(avx2, Table, name)                                                       \
@@ -60,13 +49,6 @@ Isa active_isa();
   [[maybe_unused]] inline const Table& name() {                                                \
     const Isa isa = active_isa();                                                              \
     return isa == Isa::avx512 ? avx512::name : isa == Isa::avx2 ? avx2::name : baseline::name; \
-  }
-#elif AFFEKT_ISA_LEVEL == 1
-#define AFFEKT_KERNELS(Table, name)                                 \
-  AFFEKT_ISA_DECLARE_(baseline, Table, name)                        \
-  AFFEKT_ISA_DECLARE_(avx2, Table, name)                            \
-  [[maybe_unused]] inline const Table& name() {                     \
-    return active_isa() == Isa::avx2 ? avx2::name : baseline::name; \
   }
 #else
 #define AFFEKT_KERNELS(Table, name)          \

@@ -28,14 +28,12 @@ constexpr const char* kIsaNames[] = {
 };
 
 Isa widest() noexcept {
-#if AFFEKT_ISA_LEVEL > 0
+#if defined(__x86_64__) && !defined(AFFEKT_ONE_ISA)
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return Isa::baseline;
-#if AFFEKT_ISA_LEVEL > 1
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     return Isa::avx512;
-#endif
   return Isa::avx2;
 #else
   return Isa::baseline;
@@ -51,8 +49,8 @@ Isa choose() {
     if (std::strcmp(name, kIsaNames[i]) == 0) return static_cast<Isa>(i);
     has += (i ? ", " : "") + std::string(kIsaNames[i]);
   }
-  throw InvalidArgument("AFFEKT_ISA: expected one of those that this CPU and this build have (" + has + "), got \"" + name +
-                        "\"");
+  throw InvalidArgument("AFFEKT_ISA: expected one of those that this CPU and this build have (" + has +
+                        "), got \"" + name + "\"");
 }
 
 constexpr int kMaxThreads = 1024;

@@ -33,7 +33,7 @@ void check_count(std::size_t block, const char* what, std::size_t count, std::si
 
 /// The kernels of this process for integers: those of avx512 want an instruction that its first CPUs lack.
 const DenseKernels& int8_kernels() {
-#if AFFEKT_ISA_LEVEL == 2
+#if defined(__x86_64__) && !defined(AFFEKT_ONE_ISA)
   if (active_isa() == Isa::avx512 && !__builtin_cpu_supports("avx512vnni")) return avx2::dense_kernels;
 #endif
   return dense_kernels();

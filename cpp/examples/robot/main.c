@@ -74,9 +74,12 @@ static void read_csv(const char *path, struct sensor *sensor) {
     char *end;
     const double time = strtod(line, &end);
     size_t i;
+    if (end == line) fail(path, "a row without its time");
     for (i = 0; i < sensor->input.channels; ++i) {
+      const char *const cell = end + 1;
       if (*end != ',') fail(path, "too few columns");
-      values[i] = strtof(end + 1, &end);
+      values[i] = strtof(cell, &end);
+      if (end == cell) fail(path, "a value that is no number");
     }
     add(sensor, time, values);
   }

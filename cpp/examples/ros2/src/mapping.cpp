@@ -121,7 +121,7 @@ Diagnostic Health::operator()(const affekt::Counters& now) {
 
 std::span<const Parameter> parameters() {
   static constexpr Parameter all[] = {
-      {"queue_s", "samples that may wait for the next poll, seconds", 2.0, 0.05, 60.0},
+      {"queue_s", "samples that may wait for the next poll, seconds beyond wait_s", 2.0, 0.5, 60.0},
       {"reanchor_s", "difference between stamps and sample count that moves the clock, seconds", 0.1, 0.001,
        10.0},
       {"wait_s", "how far other inputs may be ahead before an estimate does without one, seconds", 0.5, 0.0,
@@ -130,6 +130,14 @@ std::span<const Parameter> parameters() {
       {"diagnostics_s", "seconds between diagnostics", 1.0, 0.1, 60.0},
   };
   return all;
+}
+
+affekt::EngineOptions engine_options(double queue_s, double reanchor_s, double wait_s) {
+  affekt::EngineOptions options;
+  options.queue_s = queue_s + wait_s;
+  options.reanchor_s = reanchor_s;
+  options.wait_s = wait_s;
+  return options;
 }
 
 std::string wrong_value(std::string_view name, double value) {

@@ -98,6 +98,8 @@ struct Parameter {
   double value, low, high;  ///< default and range, both ends included
 };
 std::span<const Parameter> parameters();
+/// What an engine is made with, from the parameters of these names.
+affekt::EngineOptions engine_options(double queue_s, double reanchor_s, double wait_s);
 /// What is wrong with a value, naming the range; empty if nothing is.
 std::string wrong_value(std::string_view name, double value);
 

@@ -43,12 +43,9 @@ class Node : public rclcpp_lifecycle::LifecycleNode {
       for (const Parameter& p : parameters())
         if (const std::string wrong = wrong_value(p.name, number(p.name)); !wrong.empty())
           throw affekt::InvalidArgument(wrong);
-      affekt::EngineOptions options;
-      options.queue_s = number("queue_s");
-      options.reanchor_s = number("reanchor_s");
-      options.wait_s = number("wait_s");
       model_ = affekt::Model::load(get_parameter("model").as_string());
-      engine_ = std::make_unique<affekt::Engine>(model_, options);
+      engine_ = std::make_unique<affekt::Engine>(
+          model_, engine_options(number("queue_s"), number("reanchor_s"), number("wait_s")));
       mapping_ = std::make_unique<Mapping>(model_);
     } catch (const affekt::Error& error) {
       RCLCPP_ERROR(get_logger(), "%s", error.what());
