@@ -1,9 +1,9 @@
 """Build the robot example against an installed affekt and run it: `python scripts/check_install.py PREFIX`.
 
 With `find_package` the C++ and the C program, shared, and static where the static library is there; by
-pkg-config the C program likewise. Each must print, from a WAV and two CSV files, exactly what the Python package
-computes from the same samples. Installation and example are copied elsewhere first, so that neither finds
-what it should not. `--most-kib` bounds the stripped shared library.
+pkg-config the C program likewise. Each must print, from a WAV and two CSV files, exactly what the Python
+package computes from the same samples. Installation and example are copied elsewhere first, so that neither
+finds what it should not. `--most-kib` bounds the stripped shared library.
 """
 
 from __future__ import annotations
