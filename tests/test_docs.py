@@ -1,4 +1,4 @@
-"""The programs in docs/kernels.md run as they stand."""
+"""The programs in docs/kernels.md and docs/live.md run as they stand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import pytest
 
 import affekt
 import fake_cupy
+import fused_model
 from affekt import _core
+from affekt.modelfile import model_bytes
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "kernels.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
@@ -25,6 +27,19 @@ CPP = [code for language, code in BLOCKS if language == "cpp" and "int main" in 
 def title(code: str) -> str:
     """Its first import of ours."""
     return next(line for line in code.splitlines() if "affekt" in line)
+
+
+def test_the_program_of_the_live_page(tmp_path, monkeypatch, capsys):
+    soundfile = pytest.importorskip("soundfile")
+    page = PAGE.with_name("live.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    (tmp_path / "mine.safetensors").write_bytes(model_bytes(*fused_model.fused()))
+    soundfile.write(tmp_path / "talk.wav", fused_model.signals(6.0)["audio"], 8000)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "live.md", "exec"), {"__name__": "__main__"})
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("5.9 ")
+    assert "'audio': True, 'eeg': True, 'face': False" in last
 
 
 def test_the_page_has_programs():

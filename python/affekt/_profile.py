@@ -74,13 +74,16 @@ class Profile:
         OSError : the file cannot be written.
         """
         target = as_path(path, "path")
+        target.write_text(json.dumps(self.document(), indent=1) + "\n", encoding="utf-8")
+        return target
+
+    def document(self) -> dict[str, Any]:
+        """What `save` writes, as an object for JSON."""
         nodes = {
             name: {"count": s.count, "mean": s.mean.tolist(), "variance": s.variance.tolist()}
             for name, s in self.nodes.items()
         }
-        document = {"affekt_profile": _FORMAT, "model": self.model, "name": self.name, "nodes": nodes}
-        target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        return target
+        return {"affekt_profile": _FORMAT, "model": self.model, "name": self.name, "nodes": nodes}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Profile:
@@ -97,6 +100,11 @@ class Profile:
             raise DataError(f"{source}: cannot be read: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:
             raise DataError(f"{source}: not a profile: not JSON ({error})") from error
+        return cls.from_document(document, str(source))
+
+    @classmethod
+    def from_document(cls, document: Any, source: str) -> Profile:
+        """The profile that `document` gave; DataError, which names `source`, where it is none."""
         if not isinstance(document, dict) or "affekt_profile" not in document:
             raise DataError(f"{source}: not a profile: it has no 'affekt_profile'")
         if document["affekt_profile"] != _FORMAT:

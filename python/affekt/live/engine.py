@@ -99,6 +99,12 @@ class Engine:
     silence is masked, and back with its first row. Every input may be pushed from a thread of its own; as
     long as nothing comes late (`counters`), results do not depend on the order of the pushes.
 
+    Attributes
+    ----------
+    model : the `affekt.Model`.
+    options : what it was made with, by name; a `Detector` as its name.
+    start : the profile that it starts from, or None.
+
     Raises
     ------
     ModelFileError : see `affekt.load`. InputError : an option is out of range, or the profile belongs to
@@ -126,6 +132,15 @@ class Engine:
                 f"queue_s, reanchor_s, wait_s: expected numbers, got {queue_s!r}, {reanchor_s!r}, {wait_s!r}"
             ) from error
         self._native = _core.Engine(self.model.native, *seconds, as_switch(adapt), wait)
+        self.start = profile
+        self.options: dict[str, Any] = {
+            "queue_s": seconds[0],
+            "reanchor_s": seconds[1],
+            "wait_s": wait,
+            "adapt": as_switch(adapt),
+        }
+        if detector is not None:
+            self.options["detector"] = detector if isinstance(detector, str) else detector.name
         start_from(self._native, self.model, profile)
         self._listener = listening(self.model, detector)
         self._invalid = 0  # by the listener

@@ -1,0 +1,91 @@
+"""ONNX export of models over a window: the values of the core, in onnxruntime."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import affekt
+import reference_model
+from affekt import InputError, MissingExtraError, weights
+from affekt._native import Model
+from affekt.modelfile import model_bytes
+from fused_model import fused
+from small_model import small_model
+
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime")
+
+
+def session(path):
+    return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def voices(samples, rate, count=3):
+    draw = np.random.default_rng(5)
+    made = [
+        0.1 * draw.standard_normal(samples) * (1 + np.sin(np.arange(samples) / 900 + i)) for i in range(count)
+    ]
+    return np.stack(made).astype(np.float32)
+
+
+def check(model, path, seconds):
+    affekt.export_onnx(model, path, seconds=seconds)
+    graph = session(path)
+    (given,) = graph.get_inputs()
+    assert given.name == model.inputs[0]["name"]
+    batch = voices(given.shape[1], model.sample_rate)
+    found = dict(
+        zip([o.name for o in graph.get_outputs()], graph.run(None, {given.name: batch}), strict=True)
+    )
+    assert list(found) == [entry["name"] for entry in model.outputs]
+    wanted = [model.run(samples, adapt=False).values for samples in batch]
+    for entry in model.outputs:
+        columns = slice(entry["offset"], entry["offset"] + len(entry["labels"]))
+        got = found[entry["name"]]
+        for row, values in zip(got, wanted, strict=True):
+            np.testing.assert_allclose(
+                row, values[:, columns] if row.ndim == 2 else values[-1, columns], atol=1e-4
+            )
+    return graph
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.234])
+@pytest.mark.parametrize("pool", [True, False])
+def test_a_window_gives_the_values_of_the_core(tmp_path, pool, seconds):
+    model = affekt.load(small_model(tmp_path / "small.safetensors", pool=pool))
+    graph = check(model, tmp_path / "small.onnx", seconds)
+    about = json.loads(graph.get_modelmeta().custom_metadata_map["affekt"])
+    assert about["model"] == model.hash
+    assert about["sample_rate"] == 16000
+    assert [entry["labels"] for entry in about["outputs"]] == [entry["labels"] for entry in model.outputs]
+
+
+@pytest.mark.parametrize("kind", ["attention", "mean", "statistics", "attention_statistics"])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "prelu"])
+def test_kinds_of_pools_and_rectifiers(tmp_path, kind, activation):
+    card, tensors = reference_model.utterance(pool=kind, activation=activation)
+    check(Model.from_bytes(model_bytes(card, tensors)), tmp_path / "model.onnx", 0.8)
+
+
+@pytest.mark.parametrize("name", weights.list_models())
+def test_shipped_models(tmp_path, name):
+    check(affekt.load(name), tmp_path / "model.onnx", None)
+
+
+def test_what_cannot_be_exported(tmp_path, monkeypatch):
+    model = affekt.load(small_model(tmp_path / "small.safetensors"))
+    with pytest.raises(InputError, match=r"seconds: .* are too short for a row of node 'mel'"):
+        affekt.export_onnx(model, tmp_path / "a.onnx", seconds=0.01)
+    with pytest.raises(InputError, match="seconds must be a positive number"):
+        affekt.export_onnx(model, tmp_path / "a.onnx", seconds=-1)
+    several = Model.from_bytes(model_bytes(*fused()))
+    with pytest.raises(InputError, match="single audio signal, this one takes audio, signal, rows"):
+        affekt.export_onnx(several, tmp_path / "a.onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtraError, match=r"affekt\[onnx\]"):
+        affekt.export_onnx(model, tmp_path / "a.onnx")
+    assert not (tmp_path / "a.onnx").exists()
