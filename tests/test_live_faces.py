@@ -200,6 +200,8 @@ def test_bad_cameras_and_arguments(capture, tmp_path, monkeypatch):
         CameraSource(0, 25.0, features=lambda p, f: 1, detector=lambda p: [])
     with pytest.raises(InputError, match="features must be one of 'landmarks'"):
         CameraSource(0, 25.0, features="eyes", detector=lambda p: [])
+    with pytest.raises(InputError, match="detector: expected a network of five points"):
+        CameraSource(0, 25.0)
     capture.count = 0
     with pytest.raises(DataError, match="holds no picture"):
         list(CameraSource("a.mp4", 25.0, features=seen, detector=lambda p: []))

@@ -33,24 +33,25 @@ def lsl():
 
 
 class Player:
-    """An outlet that plays (time, channels) at its rate, from a thread, once somebody listens."""
+    """An outlet that plays (time, channels) at its rate, once somebody listens and `go` is set."""
 
-    def __init__(self, frames, rate, *, stype="EEG", seconds=None, names=None, nominal=None):
+    def __init__(self, frames, rate, *, names=None, go=None):
         module = lsl()
         self.name = f"affekt-{uuid.uuid4().hex[:12]}"
-        nominal = rate if nominal is None else nominal
-        info = module.StreamInfo(self.name, stype, frames.shape[1], nominal, "float32", self.name)
+        info = module.StreamInfo(self.name, "EEG", frames.shape[1], rate, "float32", self.name)
         if names:
             info.set_channel_names(names)
         self.outlet = module.StreamOutlet(info)
         self.frames, self.rate, self.clock = frames, rate, module.local_clock
-        self.stop = threading.Event()
+        self.stop, self.go = threading.Event(), go
         self.thread = threading.Thread(target=self._play, daemon=True)
         self.thread.start()
 
     def _play(self):
         while not self.stop.is_set() and not self.outlet.has_consumers:
             self.stop.wait(0.01)
+        if self.go is not None:
+            self.go.wait(20)
         self.begun = self.clock() + 0.05
         for first in range(0, len(self.frames), 8):
             block = np.ascontiguousarray(self.frames[first : first + 8], np.float32)
@@ -88,7 +89,7 @@ def test_what_is_played_is_what_comes(eeg):
 
 
 def test_channels_by_name(eeg):
-    with LslSource(eeg.name, {**SPECS["eeg"], "channels": 2}, channels=["d", "b"], patience=0.3) as source:
+    with LslSource(eeg.name, {**SPECS["eeg"], "channels": 2}, channels=["d", "b"], patience=5.0) as source:
         chunk = next(iter(source))
         np.testing.assert_array_equal(chunk.samples, signals(1.5)["eeg"].T[[3, 1], : chunk.frames])
 
@@ -106,7 +107,7 @@ def test_streams_that_do_not_fit(eeg):
         LslSource(eeg.name, SPECS["eeg"], patience=0)
 
 
-def test_a_session_from_the_network_to_the_network(eeg):
+def test_a_session_from_the_network_to_the_network():
     """EEG from an outlet beside a generated face in real time; estimates through an outlet of their own."""
     module = lsl()
     name = f"affekt-{uuid.uuid4().hex[:12]}"
@@ -115,12 +116,19 @@ def test_a_session_from_the_network_to_the_network(eeg):
     inlet = module.StreamInlet(found)
     inlet.open_stream(timeout=10)
     assert inlet.get_sinfo().get_channel_names() == [*MODEL.columns, "valid", "confidence", "age"]
-    source = LslSource(eeg.name, SPECS["eeg"], patience=1.5)
-    face = GeneratedSource(SPECS["face"], seconds=1.5, speed=1.0, chunk_seconds=0.04)
-    session = Session(Engine(MODEL, wait_s=0.5), [source, face], sinks=[sink])
-    estimates = []
-    with pytest.raises(DataError, match="is it unplugged"):
-        estimates.extend(session)
+    go = threading.Event()
+
+    def started(seconds):
+        go.set()  # the amplifier begins with the session
+        time.sleep(seconds)
+
+    with Player(signals(1.5)["eeg"], 128.0, go=go) as player:
+        source = LslSource(player.name, SPECS["eeg"], patience=1.5)
+        face = GeneratedSource(SPECS["face"], seconds=1.5, speed=1.0, chunk_seconds=0.04, sleep=started)
+        session = Session(Engine(MODEL, wait_s=0.5), [source, face], sinks=[sink])
+        estimates = []
+        with pytest.raises(DataError, match="is it unplugged"):
+            estimates.extend(session)
     both = [e for e in estimates if e.present["eeg"] and e.present["face"]]
     assert len(both) >= 2
     assert session.engine.counters("eeg")["taken"] == 192
@@ -187,9 +195,10 @@ def xdf(tmp_path):
     return path, made
 
 
-def test_an_xdf_recording_is_replayed_on_one_clock(xdf):
+def test_an_xdf_recording_is_replayed_on_one_clock(xdf, caplog):
     path, made = xdf
     eeg = XdfSource(path, SPECS["eeg"])
+    assert not caplog.records
     face = XdfSource(path, SPECS["face"], stream="Face")
     got = list(eeg)
     np.testing.assert_array_equal(np.concatenate([c.samples for c in got], axis=1), made["eeg"].T)

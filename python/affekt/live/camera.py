@@ -416,7 +416,7 @@ class CameraSource(Source):
     modality : name that the chunks carry.
     features : of a picture and a face: ``"landmarks"`` (see `landmark_row`), an `Embedding`, or a function of
         (picture, face) that gives (width,) float32, with an attribute ``width``.
-    detector : see `open_face_detector`; or a function as it gives.
+    detector : see `open_face_detector`; or a function as it gives. Landmarks need one of five points.
     speed : of a video file; see `affekt.live.sources.Replay`.
     patience : seconds without a picture after which the camera counts as gone.
 
@@ -451,6 +451,11 @@ class CameraSource(Source):
         self._patience = _checks.number(patience, "patience", positive=True)
         if isinstance(features, str):
             _checks.choice(features, ("landmarks",), "features")
+            if detector is None:
+                raise InputError(
+                    "detector: expected a network of five points, such as YuNet's .onnx, for landmarks; the "
+                    "packaged one finds three, enough for an embedding"
+                )
             self.channels, self._row = 10, lambda picture, face: landmark_row(face)
         elif isinstance(features, Embedding):
             self.channels = features.width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -219,10 +220,14 @@ class XdfSource(Replay):
         xdf = require("pyxdf", purpose="reading XDF recordings")
         if not self.path.is_file():
             raise DataError(f"{self.path}: no such file")
+        log = logging.getLogger("pyxdf.pyxdf")
+        log.addFilter(_dejittered)
         try:
             streams, _ = xdf.load_xdf(str(self.path), dejitter_timestamps=False)
         except Exception as error:  # pyxdf raises whatever parsing makes it
             raise DataError(f"{self.path}: not an XDF recording: {error}") from error
+        finally:
+            log.removeFilter(_dejittered)
         streams = [s for s in streams if isinstance(s["time_series"], np.ndarray) and len(s["time_stamps"])]
         known = {str(s["info"]["name"][0]): s for s in streams}
         fits = [s for s in streams if stream in (None, s["info"]["name"][0], s["info"]["type"][0])]
@@ -249,6 +254,11 @@ class XdfSource(Replay):
             yield _chunk(
                 self.modality, self._values[first:last], float(self._times[first]), self.rate, self._rows
             )
+
+
+def _dejittered(record: logging.LogRecord) -> bool:
+    """False for what pyxdf says of every stream that it does not dejitter."""
+    return "Segments and clock-segments differ" not in record.getMessage()
 
 
 def _chunk(modality: str, values: np.ndarray, when: float, rate: float, rows: bool) -> Chunk:
