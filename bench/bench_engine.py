@@ -8,6 +8,11 @@ pushes one second from Python, a thirtieth at a time, and polls after each; the 
 pushes, front ends and Python included. The least work is that of the networks: their weights, 10.7 MB, are
 read once per estimate, and the loop that reads them takes most of the native time. A session holds 1.3 MB
 beside its queues, which take 0.16 MB per second of `queue_s`, rounded up to powers of two.
+
+ONNX Runtime and TorchScript compute the same graph behind the clock, one call per estimate, the networks'
+states handed in and out (twins.py). They are given the rows on the clock and which inputs are there, for
+free: no front ends, no clock, no queues, which favours them. All read the same weights, so no ratio can pass
+the peer's time over the bound.
 """
 
 from __future__ import annotations
@@ -21,6 +26,8 @@ from scipy import signal
 from affekt._native import Model
 from affekt.live import Engine
 from affekt.modelfile import model_bytes
+
+from . import twins
 
 TICKS = 30
 NETWORKS = {"audio": (39, [32] * 4), "eeg": (192, [128] * 2), "face": (512, [256, 256, 128, 128])}
@@ -96,6 +103,70 @@ def model() -> tuple[Model, int]:
     card = {"schema": 2, "name": "lfan", "version": "1", "clock": {"rate": 30.0, "silence": 1.0}}
     card |= {"inputs": inputs, "nodes": nodes, "outputs": outputs}
     return Model.from_bytes(model_bytes(card, tensors)), macs
+
+
+@functools.cache
+def on_the_clock() -> tuple[list[list[np.ndarray]], np.ndarray]:
+    """What reaches the networks at each estimate of four seconds (a row each, and which are there), and the
+    values of the engine."""
+    card = dict(model()[0].card)
+    del card["tensors"]
+    kept = ("front_end", "filter", "reference", "band_power", "align")
+    card["nodes"] = [node for node in card["nodes"] if node["type"] in kept]
+    card["outputs"], tensors = [], {}
+    for name, (width, _) in NETWORKS.items():  # the output of a file needs a tensor: these change nothing
+        card["nodes"].append(
+            {"name": name + "_seen", "type": "standardise", "inputs": [f"{name}_now"], "options": {}}
+        )
+        tensors |= {f"{name}_seen.mean": np.zeros(width), f"{name}_seen.scale": np.ones(width)}
+        labels = [f"{name}{i}" for i in range(width)]
+        card["outputs"].append({"name": name, "node": f"{name}_seen", "kind": "continuous", "labels": labels})
+    seen = Engine(Model.from_bytes(model_bytes(card, tensors)))
+    full = Engine(model()[0])
+    given, values = [], []
+    edges = np.cumsum([width for width, _ in NETWORKS.values()])[:-1]
+    for pushes in second() * 4:
+        for name, samples in pushes:
+            seen.push(name, samples)
+            full.push(name, samples)
+        while (estimate := seen.poll()) is not None:
+            there = np.array([estimate.present[name] for name in NETWORKS], np.float32)
+            row = np.array(list(estimate.values.values()), np.float32)
+            given.append([*np.split(row, edges), there])
+        while (estimate := full.poll()) is not None:
+            values.append(list(estimate.values.values()))
+    return given, np.array(values)
+
+
+@functools.cache
+def twin(name: str) -> twins.Step:
+    """The peer, which agreed with the engine all along, also before every input was there."""
+    make = {"ONNX Runtime": twins.onnx_attending, "TorchScript": twins.torchscript_attending}[name]
+    step = make({name: width for name, (width, _) in NETWORKS.items()}, model()[0].tensors(), 32)
+    given, values = on_the_clock()
+    found = np.array([np.array(step(*rows)).reshape(-1) for rows in given])
+    np.testing.assert_allclose(found, values, atol=1e-4)
+    return step
+
+
+@pytest.mark.parametrize("name", ["ONNX Runtime", "TorchScript"])
+def bench_twin(contender, peer, name):
+    for library in {"ONNX Runtime": ("onnx", "onnxruntime"), "TorchScript": ("torch",)}[name]:
+        peer(library)
+    step, ticks = twin(name), on_the_clock()[0][-TICKS:]
+
+    def run():
+        for rows in ticks:
+            step(*rows)
+
+    contender(
+        "audio, EEG and face, one session, per estimate",
+        name,
+        run,
+        units=TICKS,
+        floor={"ONNX Runtime": 4, "TorchScript": 10},
+        aim={"ONNX Runtime": 10, "TorchScript": 30},
+    )
 
 
 @functools.cache

@@ -6,6 +6,8 @@ the step:
 
 - ONNX Runtime: a graph of Conv, LeakyRelu and Add with the past rows of each convolution as inputs and
   outputs (Concat, Slice), bound to fixed buffers in two sets that take turns, so that Python copies no state;
+  and the same with every Conv written as a product with its rows one after the other (Slice, Reshape, Gemm),
+  which suits wide networks better;
 - pytorch-tcn: its streaming mode, `forward(x, inference=True)` with its own buffers;
 - RTNeural: its Conv1D layers (Eigen) with the residual sum between them written by us, as it has none; built
   for this CPU when `AFFEKT_RTNEURAL` names a checkout, in sizes known at run time, as ours are, and to the
@@ -48,7 +50,8 @@ SLOPE = 0.01
 STREAMS = 8
 
 # Ratios to reach, by channels: floor, aim.
-STEP = {32: ({"ONNX Runtime": 9}, 20), 64: ({"ONNX Runtime": 9}, 12), 128: ({"ONNX Runtime": 4}, 5)}
+ONNX = ("ONNX Runtime", "ONNX Runtime, products")
+STEP = {32: (9, 20), 64: (9, 12), 128: (4, 5)}
 RTNEURAL = ("RTNeural in C++", "RTNeural in C++, sizes compiled in")
 IN_CPP = "step, all called from C++"
 
@@ -148,113 +151,33 @@ def bench_affekt_step(contender, peer, shape):
         label("step", shape),
         "affekt",
         lambda: tcn.process(row),
-        floor=floor | {"pytorch-tcn, streaming": 100} | dict.fromkeys(RTNEURAL, 1),
-        aim={"ONNX Runtime": aim},
+        floor=dict.fromkeys(ONNX, floor) | {"pytorch-tcn, streaming": 100} | dict.fromkeys(RTNEURAL, 1),
+        aim=dict.fromkeys(ONNX, aim),
         **facts(shape),
     )
 
 
 @functools.cache
-def onnx_step(shape):
-    """Return a function that takes one step with ONNX Runtime over bound buffers, and its buffers."""
-    import onnx
-    import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
+def onnx_step(shape, products):
+    """Return a function that takes one step with ONNX Runtime over bound buffers."""
+    from .twins import onnx_tcn
 
-    inputs, channels, blocks, taps = shape
-    weights = module_of(shape)[1]
-    nodes, initial, states = [], [], []
-
-    def constant(name, value):
-        initial.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def node(kind, sources, target, **attributes):
-        nodes.append(helper.make_node(kind, sources, [target], **attributes))
-        return target
-
-    def convolution(x, width, block, name, dilation):
-        past, key = (taps - 1) * dilation, f"{block}.{name}"
-        states.append((f"{key}.past", width, past))
-        both = node("Concat", [f"{key}.past", x], f"{key}.both", axis=2)
-        bounds = [
-            constant(f"{key}.{k}", np.array([v], np.int64))
-            for k, v in (("from", 1), ("to", past + 1), ("axis", 2))
-        ]
-        node("Slice", [both, *bounds], f"{key}.next")
-        tensors = [constant(f"{key}.{k}", weights[block][f"{name}.{k}"]) for k in ("weight", "bias")]
-        y = node("Conv", [both, *tensors], f"{key}.y", dilations=[dilation], kernel_shape=[taps])
-        return node("LeakyRelu", [y], f"{key}.rectified", alpha=SLOPE)
-
-    x, width = "x", inputs
-    for block in range(blocks):
-        h = convolution(x, width, block, "conv1", 2**block)
-        h = convolution(h, channels, block, "conv2", 2**block)
-        if width != channels:
-            tensors = [
-                constant(f"{block}.residual.weight", weights[block]["residual.weight"][:, :, None]),
-                constant(f"{block}.residual.bias", weights[block]["residual.bias"]),
-            ]
-            x = node("Conv", [x, *tensors], f"{block}.shortcut", kernel_shape=[1])
-        total = node("Add", [h, x], f"{block}.sum")
-        x = node("LeakyRelu", [total], "y" if block == blocks - 1 else f"{block}.out", alpha=SLOPE)
-        width = channels
-
-    def value(name, *dims):
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
-
-    graph = helper.make_graph(
-        nodes,
-        "tcn",
-        [value("x", 1, inputs, 1)] + [value(name, 1, w, past) for name, w, past in states],
-        [value("y", 1, channels, 1)]
-        + [value(name.replace("past", "next"), 1, w, past) for name, w, past in states],
-        initial,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = min(model.ir_version, 10)
-    onnx.checker.check_model(model)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-    def buffer(*dims):
-        return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(dims, np.float32))
-
-    x, y = buffer(1, inputs, 1), buffer(1, channels, 1)
-    sets = [[buffer(1, w, past) for _, w, past in states] for _ in range(2)]
-    bindings = []
-    for now, then in (sets, sets[::-1]):
-        binding = session.io_binding()
-        binding.bind_ortvalue_input("x", x)
-        binding.bind_ortvalue_output("y", y)
-        for (name, _, _), old, new in zip(states, now, then, strict=True):
-            binding.bind_ortvalue_input(name, old)
-            binding.bind_ortvalue_output(name.replace("past", "next"), new)
-        bindings.append(binding)
-    turn = 0
-
-    def step():
-        nonlocal turn
-        session.run_with_iobinding(bindings[turn])
-        turn = 1 - turn
-
-    def fed(row):
-        x.update_inplace(np.ascontiguousarray(row.reshape(1, -1, 1)))
-        step()
-        return y.numpy()
-
-    check(fed, shape)
+    weights = {
+        f"tcn.{i}.{name}": value
+        for i, block in enumerate(module_of(shape)[1])
+        for name, value in block.items()
+    }
+    step = onnx_tcn(weights, shape[0], products=products)
+    check(step, shape)
     return step
 
 
+@pytest.mark.parametrize("products", [False, True], ids=["Conv", "products"])
 @each_shape
-def bench_onnx_step(contender, peer, shape):
+def bench_onnx_step(contender, peer, shape, products):
     for name in ("torch", "onnx", "onnxruntime"):
         peer(name)
-    contender(label("step", shape), "ONNX Runtime", onnx_step(shape))
+    contender(label("step", shape), ONNX[products], onnx_step(shape, products))
 
 
 @functools.cache
