@@ -549,7 +549,8 @@ class CameraSource(Source):
                         held[:] = [(self._now(), picture)]
                         wake.notify()
             finally:
-                self._capture.release()
+                with self._reading:  # `close` may be letting go of it too
+                    self._capture.release()
                 over.set()
                 with wake:
                     wake.notify()
