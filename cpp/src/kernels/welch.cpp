@@ -89,11 +89,12 @@ struct Trend {
   Element<V> middle{};
 };
 
-/// The trend that is to be taken off segments; `keep(i, v)` is told what the trend belongs to. What is
-/// detrended is taken relative to its first sample, so that a large offset costs no precision and a constant
-/// segment gives exact zeros.
+/// The trend that is to be taken off segments, a line or a mean; `keep(i, v)` is told what the trend belongs
+/// to. What is detrended is taken relative to its first sample, so that a large offset costs no precision and
+/// a constant segment gives exact zeros.
 template <class V, class From, class C, class Keep>
-AFFEKT_INLINE Trend<V> trend_of(const SegmentView<C>& plan, const From& x, const Keep& keep) noexcept {
+AFFEKT_INLINE Trend<V> trend_of(const SegmentView<C>& plan, const From& x, bool line,
+                                const Keep& keep) noexcept {
   const std::size_t n = plan.samples, whole = n / kRun * kRun;
   Trend<V> trend;
   V rows[kRun];
@@ -110,7 +111,7 @@ AFFEKT_INLINE Trend<V> trend_of(const SegmentView<C>& plan, const From& x, const
       (s % 2 == 0 ? s0 : s1) += rows[s];
     }
     sum.add(s0 + s1);
-    if (plan.detrend == 2) {
+    if (line) {
       for (std::size_t s = 0; s < kRun; ++s) m = fma<V>(rows[s], splat<V>(static_cast<C>(i + s) - middle), m);
       moment.add(m);
     }
@@ -122,7 +123,7 @@ AFFEKT_INLINE Trend<V> trend_of(const SegmentView<C>& plan, const From& x, const
     moment.add(v * (static_cast<C>(i) - middle));
   }
   trend.mean = sum.total / static_cast<C>(n);
-  if (plan.detrend == 2 && n > 1) {
+  if (line && n > 1) {
     // The sum of (i - middle)^2 is n (n^2 - 1) / 12.
     const C size = static_cast<C>(n);
     trend.slope = moment.total * (C(12) / (size * (size * size - C(1))));
@@ -141,7 +142,7 @@ Trend<V> load_segments(const SegmentView<C>& plan, const From& x, V* z) noexcept
     for (std::size_t i = whole; i < n; ++i) z[i] = x.one(i);
     return {};
   }
-  return trend_of<V>(plan, x, [z](std::size_t i, const V& v) noexcept { z[i] = v; });
+  return trend_of<V>(plan, x, plan.detrend == 2, [z](std::size_t i, const V& v) noexcept { z[i] = v; });
 }
 
 /// Vectors of C for a transform: half as wide where two arrays of the widest would not fit the first cache.
@@ -175,24 +176,18 @@ std::size_t lanes(const SegmentView<C>& plan) noexcept {
   return narrow(plan) ? Work<Narrow<C>>::lanes : Work<Vec<C>>::lanes;
 }
 
-/// work.power = the power of the segments of x, lane by lane.
-template <class V, class From, class C>
-AFFEKT_INLINE void power(const SegmentView<C>& plan, const From& x, const Work<V>& work) noexcept {
-  V* out = work.power;
+// The transforms are functions of their own, and know nothing of where the segments come from: most of this
+// file's code is in them, and would otherwise be there once for every caller.
+
+/// work.power = the power of the segments in work.z less their trend.
+template <class V, class C>
+[[gnu::noinline]] void transform(const SegmentView<C>& plan, const Trend<V>& off,
+                                 const Work<V>& work) noexcept {
   const C* w = plan.window;
-  const auto sink = [out](std::size_t k, const V& re, const V& im) noexcept {
+  const auto sink = [out = work.power](std::size_t k, const V& re, const V& im) noexcept {
     out[k] = fma<V>(re, re, im * im);
   };
-  if constexpr (std::is_same_v<From, Beside<V>>) {
-    if (plan.detrend == 1 && plan.samples == plan.fft.n) {
-      const Trend<V> trend = trend_of<V>(plan, x, [](std::size_t, const V&) noexcept {});
-      real_fft<V>(plan.fft, work.z, work.fft, sink, [from = x.x, trend, w](std::size_t i, const V&) noexcept {
-        return ((from[i] - trend.origin) - trend.mean) * w[i];
-      });
-      return;
-    }
-  }
-  const Trend<V> trend = load_segments<V>(plan, x, work.z);
+  const Trend<V> trend = off;
   if (plan.detrend == 2) {
     real_fft<V>(plan.fft, work.z, work.fft, sink, [trend, w](std::size_t i, const V& v) noexcept {
       const V line = fma<V>(trend.slope, splat<V>(static_cast<C>(i) - trend.middle), trend.mean);
@@ -202,6 +197,29 @@ AFFEKT_INLINE void power(const SegmentView<C>& plan, const From& x, const Work<V
     real_fft<V>(plan.fft, work.z, work.fft, sink,
                 [mean = trend.mean, w](std::size_t i, const V& v) noexcept { return (v - mean) * w[i]; });
   }
+}
+
+/// work.power = the power of the segments of x, as long as the transform, less their first sample and mean.
+template <class V, class C>
+[[gnu::noinline]] void transform(const SegmentView<C>& plan, const Beside<V>& x,
+                                 const Work<V>& work) noexcept {
+  const Trend<V> trend = trend_of<V>(plan, x, false, [](std::size_t, const V&) noexcept {});
+  const auto sink = [out = work.power](std::size_t k, const V& re, const V& im) noexcept {
+    out[k] = fma<V>(re, re, im * im);
+  };
+  real_fft<V>(plan.fft, work.z, work.fft, sink,
+              [from = x.x, trend, w = plan.window](std::size_t i, const V&) noexcept {
+                return ((from[i] - trend.origin) - trend.mean) * w[i];
+              });
+}
+
+/// work.power = the power of the segments of x, lane by lane.
+template <class V, class From, class C>
+AFFEKT_INLINE void power(const SegmentView<C>& plan, const From& x, const Work<V>& work) noexcept {
+  if constexpr (std::is_same_v<From, Beside<V>>) {
+    if (plan.detrend == 1 && plan.samples == plan.fft.n) return transform(plan, x, work);
+  }
+  transform(plan, load_segments<V>(plan, x, work.z), work);
 }
 
 /// f(work, i, n) for every n <= lanes segments from i on, when their power is there; the last of them fills
