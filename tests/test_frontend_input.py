@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from affekt.errors import InputError
-from affekt.features import LogMel, Mfcc
+from affekt.features import LogMel, Mfcc, PowerSpectrogram, Stft
 
 RATE = 16000
 MEL = LogMel(sample_rate=RATE)
@@ -76,6 +76,22 @@ def test_input_is_left_alone() -> None:
     x = X.copy()
     LogMel(sample_rate=RATE, preemphasis=0.97, remove_dc=True)(x)
     np.testing.assert_array_equal(x, X)
+
+
+@pytest.mark.parametrize("make", [LogMel, Mfcc, Stft, PowerSpectrogram])
+def test_out_must_lie_apart_from_the_samples(make: type) -> None:
+    plan = make(sample_rate=RATE)
+    buffer = np.zeros(1 << 22, np.uint8)
+    x = buffer[: X.nbytes].view(np.float32)
+    x[:] = X
+    expected = plan(x)
+    for offset in (0, X.nbytes // 16 * 8, X.nbytes - 64):
+        out = buffer[offset : offset + expected.nbytes].view(expected.dtype).reshape(expected.shape)
+        with pytest.raises(InputError, match="out: expected an array apart from samples"):
+            plan(x, out=out)
+    np.testing.assert_array_equal(x, X)
+    apart = buffer[-expected.nbytes // 64 * 64 :][: expected.nbytes].view(expected.dtype)
+    np.testing.assert_array_equal(plan(x, out=apart.reshape(expected.shape)), expected)
 
 
 def test_dtype_of_the_result() -> None:

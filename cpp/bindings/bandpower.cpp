@@ -125,8 +125,9 @@ class Stream {
       const std::size_t n = rows.length();
       chunk_.resize(channels * n);
       for (std::size_t c = 0; c < channels; ++c) {
-        check(x.data()[c], n, c);
+        // The copy is looked at, because another thread may write to the original.
         std::copy(x.data()[c], x.data()[c] + n, chunk_.data() + c * n);
+        check(chunk_.data() + c * n, n, c);
       }
       frames = stream_.plan().frames(static_cast<std::size_t>(stream_.samples()) + n) -
                static_cast<std::size_t>(stream_.frames());

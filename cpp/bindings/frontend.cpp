@@ -125,6 +125,9 @@ py::array compute(const Plan& plan, const py::array& samples, const py::object& 
     using S = decltype(s);
     using O = decltype(o);
     py::array result = result_array<E<O>>(out, shape);
+    if (!out.is_none() && py::module_::import("numpy").attr("may_share_memory")(samples, out).cast<bool>())
+      throw InvalidArgument(
+          "out: expected an array apart from samples, got one that shares memory with them");
     Pointers<S> in;
     in.add(rows);
     std::vector<O*> to;

@@ -27,6 +27,20 @@ void run(Input& input, const std::shared_ptr<const BandPower>& plan) {
   std::vector<T> whole(frames * width + 1), pieces;
   std::vector<std::uint8_t> marks;
   const auto valid = std::make_unique<bool[]>(frames * channels + 1);
+  if (n > 0 && input.ConsumeIntegralInRange<int>(0, 7) == 0) {  // one unusable sample, anywhere
+    T& hit = apart[input.ConsumeIntegralInRange<std::size_t>(0, channels - 1)]
+                  [input.ConsumeIntegralInRange<std::size_t>(0, n - 1)];
+    const T kept = hit;
+    hit = input.ConsumeBool() ? std::numeric_limits<T>::infinity() : -std::numeric_limits<T>::max();
+    bool refused = false;
+    try {
+      plan->compute(rows.data(), 1, channels, n, whole.data(), valid.get());
+    } catch (const affekt::InvalidArgument&) {
+      refused = true;
+    }
+    REQUIRE(refused);
+    hit = kept;
+  }
   plan->compute(rows.data(), 1, channels, n, whole.data(), valid.get());
   whole.resize(frames * width);
   const std::vector<T> ones(frames * width + 1, T(1));

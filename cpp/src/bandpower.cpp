@@ -200,8 +200,8 @@ class Spectra {
 };
 
 void check(const WelchOptions& o) {
-  if (!(o.sample_rate > 0.0 && o.sample_rate <= 1e9))
-    refuse("sample_rate", "a positive number of Hz, at most 1e9", o.sample_rate);
+  if (!(o.sample_rate >= 1e-9 && o.sample_rate <= 1e9))
+    refuse("sample_rate", "a positive number of Hz from 1e-9 to 1e9", o.sample_rate);
   if (o.n_per_seg < 1 || o.n_per_seg > (1u << 20))
     refuse("n_per_seg", "a number of samples from 1 to 1048576", o.n_per_seg);
   if (o.n_overlap >= o.n_per_seg)
@@ -707,17 +707,23 @@ class Windows {
                              : plan.o.log == LogMode::db ? 10.0 / std::numbers::ln10
                                                          : 1.0 / std::numbers::ln10)) {
     if (plan.median) sorting_.resize(16 * sharing_.segments);
-    // Signals go side by side where that moves most samples into their lanes once instead of again and again,
-    // and where they then fit the second cache.
-    constexpr std::size_t most_bytes = 256 * 1024;
-    const std::size_t lanes = spectra_.lanes();
-    row_bytes_ = spectra_.row_bytes();
-    const std::size_t most = std::min(block * sharing_.n_new * sharing_.samples / 2, most_bytes / row_bytes_);
-    if (!plan.median && channels % lanes == 0 && sharing_.hop < most && sharing_.reach(block) <= most) {
-      together_ = lanes;
-      beside_.resize(sharing_.reach(block) * row_bytes_);
+    if (const std::size_t rows = beside_rows(plan, channels, block); rows > 0) {
+      together_ = spectra_.lanes();
+      row_bytes_ = spectra_.row_bytes();
+      beside_.resize(rows * row_bytes_);
       nowhere_.resize(width_);
     }
+  }
+
+  /// Samples of each channel to lie side by side, 0 for none: where that moves most samples into their lanes
+  /// once instead of again and again, and where they then fit the second cache.
+  static std::size_t beside_rows(const BandPlan& plan, std::size_t channels, std::size_t block) {
+    constexpr std::size_t most_bytes = 256 * 1024;
+    const Sharing& sharing = plan.sharing;
+    const std::size_t most =
+        std::min(block * sharing.n_new * sharing.samples / 2, most_bytes / plan.spectra(T()).row_bytes());
+    if (plan.median || channels % plan.spectra(T()).lanes() != 0 || sharing.hop >= most) return 0;
+    return sharing.reach(block) <= most ? sharing.reach(block) : 0;
   }
 
   void reset() noexcept { std::fill(scanners_.begin(), scanners_.end(), Scanner{}); }
@@ -742,6 +748,28 @@ class Windows {
       emit(f, power + at * frame_stride, valid + at * valid_stride);
     }
     return fine;
+  }
+
+  /// After `run` has met an unusable sample of channel c: takes those among its n samples from `origin` on
+  /// for missing, so that `run` may be called again.
+  void mend(std::size_t c, T* x, std::size_t n) noexcept {
+    for (std::size_t i = 0; i < n; ++i) {
+      if (!(std::abs(x[i]) <= spectra_.limit())) x[i] = std::numeric_limits<T>::quiet_NaN();
+    }
+    scanners_[c].scanned = 0;
+  }
+
+  /// Bytes of what it holds, which may be more than there are.
+  static double bytes(const BandPlan& plan, std::size_t channels, std::size_t block) {
+    const Sharing& sharing = plan.sharing;
+    const auto wide = static_cast<double>(plan.width()), n = static_cast<double>(channels);
+    const double slots = static_cast<double>((sharing.back + block) * sharing.n_new);
+    const double waiting = static_cast<double>(block * sharing.n_new), of = sizeof(T);
+    return slots * (n * (wide * of + 1) + 1) +
+           static_cast<double>(sharing.segments) * (2 * sizeof(T*) + 16 * of) + waiting * n * 2 * sizeof(T*) +
+           (n + 1) * (wide + static_cast<double>(plan.bins + 16)) * of +
+           static_cast<double>(plan.spectra(T()).work_bytes()) +
+           static_cast<double>(beside_rows(plan, channels, block) * plan.spectra(T()).row_bytes());
   }
 
  private:
@@ -803,11 +831,9 @@ class Windows {
       bool all_whole = true;
       for (std::size_t l = 0; l < together_; ++l) {
         Scanner& scanner = scanners_[first + l];
-        if (usable) {
-          scanner.skip(end);
-        } else if (!scanner.advance(x[first + l], origin, end, spectra_.limit())) {
-          return first + l;
-        }
+        // What lies between windows was not moved, so it is still to be looked at.
+        if (!scanner.advance(x[first + l], origin, usable ? begin : end, spectra_.limit())) return first + l;
+        if (usable) scanner.skip(end);
         all_whole = all_whole && scanner.nan_end <= begin;
       }
       each_segment(v0, v1, [&](std::size_t to, std::uint64_t start) noexcept {
@@ -966,6 +992,12 @@ std::size_t BandPower::first_unusable(const double* x, std::size_t n) const noex
   std::size_t nan_end = 0;
   return first_beyond(x, n, impl_->doubles.limit(), &nan_end);
 }
+std::size_t BandPower::stream_bytes(std::size_t channels, std::size_t capacity_samples) const noexcept {
+  const double buffer = static_cast<double>(impl_->sharing.span) + static_cast<double>(capacity_samples);
+  const double all = Windows<float>::bytes(*impl_, channels, 1) +
+                     static_cast<double>(channels) * (buffer * sizeof(float) + 64);
+  return static_cast<std::size_t>(std::min(all, 1e18));
+}
 void BandPower::compute(const float* const* x, std::size_t recordings, std::size_t channels, std::size_t n,
                         float* power, bool* valid) const {
   impl_->compute(x, recordings, channels, n, power, valid);
@@ -1062,7 +1094,9 @@ struct BandPowerStream<T>::Impl {
     for (;; ++window) {
       const bool real = window >= 0;
       // Strides of 0: the frame goes to where the caller says.
-      windows.run(x.data(), start, window, window + 1, power, 0, valid, 0);
+      for (std::size_t bad;
+           (bad = windows.run(x.data(), start, window, window + 1, power, 0, valid, 0)) != Windows<T>::fine;)
+        windows.mend(bad, buffer.data() + bad * capacity, static_cast<std::size_t>(total - start));
       if (real) break;
     }
     ++window;

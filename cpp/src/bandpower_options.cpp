@@ -156,7 +156,7 @@ BandPowerOptions BandPowerOptions::from_json(const std::string& text) {
   options::read_fields(text, "band power", [&](auto&& f) { options::each_band_power_field(t, f); });
   BandPowerOptions o = t.o;
   const double rate = o.welch.sample_rate;
-  if (!(rate > 0.0 && rate <= 1e9)) refuse("sample_rate", "a positive number of Hz, at most 1e9", rate);
+  if (!(rate >= 1e-9 && rate <= 1e9)) refuse("sample_rate", "a positive number of Hz from 1e-9 to 1e9", rate);
   o.win_length = options::samples("window", t.window, rate);
   o.hop_length = options::samples("hop", t.hop, rate);
   o.welch.n_per_seg = options::samples("segment", t.segment, rate);

@@ -221,11 +221,7 @@ class BandPowerNode final : public Node {
         missing_(missing) {}
 
   std::size_t state_bytes(std::size_t) const override {
-    // The samples of a window and a piece, and the segments' powers; the plan refuses what takes a GiB.
-    const BandPowerOptions& o = plan_->options();
-    const std::size_t bins = o.welch.n_fft / 2 + 1;
-    const std::size_t segments = o.win_length / (o.welch.n_per_seg - o.welch.n_overlap) + 2;
-    return channels_ * sizeof(float) * (o.win_length + 4 * kPiece + segments * bins + 4 * bins);
+    return plan_->stream_bytes(channels_, kPiece) + channels_ * (plan_->bands() + 1) * sizeof(float);
   }
   std::unique_ptr<NodeState> make_state(std::size_t) const override {
     return std::make_unique<State>(plan_, channels_);
@@ -238,14 +234,7 @@ class BandPowerNode final : public Node {
     for (std::size_t at = 0; at < n;) {
       const std::size_t m = std::min(kPiece, n - at);
       const float* x = in[0] + at * channels_;
-      std::size_t taken = m;
-      if (plan_->first_unusable(x, m * channels_) == m * channels_) {
-        taken = s.stream.push(x, m, 1, stride);
-      } else {  // a sample out of all proportion is one that is missing
-        for (std::size_t i = 0; i < m * channels_; ++i)
-          s.copy[i] = plan_->first_unusable(x + i, 1) == 1 ? x[i] : kNaN;
-        taken = s.stream.push(s.copy.data(), m, 1, stride);
-      }
+      const std::size_t taken = s.stream.push(x, m, 1, stride);
       const std::size_t before = rows;
       while (s.stream.next(s.power.data(), s.valid.get())) lay(s, out + rows++ * width());
       at += taken;
@@ -259,17 +248,15 @@ class BandPowerNode final : public Node {
     State(const std::shared_ptr<const BandPower>& plan, std::size_t channels)
         : stream(plan, channels, kPiece),
           power(channels * plan->bands()),
-          copy(channels * kPiece),
           valid(std::make_unique<bool[]>(channels)) {}
     State(const State& other)
         : StateOf<State>(other),
           stream(other.stream),
           power(other.power),
-          copy(other.copy),
           valid(std::make_unique<bool[]>(stream.channels())) {}
     void reset() noexcept override { stream.reset(); }
     BandPowerStream<float> stream;
-    std::vector<float> power, copy;
+    std::vector<float> power;
     std::unique_ptr<bool[]> valid;
   };
   static Geometry rows_of(const BandPower& plan) {

@@ -108,7 +108,7 @@ void stream_has_the_bits_of_offline_and_never_allocates(const BandPowerOptions& 
 }
 
 void streams() {
-  std::vector<BandPowerOptions> all(6);
+  std::vector<BandPowerOptions> all(8);
   all[1].welch.average = affekt::Average::median;
   all[1].log = affekt::LogMode::db;
   all[2].welch.detrend = affekt::Detrend::linear;
@@ -118,8 +118,11 @@ void streams() {
   all[4].hop_length = 50;
   all[5].win_length = 256;  // one segment
   all[5].hop_length = 1;
+  all[6].welch.n_overlap = 240;  // so many segments share samples that a stream, too, moves these once
+  all[7] = all[6];
+  all[7].hop_length = 600;
   for (const BandPowerOptions& o : all) {
-    for (const std::size_t channels : {1, 5, 33}) {
+    for (const std::size_t channels : {1, 5, 16, 33}) {
       stream_has_the_bits_of_offline_and_never_allocates<float>(o, channels);
       stream_has_the_bits_of_offline_and_never_allocates<double>(o, channels);
     }
@@ -162,6 +165,62 @@ void bad_input_is_named() {
                "at sample 599 of row 0");
 }
 
+template <class T>
+void an_unusable_sample_is_an_error_wherever_it_lies() {
+  BandPowerOptions o;
+  o.welch.n_overlap = 240;
+  o.relative = false;
+  const std::size_t n = 2000;
+  for (const std::size_t hop : {64, 600}) {
+    o.hop_length = hop;
+    const auto plan = std::make_shared<const BandPower>(o);
+    for (const std::size_t channels : {1, 7, 8, 16, 24, 32}) {
+      for (const std::size_t at : {0, 550, 1150, 1999}) {  // in windows, between them, behind the last
+        std::vector<T> x = noise<T>(channels * n, 3);
+        x[(channels - 1) * n + at] = -std::numeric_limits<T>::infinity();
+        std::vector<T> power(plan->frames(n) * channels * plan->bands());
+        const auto valid = std::make_unique<bool[]>(plan->frames(n) * channels);
+        const std::string where =
+            "at sample " + std::to_string(at) + " of row " + std::to_string(channels - 1);
+        CHECK_THROWS(plan->compute(rows_of(x, channels).data(), 1, channels, n, power.data(), valid.get()),
+                     affekt::InvalidArgument, where.c_str());
+
+        // A stream cannot throw: the sample counts as missing.
+        BandPowerStream<T> stream(plan, channels, n);
+        CHECK_EQ(stream.push(x.data(), n, static_cast<std::ptrdiff_t>(n)), n);
+        x[(channels - 1) * n + at] = std::numeric_limits<T>::quiet_NaN();
+        plan->compute(rows_of(x, channels).data(), 1, channels, n, power.data(), valid.get());
+        const std::size_t width = channels * plan->bands();
+        std::vector<T> live(width);
+        const auto live_valid = std::make_unique<bool[]>(channels);
+        for (std::size_t frame = 0; stream.next(live.data(), live_valid.get()); ++frame) {
+          CHECK(std::memcmp(live.data(), power.data() + frame * width, width * sizeof(T)) == 0);
+          CHECK(std::memcmp(live_valid.get(), valid.get() + frame * channels, channels) == 0);
+        }
+        CHECK_EQ(stream.frames(), plan->frames(n));
+      }
+    }
+  }
+}
+
+void streams_take_the_memory_that_they_say() {
+  std::vector<BandPowerOptions> all(4);
+  all[1].welch.average = affekt::Average::median;
+  all[2].hop_length = 1;
+  all[2].welch.average = affekt::Average::median;
+  all[3].welch.n_overlap = 240;
+  for (const BandPowerOptions& o : all) {
+    for (const std::size_t channels : {4, 32}) {
+      const auto plan = std::make_shared<const BandPower>(o);
+      const std::size_t before = affekt::test::allocated_bytes;
+      const BandPowerStream<float> stream(plan, channels, 64);
+      const auto taken = static_cast<double>(affekt::test::allocated_bytes - before);
+      if (!affekt::test::counts_allocations) continue;
+      CHECK_NEAR(static_cast<double>(plan->stream_bytes(channels, 64)) / taken, 1.0, 0.25);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -169,5 +228,8 @@ int main() {
   streams();
   threads_do_not_change_the_bits();
   bad_input_is_named();
+  an_unusable_sample_is_an_error_wherever_it_lies<float>();
+  an_unusable_sample_is_an_error_wherever_it_lies<double>();
+  streams_take_the_memory_that_they_say();
   return affekt::test::result();
 }

@@ -130,6 +130,8 @@ class AFFEKT_API BandPower {
   std::vector<double> weights() const;
   /// Windows of a signal; frame f is about samples f hop_length ... f hop_length + win_length - 1.
   std::size_t frames(std::size_t n_samples) const noexcept;
+  /// Memory of a BandPowerStream<float>, the plan aside.
+  std::size_t stream_bytes(std::size_t channels, std::size_t capacity_samples) const noexcept;
   /// Index of the first sample that is infinite or too large; `n` if there is none.
   std::size_t first_unusable(const float* x, std::size_t n) const noexcept;
   std::size_t first_unusable(const double* x, std::size_t n) const noexcept;
@@ -165,8 +167,8 @@ class AFFEKT_API BandPowerStream {
   BandPowerStream& operator=(BandPowerStream&&) noexcept;
 
   /// Takes up to n samples of every channel and returns how many; fewer when frames wait to be fetched.
-  /// Sample i of channel c is x[c * channel_stride + i * sample_stride]; it must be usable, see
-  /// BandPower::first_unusable.
+  /// Sample i of channel c is x[c * channel_stride + i * sample_stride]. One that is not usable, see
+  /// BandPower::first_unusable, counts as missing.
   std::size_t push(const T* x, std::size_t n, std::ptrdiff_t channel_stride,
                    std::ptrdiff_t sample_stride = 1) noexcept;
   /// Writes the next finished frame, (channels, bands) and (channels,), if there is one.

@@ -361,20 +361,27 @@ void bands_beside(const SegmentView<C>& plan, const BandView<C>* band, std::size
 template <class T>
 constexpr std::size_t kWide = static_cast<std::size_t>(kLanes<T>);
 
+/// Sum of n_rows > 0 values: sums of some neighbours first, because windows may have millions of segments.
+template <class V, class F>
+AFFEKT_INLINE V sum_of(std::size_t n_rows, const F& row) noexcept {
+  constexpr std::size_t block = 256;
+  V total{};
+  for (std::size_t j = 0; j < n_rows;) {
+    const std::size_t end = n_rows - j < block ? n_rows : j + block;
+    const bool first = j == 0;
+    V s = row(j++);
+    for (; j < end; ++j) s = s + row(j);
+    total = first ? s : total + s;
+  }
+  return total;
+}
 template <class T>
 void sum(const T* const* rows, std::size_t n_rows, std::size_t n, T* out) noexcept {
   using V = Vec<T>;
   std::size_t k = 0;
-  for (; k + kWide<T> <= n; k += kWide<T>) {
-    V s = load<V>(rows[0] + k);
-    for (std::size_t j = 1; j < n_rows; ++j) s = s + load<V>(rows[j] + k);
-    store<V>(out + k, s);
-  }
-  for (; k < n; ++k) {
-    T s = rows[0][k];
-    for (std::size_t j = 1; j < n_rows; ++j) s = s + rows[j][k];
-    out[k] = s;
-  }
+  for (; k + kWide<T> <= n; k += kWide<T>)
+    store<V>(out + k, sum_of<V>(n_rows, [&](std::size_t j) noexcept { return load<V>(rows[j] + k); }));
+  for (; k < n; ++k) out[k] = sum_of<T>(n_rows, [&](std::size_t j) noexcept { return rows[j][k]; });
 }
 
 /// Sorts n vectors lane by lane: Batcher's network of any size (Knuth, volume 3, 5.2.2, algorithm M).

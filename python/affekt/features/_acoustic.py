@@ -166,7 +166,8 @@ class _Acoustic(_Frames):
             Audio at full scale 1; int16 is taken as ``x / 32768``. Any strides are accepted, and nothing is
             copied while neighbouring samples lie together. Each signal is independent of the others in the
             batch. A tensor with ``requires_grad`` passes gradients back to the samples.
-        out : where the result goes, an array as `Returns` says, C-contiguous; None: a new one
+        out : where the result goes, an array as `Returns` says, C-contiguous and apart from `samples`;
+            None: a new one
 
         Returns
         -------
@@ -609,7 +610,8 @@ class Stft(_Spectral):
         Parameters
         ----------
         samples : array (..., time), as in `LogMel`
-        out : where the result goes, an array as `Returns` says, C-contiguous; None: a new one
+        out : where the result goes, an array as `Returns` says, C-contiguous and apart from `samples`;
+            None: a new one
 
         Returns
         -------
@@ -668,7 +670,8 @@ class PowerSpectrogram(_Spectral):
         Parameters
         ----------
         samples : array (..., time), as in `LogMel`
-        out : where the result goes, an array as `Returns` says, C-contiguous; None: a new one
+        out : where the result goes, an array as `Returns` says, C-contiguous and apart from `samples`;
+            None: a new one
 
         Returns
         -------
