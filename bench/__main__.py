@@ -66,13 +66,20 @@ def versions() -> str:
     return ", ".join(found)
 
 
-def about(report: dict[str, Any], rounds: int) -> list[str]:
-    """Return what a reader must know of the machine and the run."""
+def machine() -> list[str]:
+    """Return what a reader must know of the machine and the versions."""
     import affekt
 
-    lines = [
+    return [
         f"Machine: {processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}.",
         f"Instruction set of affekt: {affekt.isa()}. {versions()}.",
+    ]
+
+
+def about(report: dict[str, Any], rounds: int) -> list[str]:
+    """Return what a reader must know of the machine and the run."""
+    lines = [
+        *machine(),
         "One thread each unless the row says otherwise. Contenders of a group took "
         f"{rounds} turns, forth and back, in one process; a time is the median over the turns of the median "
         "within a turn, a ratio (peer / affekt, above 1: affekt is faster) the median over the turns of the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -112,14 +113,16 @@ def judged(
             for key in ("floor", "aim")
         )
         reached = lambda limit: value >= limit  # noqa: E731
-    found |= {"floor": floor, "aim": aim}
+    return found | {"floor": floor, "aim": aim, "verdict": verdict(reached, floor, aim)}
+
+
+def verdict(reached: Callable[[float], bool], floor: float | None, aim: float | None) -> str | None:
+    """Return which of `VERDICTS` holds; None where there is neither floor nor aim."""
     if aim is not None and reached(aim):
-        found["verdict"] = "aim"
-    elif floor is not None:
-        found["verdict"] = "floor" if reached(floor) else "MISS"
-    elif aim is not None:
-        found["verdict"] = "below aim"
-    return found
+        return "aim"
+    if floor is not None:
+        return "floor" if reached(floor) else "MISS"
+    return None if aim is None else "below aim"
 
 
 def duration(microseconds: float) -> str:
@@ -219,9 +222,9 @@ def line_of(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write the rows with every figure."""
+def write_csv(rows: list[dict[str, Any]], path: Path, columns: list[str] = COLUMNS) -> None:
+    """Write these columns of the rows with every figure."""
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
