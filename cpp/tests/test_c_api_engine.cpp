@@ -115,22 +115,23 @@ void threads_that_should_not_meet() {
   options.queue_s = 60;
   CHECK_EQ(affekt_engine_open(golden_path("schema1_trace.safetensors").c_str(), &options, &engine),
            AFFEKT_OK);
-  std::atomic<long> taken{0}, busy{0}, estimates{0}, wrong{0};
+  std::atomic<long> taken{0}, estimates{0}, wrong{0};
   std::atomic<bool> go{false}, stop{false};
   const std::vector<float> x(64, 0.25f);
   std::vector<std::thread> producers;
   for (int t = 0; t < 2; ++t)
     producers.emplace_back([&] {
       while (!go) std::this_thread::yield();
-      for (int i = 0; i < 3000; ++i) {
+      for (int done = 0; done < 1000;) {
         std::size_t n = 0;
         const affekt_status status = affekt_engine_push(engine, "audio", x.data(), x.size(), nullptr, &n);
         taken += static_cast<long>(n);
         if (status == AFFEKT_BUSY) {
-          ++busy;
           if (!std::strstr(affekt_last_message(), "another push to audio")) ++wrong;
-        } else if (status != AFFEKT_OK) {
-          ++wrong;
+          std::this_thread::yield();
+        } else {
+          if (status != AFFEKT_OK) ++wrong;
+          ++done;
         }
       }
     });
@@ -164,7 +165,7 @@ void threads_that_should_not_meet() {
   counters.size = sizeof counters;
   CHECK_EQ(affekt_engine_counters(engine, nullptr, &counters), AFFEKT_OK);
   CHECK_EQ(counters.taken, static_cast<std::uint64_t>(taken.load()));
-  CHECK_EQ(taken + busy * 64, 2 * 3000 * 64);
+  CHECK_EQ(taken.load(), 2L * 1000 * 64);
   CHECK_EQ(wrong.load(), 0);
   CHECK(estimates > 0);
   CHECK_EQ(affekt_engine_free(engine), AFFEKT_OK);
