@@ -253,6 +253,7 @@ static void misuse_of_pushes(void) {
   static struct heard heard;
   const double one = 1.0, less = 0.5, nan_time = NAN;
   size_t taken = 99;
+  affekt_counters counters = {.size = sizeof counters};
   options.queue_s = 10;
   CHECK(affekt_engine_open(FUSED, &options, &engine) == AFFEKT_OK);
   CHECK(affekt_engine_push(engine, "audio", x, 1000, &one, &taken) == AFFEKT_OK && taken == 1000);
@@ -268,6 +269,16 @@ static void misuse_of_pushes(void) {
   CHECK_FAILS(affekt_engine_push(engine, "audio", bad, 2, NULL, NULL), AFFEKT_NOT_FINITE, "infinite");
   bad[1] = 2e6f;
   CHECK_FAILS(affekt_engine_push(engine, "audio", bad, 2, NULL, NULL), AFFEKT_OUT_OF_RANGE, "1e6");
+  /* A row that was there already goes in with the others or not at all. */
+  CHECK(affekt_engine_push(engine, "face", x, 1, &one, NULL) == AFFEKT_OK);
+  x[7] = NAN;
+  CHECK_FAILS(affekt_engine_push(engine, "face", x, 2, &one, &taken), AFFEKT_NOT_FINITE, "NaN");
+  CHECK(affekt_engine_counters(engine, "face", &counters) == AFFEKT_OK);
+  CHECK(taken == 0 && counters.duplicates == 0 && counters.taken == 1 && counters.rejected == 1);
+  x[7] = 0;
+  CHECK(affekt_engine_push(engine, "face", x, 2, &one, &taken) == AFFEKT_OK && taken == 2);
+  CHECK(affekt_engine_counters(engine, "face", &counters) == AFFEKT_OK);
+  CHECK(counters.duplicates == 1 && counters.taken == 2);
   CHECK_FAILS(affekt_engine_push_int16(engine, "face", pcm, 1, NULL, NULL), AFFEKT_WRONG_TYPE, "int16");
   CHECK(affekt_engine_push_int16(engine, "audio", pcm, 2, NULL, &taken) == AFFEKT_OK && taken == 2);
   CHECK_FAILS(affekt_engine_push(engine, "audio", minute, 60 * 8000, NULL, &taken), AFFEKT_QUEUE_FULL,
