@@ -17,9 +17,10 @@ the step:
 
 Where a step's time goes: nine tenths are the loop that reads the weights, at the core's byte rate of that
 working set, which is the bound. From Python the call and its result array add about a quarter of a
-microsecond, a fifth of the smallest step. Blocks of rows and streams read the weights once for several rows
-and end at the bound of the multiply-adds instead, which lies at about half the step's: a ratio of 2 to 2.4 is
-all there is. int8 spends nine tenths in its dot products.
+microsecond, a fifth of the smallest step. ONNX Runtime's products take about 9 and 4 times the bound in the
+two wider networks, so their floors there ask for a step at the bound itself. Blocks of rows and streams
+read the weights once for several rows and end at the bound of the multiply-adds instead, which lies at
+about half the step's: a ratio of 2 to 2.4 is all there is. int8 spends nine tenths in its dot products.
 
 Training is one forward and backward pass of `affekt.nn.TCN`, weight norm included, with the gradients of
 all weights and none of the input, as in training on stored features; the peer is the same module over
