@@ -475,6 +475,6 @@ def test_the_view_shows_trace_sources_and_delays():
         view(estimate)
     console.print(view.picture())
     text = console.export_text()
-    for word in ("valence", "arousal", "confidence", "face", "eeg", "ended", "masked", "p99", "ms"):
+    for word in ("valence", "arousal", "confidence", "face", "eeg", "ended", "masked", "late", "p99", "ms"):
         assert word in text
     assert "face: samples must be finite" in text

@@ -84,12 +84,11 @@ class View:
     def _sources(self) -> Any:
         text = require("rich.text").Text
         table = require("rich.table").Table(box=None, pad_edge=False)
-        for title in ("input", "state", "at", "rate", "waiting", "in use", "lost", ""):
+        for title in ("input", "state", "at", "rate", "waiting", "in use", "lost", "late", ""):
             table.add_column(title, justify="left" if title in ("input", "state", "") else "right")
         present = self._past[-1].present if self._past else {}
         for name, health in self._session.health().items():
             engine = self._session.engine.counters(name)
-            lost = health.counters["dropped"] + health.counters["rejected"] + engine.get("late", 0)
             table.add_row(
                 name,
                 text(health.state, style=_COLOURS[health.state]),
@@ -97,7 +96,8 @@ class View:
                 "-" if math.isnan(health.rate) else f"{health.rate:.4g} Hz",
                 f"{health.queued:.2f} s",
                 {True: "yes", False: "masked", None: "-"}[present.get(name)],
-                str(lost),
+                str(health.counters["dropped"] + health.counters["rejected"]),
+                str(engine.get("late", 0)),
                 text(health.problem, overflow="ellipsis", no_wrap=True),
             )
         return table
