@@ -237,7 +237,8 @@ check-wheel: $(VENV)/.stamp-dev
 	mkdir -p build/wheel/empty
 	cd build/wheel/empty && PATH="$(ROOT)/build/wheel/empty" ../venv/bin/python -I "$(ROOT)/scripts/try_wheel.py"
 	folder=$$(cd build/wheel/empty && ../venv/bin/python -I -c 'import affekt; print(affekt.get_cmake_dir())') && \
-	  $(TEST_ENV) $(BIN)/python scripts/check_install.py "$$folder/.."
+	  mkdir build/wheel/package && cp -r "$$(dirname "$$folder")" build/wheel/package/ && \
+	  $(TEST_ENV) $(BIN)/python scripts/check_install.py build/wheel/package
 
 # The library as a robot gets it, without Python and training, and the folder of the Python package: the robot
 # example is built against either alone, and prints what the package computes from the same recordings.

@@ -244,8 +244,7 @@ static void what_is_learnt(void) {
 }
 
 static void misuse_of_pushes(void) {
-  affekt_engine_options options = AFFEKT_ENGINE_OPTIONS;
-  affekt_engine *engine = NULL;
+  affekt_engine *engine = open_engine(FUSED);
   affekt_estimate estimate;
   const int16_t pcm[2] = {1, 2};
   float *x = noise(1000, 5), bad[2] = {0, 0};
@@ -254,8 +253,6 @@ static void misuse_of_pushes(void) {
   const double one = 1.0, less = 0.5, nan_time = NAN;
   size_t taken = 99;
   affekt_counters counters = {.size = sizeof counters};
-  options.queue_s = 10;
-  CHECK(affekt_engine_open(FUSED, &options, &engine) == AFFEKT_OK);
   CHECK(affekt_engine_push(engine, "audio", x, 1000, &one, &taken) == AFFEKT_OK && taken == 1000);
   CHECK_FAILS(affekt_engine_push(engine, "video", x, 1, &one, &taken), AFFEKT_UNKNOWN_MODALITY, "video");
   CHECK(taken == 0);
