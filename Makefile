@@ -181,7 +181,7 @@ check-examples: dev
 # signals. The interpreter itself is not instrumented, so the runtime is preloaded and leaks are not counted;
 # -S keeps the editable install of .venv out of the way.
 ASAN_PYTHON := $(ROOT)/build/check-asan/python
-ASAN_TESTS := $(wildcard $(addprefix tests/test_,model_*.py engine_*.py frontend_*.py live_*.py bad_audio_*.py))
+ASAN_TESTS := $(wildcard $(addprefix tests/test_,model_*.py engine_*.py fusion_engine.py dejitter.py frontend_*.py live_*.py bad_audio_*.py))
 check-asan: $(VENV)/.stamp-dev
 	@$(call need,g++,g++)
 	$(CMAKE_DEV) -S . -B build/check-asan -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g1" \

@@ -1,4 +1,4 @@
-"""The live engine over a model of three inputs: compute per estimate of one session.
+"""The live engine over a model of three inputs: compute per estimate of one session, and of many.
 
 The graph is leader-follower attention in the widths of Zhang et al. (2022), 30 estimates a second: 39 MFCC of
 16 kHz audio, band power of 32 EEG channels at 256 Hz (band-pass, average reference, 6 bands every 1/4 s) and
@@ -13,6 +13,10 @@ ONNX Runtime and TorchScript compute the same graph behind the clock, one call p
 states handed in and out (twins.py). They are given the rows on the clock and which inputs are there, for
 free: no front ends, no clock, no queues, which favours them. All read the same weights, so no ratio can pass
 the peer's time over the bound.
+
+A pool of sessions is given its samples one session after the other and polled once a tick; real time at 30
+estimates a second is 1 s / 30 / sessions for each. It reads the weights once for eight sessions; 16, 32 or 64
+at once were no faster. Pushes from Python, three per estimate, are in the time.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import pytest
 from scipy import signal
 
 from affekt._native import Model
-from affekt.live import Engine
+from affekt.live import Engine, EnginePool
 from affekt.modelfile import model_bytes
 
 from . import twins
@@ -42,7 +46,7 @@ BANDS = [
 
 
 @functools.cache
-def model() -> tuple[Model, int]:
+def model(arithmetic: str = "float32") -> tuple[Model, int]:
     """The model, and the multiply-adds of its networks for one estimate."""
     draw = np.random.default_rng(0)
     tensors: dict[str, np.ndarray] = {}
@@ -72,7 +76,13 @@ def model() -> tuple[Model, int]:
             node(f"{name}_now", "align", rows),
             node(f"{name}_there", "presence", f"{name}_now"),
             node(
-                f"{name}_tcn", "tcn", f"{name}_now", channels=channels, kernel_size=5, activation="leaky_relu"
+                f"{name}_tcn",
+                "tcn",
+                f"{name}_now",
+                channels=channels,
+                kernel_size=5,
+                activation="leaky_relu",
+                arithmetic=arithmetic,
             ),
         ]
         for level, out in enumerate(channels):
@@ -190,21 +200,32 @@ def second() -> list[list[tuple[str, np.ndarray]]]:
     return ticks
 
 
+def warm(engine: Engine | EnginePool | list[Engine]) -> None:
+    for _ in range(3):  # every input has come to its first row
+        run(engine)
+
+
 @pytest.fixture
 def engine() -> Engine:
     made = Engine(model()[0])
-    for _ in range(3):  # every input has come to its first row
-        run(made)
+    warm(made)
     return made
 
 
-def run(engine: Engine) -> int:
+def run(engine: Engine | EnginePool | list[Engine]) -> int:
+    """One second through all sessions, polled after every thirtieth; how many estimates there were."""
+    sessions = [engine] if isinstance(engine, Engine) else list(engine)
     found = 0
     for pushes in second():
-        for name, samples in pushes:
-            engine.push(name, samples)
-        while engine.poll() is not None:
-            found += 1
+        for session in sessions:
+            for name, samples in pushes:
+                session.push(name, samples)
+        if isinstance(engine, EnginePool):
+            found += len(engine.poll())
+        else:
+            for session in sessions:
+                while session.poll() is not None:
+                    found += 1
     return found
 
 
@@ -224,3 +245,65 @@ def bench_affekt(contender, engine):
     )
     assert found == TICKS
     assert engine.counters()["late"] == engine.counters()["invalid"] == 0
+
+
+def bench_int8(contender):
+    made = Engine(model("int8")[0])
+    warm(made)
+    contender(
+        "audio, EEG and face, one session, per estimate",
+        "affekt, int8 networks",
+        lambda: run(made),
+        units=TICKS,
+        note="the networks' products of int8; estimates differ by its rounding",
+    )
+
+
+# Many sessions, one core: real time at 30 Hz is 1 s / 30 / sessions for an estimate.
+SESSIONS = [1, 8, 64, 256]
+
+
+@functools.cache
+def pool(sessions: int) -> EnginePool:
+    made = EnginePool(model()[0], sessions)
+    warm(made)
+    return made
+
+
+@functools.cache
+def engines(sessions: int) -> list[Engine]:
+    made = [Engine(model()[0]) for _ in range(sessions)]
+    warm(made)
+    return made
+
+
+@pytest.mark.parametrize("sessions", SESSIONS)
+def bench_pool(contender, sessions):
+    many = pool(sessions)
+    macs = model()[1]
+    found = contender(
+        f"pool of {sessions} sessions, per estimate",
+        "affekt",
+        lambda: run(many),
+        units=TICKS * sessions,
+        floor_us=1e6 / TICKS / sessions if sessions <= 64 else None,
+        aim_us=1e6 / TICKS / sessions,
+        operations=2 * TICKS * sessions * macs,
+        bytes_moved=4 * TICKS * macs,  # once for all sessions of a tick
+        working_set=4 * macs,
+    )
+    assert found == TICKS * sessions
+    counted = many[sessions - 1].counters()
+    assert counted["late"] == counted["invalid"] == 0
+
+
+@pytest.mark.parametrize("sessions", SESSIONS[:3])
+def bench_engines_one_by_one(contender, sessions):
+    many = engines(sessions)
+    contender(
+        f"pool of {sessions} sessions, per estimate",
+        "affekt, engines one by one",
+        lambda: run(many),
+        units=TICKS * sessions,
+        note="the same sessions without a pool, an Estimate object each",
+    )

@@ -107,6 +107,7 @@ def test_push_after_finish_raises_until_reset(engine):
         "refused": 0,
         "rejected": 1,
         "reanchors": 0,
+        "dejittered": 0,
         "estimates": len(before),
         "invalid": 0,
     }

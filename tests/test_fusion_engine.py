@@ -122,8 +122,9 @@ def test_a_wait_beyond_the_queue_is_refused():
     with pytest.raises(InputError, match="queue_s must be at least wait_s"):
         Engine(MODEL, queue_s=SILENCE)
     with pytest.raises(InputError, match="queue_s must be at least wait_s"):
-        Engine(MODEL, wait_s=10.0)
+        Engine(MODEL, queue_s=10.0, wait_s=10.0)
     Engine(MODEL, queue_s=11.0, wait_s=10.0)
+    Engine(MODEL, wait_s=10.0)  # by default it holds as much
 
 
 @settings(max_examples=25)
@@ -199,7 +200,7 @@ def test_a_muted_input_is_masked_and_returns_within_a_frame():
 
 
 def test_what_comes_late_is_counted():
-    engine = Engine(MODEL, wait_s=0.5)
+    engine = Engine(MODEL, wait_s=0.5, queue_s=5.0)
     for name in ("audio", "eeg"):
         time, frames = cut(name, 0, 3)
         engine.push(name, as_input(name, frames), time)
@@ -385,7 +386,7 @@ def test_snapshots_go_on_from_where_they_were_taken():
 
 
 def test_others_may_look_while_an_engine_is_restored():
-    engine = Engine(MODEL)
+    engine = Engine(MODEL, queue_s=10.0)
     time, frames = cut("face", 0, 2)
     engine.push("face", frames, time)
     kept = engine.snapshot()
@@ -437,7 +438,7 @@ def test_reset_starts_anew():
 
 
 def test_estimates_say_what_they_rest_on():
-    engine = Engine(MODEL)
+    engine = Engine(MODEL, queue_s=10.0)
     for name in NAMES:
         time, frames = cut(name, 0, 2)
         engine.push(name, as_input(name, frames), time)
@@ -568,3 +569,33 @@ def test_a_queue_beyond_all_proportion_is_refused():
 def test_bad_cards(edit, message):
     with pytest.raises(ModelFileError, match=message):
         changed(edit)
+
+
+def test_an_input_that_is_finished_is_not_waited_for():
+    """Nor one that is left out of a whole recording, however many gaps another has."""
+    engine = Engine(MODEL, wait_s=float("inf"), queue_s=10.0)
+    for name in ("eeg", "face"):
+        time, frames = cut(name, 0, 2)
+        engine.push(name, as_input(name, frames), time)
+    assert engine.poll() is None
+    engine.finish("audio")
+    given = list(iter(engine.poll, None))
+    assert [e.time for e in given] == [k / CLOCK for k in range(20)]
+    assert not any(e.present["audio"] for e in given)
+    with pytest.raises(InputError, match="push after finish"):
+        engine.push("audio", np.zeros(8, np.float32))
+    time, frames = cut("eeg", 2, 3)
+    engine.push("eeg", as_input("eeg", frames), time)
+    assert engine.poll() is None  # the face is still to come
+    engine.finish("face")
+    assert engine.poll().time == 2.0
+    assert engine.counters()["overdue"] == 0
+    for wrong in ("video", "vid\udc80", 3):
+        with pytest.raises(InputError, match=r"no input|expected a name"):
+            engine.finish(wrong)
+    step = int(0.01 * RATES["eeg"] * 3)
+    eeg = signals(3.0)["eeg"]
+    gaps = [(2.0 * k, as_input("eeg", eeg[k : k + step])) for k in range(100)]
+    whole, streamed = MODEL.run({"eeg": gaps}), MODEL.run({"eeg": gaps}, "stream")
+    same(whole, streamed)
+    assert len(whole.times) >= 100

@@ -85,7 +85,11 @@ std::vector<Adaptation> as_profile(const std::vector<PyAdaptation>& entries) {
 }
 
 struct PyEngine {
-  PyEngine(ModelPtr model, const EngineOptions& options) : engine(std::move(model), options) {}
+  PyEngine(ModelPtr model, const EngineOptions& options)
+      : PyEngine(std::make_shared<Engine>(std::move(model), options), std::make_shared<std::mutex>()) {}
+  /// A session of a pool has the pool's mutex for polling.
+  PyEngine(std::shared_ptr<Engine> session, std::shared_ptr<std::mutex> shared)
+      : owned(std::move(session)), poll_mutex(std::move(shared)), engine(*owned), polling(*poll_mutex) {}
 
   template <class T>
   std::size_t push(const std::string& modality, const Signal<T>& samples, std::optional<double> time) {
@@ -144,10 +148,19 @@ struct PyEngine {
     PyEngine& of;
   };
 
-  void finish() {
-    const py::gil_scoped_release release;
-    const Alone alone(*this);
-    engine.finish();
+  void finish(const std::optional<std::string>& modality) {
+    Status status = Status::ok;
+    {
+      const py::gil_scoped_release release;
+      const Alone alone(*this);
+      if (modality) {
+        status = engine.finish(*modality);
+      } else {
+        engine.finish();
+      }
+    }
+    if (status != Status::ok)
+      refuse(status, ": '" + *modality + "'; it listens to: " + listed(engine.model()));
   }
   void reset() {
     const py::gil_scoped_release release;
@@ -188,13 +201,69 @@ struct PyEngine {
     engine.set_adapting(adapting);
   }
 
-  Engine engine;
+  const std::shared_ptr<Engine> owned;
+  const std::shared_ptr<std::mutex> poll_mutex;
+  Engine& engine;
   std::array<std::mutex, kMaxInputs> pushing;  // per input
-  std::mutex polling;
+  std::mutex& polling;
+};
+
+/// Engines of one pool. The sessions' handles keep the pool alive, and there is one handle per session, which
+/// has its mutexes.
+struct PyPool {
+  PyPool(ModelPtr model, const EngineOptions& options)
+      : pool(std::make_shared<EnginePool>(std::move(model), 0, options)) {}
+
+  std::shared_ptr<PyEngine> add() {
+    const py::gil_scoped_release release;
+    const std::scoped_lock lock(*polling);
+    Engine& session = (*pool)[pool->add()];
+    return std::make_shared<PyEngine>(std::shared_ptr<Engine>(pool, &session), polling);
+  }
+
+  /// All that is due: (session, time, sample, values, valid, present, confidence, latency), a row each.
+  py::tuple poll() {
+    std::vector<std::int64_t> sessions;
+    std::vector<std::uint64_t> samples;
+    std::vector<double> times, latencies;
+    std::vector<float> values, confidence;
+    std::vector<std::uint8_t> valid, present;
+    {
+      const py::gil_scoped_release release;
+      const std::scoped_lock lock(*polling);
+      std::size_t session = 0;
+      Estimate estimate;
+      while (pool->poll(session, estimate)) {
+        sessions.push_back(static_cast<std::int64_t>(session));
+        times.push_back(estimate.time);
+        samples.push_back(estimate.sample);
+        values.insert(values.end(), estimate.values.begin(), estimate.values.end());
+        valid.push_back(estimate.valid);
+        present.insert(present.end(), estimate.present.begin(), estimate.present.end());
+        if (estimate.confidence) confidence.push_back(*estimate.confidence);
+        latencies.push_back(estimate.latency);
+      }
+    }
+    const auto rows = static_cast<py::ssize_t>(times.size());
+    const auto columns = static_cast<py::ssize_t>(pool->model().columns().size());
+    const py::ssize_t inputs =
+        pool->model().timing().clock_hz > 0 ? static_cast<py::ssize_t>(pool->model().inputs().size()) : 0;
+    return py::make_tuple(
+        py::array_t<std::int64_t>(rows, sessions.data()), py::array_t<double>(rows, times.data()),
+        py::array_t<std::uint64_t>(rows, samples.data()), py::array_t<float>({rows, columns}, values.data()),
+        py::array_t<bool>(rows, reinterpret_cast<const bool*>(valid.data())),
+        py::array_t<bool>({rows, inputs}, reinterpret_cast<const bool*>(present.data())),
+        py::array_t<float>(static_cast<py::ssize_t>(confidence.size()), confidence.data()),
+        py::array_t<double>(rows, latencies.data()));
+  }
+
+  std::shared_ptr<EnginePool> pool;
+  std::shared_ptr<std::mutex> polling = std::make_shared<std::mutex>();
 };
 
 struct PyFullPass {
-  PyFullPass(ModelPtr model, bool adapting) : pass(std::move(model), adapting) {}
+  PyFullPass(ModelPtr model, bool adapting, std::optional<double> dejitter_s)
+      : pass(std::move(model), adapting, dejitter_s) {}
 
   py::tuple result(const std::vector<double>& times, const std::vector<float>& values,
                    const std::vector<std::uint8_t>& valid) const {
@@ -461,6 +530,7 @@ py::dict counters(const Counters& c, bool clocked) {
   d["refused"] = c.refused;
   d["rejected"] = c.rejected;
   d["reanchors"] = c.reanchors;
+  d["dejittered"] = c.dejittered;
   d["estimates"] = c.estimates;
   d["invalid"] = c.invalid;
   if (clocked) {
@@ -514,20 +584,21 @@ void bind_model(py::module_& m) {
           py::arg("content"));
 
   py::class_<Snapshot>(m, "Snapshot");
-  py::class_<PyEngine>(m, "Engine")
-      .def(py::init([](const Holder& model, double queue_s, double reanchor_s, bool adapting,
-                       std::optional<double> wait_s) {
-             return std::make_unique<PyEngine>(model, EngineOptions{queue_s, reanchor_s, adapting, wait_s});
+  py::class_<PyEngine, std::shared_ptr<PyEngine>>(m, "Engine")
+      .def(py::init([](const Holder& model, std::optional<double> queue_s, double reanchor_s, bool adapting,
+                       std::optional<double> wait_s, std::optional<double> dejitter_s) {
+             return std::make_shared<PyEngine>(
+                 model, EngineOptions{queue_s, reanchor_s, adapting, wait_s, dejitter_s});
            }),
-           py::arg("model"), py::arg("queue_s") = EngineOptions{}.queue_s,
+           py::arg("model"), py::arg("queue_s") = py::none(),
            py::arg("reanchor_s") = EngineOptions{}.reanchor_s, py::arg("adapting") = EngineOptions{}.adapting,
-           py::arg("wait_s") = py::none())
+           py::arg("wait_s") = py::none(), py::arg("dejitter_s") = py::none())
       .def("push", &PyEngine::push<float>, py::arg("modality"), py::arg("samples").noconvert(),
            py::arg("time") = py::none())
       .def("push", &PyEngine::push<std::int16_t>, py::arg("modality"), py::arg("samples").noconvert(),
            py::arg("time") = py::none())
       .def("poll", &PyEngine::poll)
-      .def("finish", &PyEngine::finish)
+      .def("finish", &PyEngine::finish, py::arg("modality") = py::none())
       .def("reset", &PyEngine::reset)
       .def("adaptation", &PyEngine::adaptation)
       .def("adapt", &PyEngine::adapt, py::arg("profile"))
@@ -544,11 +615,23 @@ void bind_model(py::module_& m) {
       .def("snapshot", &PyEngine::snapshot)
       .def("restore", &PyEngine::restore, py::arg("snapshot"));
 
-  py::class_<PyFullPass>(m, "FullPass")
-      .def(py::init([](const Holder& model, bool adapting) {
-             return std::make_unique<PyFullPass>(model, adapting);
+  py::class_<PyPool>(m, "EnginePool")
+      .def(py::init([](const Holder& model, std::optional<double> queue_s, double reanchor_s, bool adapting,
+                       std::optional<double> wait_s, std::optional<double> dejitter_s) {
+             return std::make_unique<PyPool>(
+                 model, EngineOptions{queue_s, reanchor_s, adapting, wait_s, dejitter_s});
            }),
-           py::arg("model"), py::arg("adapting") = true)
+           py::arg("model"), py::arg("queue_s") = py::none(),
+           py::arg("reanchor_s") = EngineOptions{}.reanchor_s, py::arg("adapting") = EngineOptions{}.adapting,
+           py::arg("wait_s") = py::none(), py::arg("dejitter_s") = py::none())
+      .def("add", &PyPool::add)
+      .def("poll", &PyPool::poll);
+
+  py::class_<PyFullPass>(m, "FullPass")
+      .def(py::init([](const Holder& model, bool adapting, std::optional<double> dejitter_s) {
+             return std::make_unique<PyFullPass>(model, adapting, dejitter_s);
+           }),
+           py::arg("model"), py::arg("adapting") = true, py::arg("dejitter_s") = py::none())
       .def("feed", &PyFullPass::feed<float>, py::arg("samples").noconvert())
       .def("feed", &PyFullPass::feed<std::int16_t>, py::arg("samples").noconvert())
       .def("push", &PyFullPass::push<float>, py::arg("modality"), py::arg("samples").noconvert(),

@@ -122,6 +122,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   affekt::EngineOptions options;
   options.queue_s = input.ConsumeIntegralInRange<int>(1, 50) / 100.0;
   options.adapting = input.ConsumeBool();
+  if (input.ConsumeBool()) options.dejitter_s = input.ConsumeIntegralInRange<int>(1, 1000000);
   Engine engine(m, options);
   FullPass pass(m, options.adapting);
   if (input.ConsumeBool()) adapt(input, engine, pass);

@@ -217,10 +217,12 @@ affekt_status to_options(const affekt_engine_options* from, EngineOptions& to) n
   if (from->adapting != 0 && from->adapting != 1)
     return fail(AFFEKT_INVALID_ARGUMENT, "options: adapting must be 0 or 1, got %d",
                 static_cast<int>(from->adapting));
-  to.queue_s = from->queue_s;
   to.reanchor_s = from->reanchor_s;
   to.adapting = from->adapting != 0;
-  if (!(from->wait_s < 0)) to.wait_s = from->wait_s;  // NaN too, which the engine refuses
+  // A NaN, too, which the engine refuses.
+  if (!(from->queue_s < 0)) to.queue_s = from->queue_s;
+  if (!(from->wait_s < 0)) to.wait_s = from->wait_s;
+  if (!(from->dejitter_s < 0)) to.dejitter_s = from->dejitter_s;
   return AFFEKT_OK;
 }
 
@@ -595,7 +597,7 @@ affekt_status affekt_engine_counters(const affekt_engine* engine, const char* mo
   const Counters c = modality ? found->engine.counters(modality) : found->engine.counters();
   return fill(counters,
               {0, c.taken, c.refused, c.rejected, c.reanchors, c.estimates, c.invalid, c.duplicates, c.late,
-               c.silences, c.overdue},
+               c.silences, c.overdue, c.dejittered},
               "counters");
 }
 

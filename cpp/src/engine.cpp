@@ -77,10 +77,11 @@ class Ring {
     return static_cast<std::size_t>(head_.load(std::memory_order_acquire) - tail_.now());
   }
   std::uint64_t tail() const noexcept { return tail_.now(); }
-  const T* front() const noexcept { return &items_[(tail_.now() & mask_) * width_]; }
-  /// Items from front() on that lie side by side.
-  std::size_t contiguous() const noexcept {
-    return mask_ + 1 - static_cast<std::size_t>(tail_.now() & mask_);
+  const T* front() const noexcept { return at(tail_.now()); }
+  /// The item at `position`, and how many from there on lie side by side.
+  const T* at(std::uint64_t position) const noexcept { return &items_[(position & mask_) * width_]; }
+  std::size_t contiguous(std::uint64_t position) const noexcept {
+    return mask_ + 1 - static_cast<std::size_t>(position & mask_);
   }
   void pop(std::size_t n) noexcept { tail_.store(tail_.now() + n, std::memory_order_release); }
 
@@ -96,14 +97,64 @@ class Ring {
   alignas(64) Shared<std::uint64_t> tail_{0};
 };
 
-/// From sample `index` on, time = time + (sample - index) / rate.
+/// From sample `index` on, time = time + (sample - index) / rate * stretch.
 struct Anchor {
   std::uint64_t index = 0;
-  double time = 0;
+  double time = 0, stretch = 1;
   double at(std::uint64_t sample, double rate) const noexcept {
-    return time + (static_cast<double>(sample) - static_cast<double>(index)) / rate;
+    return time + (static_cast<double>(sample) - static_cast<double>(index)) / rate * stretch;
   }
 };
+
+/// Offset and drift of an input's clock: recursive least squares of the stamps against the sample count, in
+/// which a stamp's weight halves every `half_life` seconds of signal.
+class Regression {
+ public:
+  Regression(double rate, double half_life) : rate_(rate), half_life_(half_life) {}
+
+  /// Counts anew from `stamp`; what is known of the drift stays.
+  void start(std::uint64_t index, double stamp) noexcept {
+    if (n_ > 0) {
+      known_uu_ += uu_ - u_ * u_ / n_;
+      known_uv_ += uv_ - u_ * v_ / n_;
+    }
+    base_ = {index, stamp};
+    last_ = index;
+    n_ = 1;
+    u_ = v_ = uu_ = uv_ = 0;
+  }
+  void add(std::uint64_t index, double stamp) noexcept {
+    const double step = static_cast<double>(index - last_) / rate_;
+    uu_ += step * (step * n_ - 2 * u_);
+    uv_ -= step * v_;
+    u_ -= step * n_;
+    const double decay = std::exp2(-step / half_life_);
+    for (double* sum : {&n_, &u_, &v_, &uu_, &uv_, &known_uu_, &known_uv_}) *sum *= decay;
+    n_ += 1;
+    v_ += stamp - base_.at(index, rate_);
+    last_ = index;
+  }
+  /// From the last stamp on.
+  Anchor line() const noexcept {
+    const double uu = uu_ + known_uu_ + kStiff, uv = uv_ + known_uv_;
+    const double drift = std::clamp((n_ * uv - u_ * v_) / (n_ * uu - u_ * u_), -kMaxDrift, kMaxDrift);
+    return {last_, base_.at(last_, rate_) + (v_ - drift * u_) / n_, 1 + drift};
+  }
+  void reset() noexcept { *this = Regression(rate_, half_life_); }
+
+ private:
+  /// Before any stamp the drift is 0 with a deviation of 1e-4, for stamps with one of 10 ms: s^2.
+  static constexpr double kStiff = (1e-2 / 1e-4) * (1e-2 / 1e-4);
+  static constexpr double kMaxDrift = 0.01;
+  double rate_, half_life_;
+  Anchor base_;
+  std::uint64_t last_ = 0;
+  // Weighted sums over the stamps since start(): u seconds of signal from the last one (so not above 0), v
+  // seconds after the count from base_. From before: what they said of the drift.
+  double n_ = 0, u_ = 0, v_ = 0, uu_ = 0, uv_ = 0, known_uu_ = 0, known_uv_ = 0;
+};
+/// Least distance of two anchors that a regression lays, seconds of signal: they are kept in a queue.
+constexpr double kGrain = 0.05;
 
 /// The times of an input's samples in the order in which they are counted on the estimate clock: those of its
 /// anchors, but never backwards. Producer and consumer each have one and come to the same times.
@@ -125,7 +176,7 @@ struct Course {
   /// How many of the `n` samples from `first` on have a time up to `until`.
   std::size_t count(std::uint64_t first, std::size_t n, double until, double rate) const noexcept {
     if (floor + kStep > until) return 0;
-    const double guess = std::floor((until - anchor.at(first, rate)) * rate) + 1;
+    const double guess = std::floor((until - anchor.at(first, rate)) * rate / anchor.stretch) + 1;
     std::size_t k = guess <= 0 ? 0 : guess >= static_cast<double>(n) ? n : static_cast<std::size_t>(guess);
     while (k > 0 && anchor.at(first + k - 1, rate) > until) --k;
     while (k < n && anchor.at(first + k, rate) <= until) ++k;
@@ -141,11 +192,16 @@ struct Channel {
         clocked(timing.clock_hz > 0),
         rows(spec.kind == "rows"),
         growing(grow),
+        dejitter(options.dejitter_s && !rows),
         width(static_cast<std::size_t>(spec.channels)),
-        samples(std::max<std::size_t>(1, static_cast<std::size_t>(std::llround(options.queue_s * spec.rate))),
-                width),
-        anchors(rows ? std::max<std::size_t>(64, static_cast<std::size_t>(options.queue_s * spec.rate) + 1)
-                     : 64) {}
+        grain(std::max<std::uint64_t>(1, static_cast<std::uint64_t>(kGrain * spec.rate))),
+        samples(
+            std::max<std::size_t>(1, static_cast<std::size_t>(std::llround(*options.queue_s * spec.rate))),
+            width),
+        anchors(rows ? std::max<std::size_t>(64, static_cast<std::size_t>(*options.queue_s * spec.rate) + 1)
+                : dejitter ? 64 + samples.free() / grain + 1
+                           : 64),
+        regression(spec.rate, options.dejitter_s.value_or(1.0)) {}
 
   template <class T>
   Status push(const T* x, std::size_t n, const double* time, std::size_t& taken) {
@@ -171,7 +227,15 @@ struct Channel {
 
     const double now = time ? *time : expected;
     const bool moved = started && std::abs(now - expected) > reanchor_s;
-    bool move = !started || moved || (rows && now != expected);
+    const bool anew = !started || moved;
+    bool move = anew || (rows && now != expected);
+    Anchor next{head, now};
+    Regression fitted = regression;  // as it will be if a sample is taken
+    if (dejitter && (anew || time)) {
+      anew ? fitted.start(head, now) : fitted.add(head, now);
+      next = fitted.line();
+      move |= head - course.anchor.index >= grain;
+    }
     if (growing) {
       samples.grow(n);
       anchors.grow(1);
@@ -189,10 +253,14 @@ struct Channel {
     refused.add(n - m);
     if (m == 0) return Status::queue_full;
     if (move) {
-      course.turn({head, now});
+      course.turn(next);
       *anchors.slot(0) = course.anchor;
       anchors.publish(1);
       if (moved) reanchors.add(1);
+    }
+    if (dejitter && (anew ? move : time != nullptr)) {  // a move that found no room is yet to come
+      regression = fitted;
+      if (!anew) dejittered.add(1);
     }
     // Stamps alone: what follows on without one may be cut anywhere, by the caller or by a full queue.
     if (!started || time) last_time = now;
@@ -251,35 +319,40 @@ struct Channel {
     anchors.clear();
     started = alive = false;
     course = reading = {};
+    regression.reset();
     last_time = 0;
+    fed = 0;
     last = kNever;
     mark.store(kNever);
     begin.store(0);
     finished.store(false);
     for (Shared<std::uint64_t>* counter :
-         {&refused, &rejected, &reanchors, &duplicates, &late, &silences, &overdue, &estimates})
+         {&refused, &rejected, &reanchors, &dejittered, &duplicates, &late, &silences, &overdue, &estimates})
       counter->store(0);
   }
 
   const InputSpec input;
   const double reanchor_s;
-  const bool clocked, rows, growing;
+  const bool clocked, rows, growing, dejitter;
   const std::size_t width;
+  const std::uint64_t grain;  // samples
   Ring<float> samples;
   Ring<Anchor> anchors;
   // Producer only.
   bool started = false;
   Course course;
+  Regression regression;
   double last_time = 0;
   // Consumer only.
   Course reading;
-  double last = kNever;  // time of the last sample computed
-  bool alive = false;    // whether it counted at the last tick
+  std::uint64_t fed = 0;  // samples whose rows are computed; not below the queue's tail
+  double last = kNever;   // time of the last sample computed
+  bool alive = false;     // whether it counted at the last tick
   Shared<std::uint64_t> late{0}, silences{0}, overdue{0}, estimates{0};
   // Written by the producer, read by anyone.
   Shared<bool> finished{false};
   Shared<double> begin{0}, mark{kNever};
-  Shared<std::uint64_t> refused{0}, rejected{0}, reanchors{0}, duplicates{0};
+  Shared<std::uint64_t> refused{0}, rejected{0}, reanchors{0}, dejittered{0}, duplicates{0};
 };
 
 }  // namespace
@@ -323,21 +396,21 @@ struct Session {
       return static_cast<double>(std::bit_ceil(static_cast<std::size_t>(items) + 1));
     };
     for (const InputSpec& input : model->inputs()) {
-      const double items = room(options.queue_s * input.rate);
+      const double items = room(*options.queue_s * input.rate);
       bytes += items * input.channels * sizeof(float);
       if (input.kind == "rows") bytes += items * sizeof(Anchor);
     }
     if (bytes > most)
-      throw InvalidArgument("engine: queue_s of " + std::to_string(options.queue_s) + " s would take " +
+      throw InvalidArgument("engine: queue_s of " + std::to_string(*options.queue_s) + " s would take " +
                             std::to_string(bytes / (1 << 20)) + " MiB, more than 4096");
     // An input can be ahead of another by its queue and no more; beyond that nothing would ever be overdue.
     if (clocked && !growing && std::isfinite(wait_s))
       for (const InputSpec& input : model->inputs())
-        if (wait_s + 2 / input.rate > options.queue_s)
+        if (wait_s + 2 / input.rate > *options.queue_s)
           throw InvalidArgument(
               "engine: queue_s must be at least wait_s (by default the silence of the clock) and 2 samples "
               "of every input, " +
-              std::to_string(wait_s + 2 / input.rate) + " s, got " + std::to_string(options.queue_s));
+              std::to_string(wait_s + 2 / input.rate) + " s, got " + std::to_string(*options.queue_s));
     channels.reserve(model->inputs().size());
     for (const InputSpec& input : model->inputs())
       channels.emplace_back(input, options, model->timing(), growing);
@@ -390,28 +463,48 @@ struct Session {
   bool poll(Estimate& estimate) noexcept {
     for (;;) {
       if (take(estimate)) return true;
-      rows = next = 0;
-      if (!(clocked ? advance() : advance_lead())) return false;
+      GraphRun::Portion portion;
+      switch (prepare(portion)) {
+        case Due::nothing:
+          return false;
+        case Due::given:
+          break;
+        case Due::portion:
+          portion.estimates = clocked ? run.estimate() : run.process(lead, portion.samples, portion.n);
+          settle(portion);
+      }
     }
   }
 
-  /// Runs a block of the one input; false: there is nothing to run.
-  bool advance_lead() noexcept {
+  /// What there is for the run to do: nothing, `portion`, or something that came of finish() and is done.
+  enum class Due { nothing, portion, given };
+  Due prepare(GraphRun::Portion& portion) noexcept {
+    rows = next = 0;
+    portion = {&run, lead};
+    if (!clocked) return prepare_lead(portion);
+    return advance() ? Due::portion : Due::nothing;
+  }
+  /// After `portion` was run.
+  void settle(const GraphRun::Portion& portion) noexcept {
+    rows = portion.estimates;
+    if (!clocked) channels[lead].samples.pop(portion.n);
+  }
+
+  Due prepare_lead(GraphRun::Portion& portion) noexcept {
     Channel& from = channels[lead];
     // Read before the queue: what was pushed before finish() is then seen below.
     const bool finished = from.finished.load(std::memory_order_acquire);
     const std::size_t ready = from.samples.ready();
     pushed = from.samples.tail() + ready;
     if (ready == 0) {
-      if (!finished || drained) return false;
+      if (!finished || drained) return Due::nothing;
       drained = true;
       rows = run.finish();
-      return rows > 0;
+      return rows > 0 ? Due::given : Due::nothing;
     }
-    const std::size_t n = std::min({ready, from.samples.contiguous(), model->graph().block});
-    rows = run.process(lead, from.samples.front(), n);
-    from.samples.pop(n);
-    return true;
+    portion.n = std::min({ready, from.samples.contiguous(from.samples.tail()), model->graph().block});
+    portion.samples = from.samples.front();
+    return Due::portion;
   }
 
   // With a clock ------------------------------------------------------------------------------------------
@@ -425,23 +518,22 @@ struct Session {
     return first;
   }
 
-  /// Runs what is due of up to kTicks ticks; false: no tick is.
+  /// Lays what is due of up to kTicks ticks, the samples up to them run; false: no tick is.
   bool advance() noexcept {
-    bool finished = true;
     double begin = std::numeric_limits<double>::infinity();
     newest = kNever;
     bool all = true;
     for (std::size_t i = 0; i < channels.size(); ++i) {
       // Before the mark, and the mark before the samples: all that these stand for is then seen.
-      finished &= channels[i].finished.load(std::memory_order_acquire);
+      ended[i] = channels[i].finished.load(std::memory_order_acquire);
       marks[i] = channels[i].mark.load(std::memory_order_acquire);
-      all &= marks[i] > kNever;
+      all &= ended[i] || marks[i] > kNever;
       newest = std::max(newest, marks[i]);
       if (marks[i] > kNever) begin = std::min(begin, channels[i].begin.now());
     }
     if (newest == kNever) return false;
     if (!running) {
-      if (!all && !finished && !(newest > begin + wait_s)) return false;
+      if (!all && !(newest > begin + wait_s)) return false;
       number = tick_from(begin);
       origin = begin;
       running = true;
@@ -452,7 +544,7 @@ struct Session {
       bool due = time <= newest + kSlack, overdue = false;
       for (std::size_t i = 0; i < channels.size(); ++i) {
         consume(i, time + kSlack);
-        if (marks[i] >= time - kSlack || finished) continue;
+        if (ended[i] || marks[i] >= time - kSlack) continue;
         due &= newest > std::max(marks[i], origin) + wait_s;
         overdue = true;
       }
@@ -468,7 +560,7 @@ struct Session {
           run.lapse(i);
         }
         from.alive = alive[i];
-        if (overdue && !finished && marks[i] < time - kSlack) from.overdue.add(1);
+        if (!ended[i] && marks[i] < time - kSlack) from.overdue.add(1);
       }
       if (!any) {
         if (!skip()) break;
@@ -481,9 +573,7 @@ struct Session {
       ticked = true;
       run.tick(alive.data());
     }
-    if (ticks == 0) return false;
-    rows = run.estimate();
-    return true;
+    return ticks > 0;
   }
 
   /// Nothing is alive: on to the tick of the next sample of any input; false: none waits.
@@ -507,8 +597,15 @@ struct Session {
       from.reading.pass(first + n - 1, from.input.rate);
       from.last = from.reading.at(first + n - 1, from.input.rate);
       while (n > 0) {
-        const std::size_t m = std::min({n, from.samples.contiguous(), model->graph().block});
-        run.feed(i, from.samples.front(), m);
+        const std::uint64_t tail = from.samples.tail();
+        if (from.fed == tail) {
+          // Rows do not depend on the ticks: where all samples are there, blocks run ahead of them.
+          const std::size_t m = from.growing ? from.samples.ready() : n;
+          from.fed += std::min({m, from.samples.contiguous(tail), model->graph().block});
+          run.feed(i, from.samples.at(tail), static_cast<std::size_t>(from.fed - tail));
+        }
+        const std::size_t m = std::min(n, static_cast<std::size_t>(from.fed - tail));
+        run.pass(i, tail + m, from.samples.at(tail + m - 1));
         from.samples.pop(m);
         n -= m;
       }
@@ -517,6 +614,12 @@ struct Session {
 
   void finish() noexcept {
     for (Channel& channel : channels) channel.finished.store(true, std::memory_order_release);
+  }
+  Status finish(std::string_view modality) noexcept {
+    Channel* channel = find(modality);
+    if (!channel) return channels[lead].reject(Status::unknown_modality);
+    channel->finished.store(true, std::memory_order_release);
+    return Status::ok;
   }
 
   void reset() noexcept {
@@ -530,7 +633,7 @@ struct Session {
 
   static Counters counters(const Channel& c) noexcept {
     return {c.samples.head(),   c.refused.now(), c.rejected.now(), c.reanchors.now(), c.estimates.now(), 0,
-            c.duplicates.now(), c.late.now(),    c.silences.now(), c.overdue.now()};
+            c.duplicates.now(), c.late.now(),    c.silences.now(), c.overdue.now(),   c.dejittered.now()};
   }
   Counters counters() const noexcept {
     Counters sum;
@@ -540,6 +643,7 @@ struct Session {
       sum.refused += c.refused;
       sum.rejected += c.rejected;
       sum.reanchors += c.reanchors;
+      sum.dejittered += c.dejittered;
       sum.duplicates += c.duplicates;
       sum.late += c.late;
       sum.silences += c.silences;
@@ -570,6 +674,7 @@ struct Session {
   std::uint64_t given = 0, batch = 0;
   std::array<std::int64_t, Graph::kTicks> numbers{};
   std::array<double, kMaxInputs> marks{};
+  std::array<bool, kMaxInputs> ended{};
   double newest = kNever, origin = 0;
   Shared<std::uint64_t> estimates{0}, invalid{0}, overdues{0};
 };
@@ -595,16 +700,26 @@ Snapshot::~Snapshot() = default;
 
 namespace {
 
-EngineOptions checked(const EngineOptions& options) {
-  if (!(options.queue_s > 0 && options.queue_s <= 3600))
-    throw InvalidArgument("engine: queue_s must be in (0, 3600] seconds, got " +
-                          std::to_string(options.queue_s));
-  if (!(options.reanchor_s > 0 && options.reanchor_s <= 1e9))
-    throw InvalidArgument("engine: reanchor_s must be in (0, 1e9] seconds, got " +
-                          std::to_string(options.reanchor_s));
+EngineOptions checked(EngineOptions options, const Model& model) {
   if (options.wait_s && !(*options.wait_s >= 0))
     throw InvalidArgument("engine: wait_s must be a number of seconds not below 0, got " +
                           std::to_string(*options.wait_s));
+  const Timing& timing = model.timing();
+  // Where estimates wait for the input that is behind, the others' queues hold that much and a second.
+  const double wait = options.wait_s.value_or(timing.silence_s);
+  const bool waits = timing.clock_hz > 0 && std::isfinite(wait);
+  double spare = 1;
+  for (const InputSpec& input : model.inputs()) spare = std::max(spare, 2 / input.rate);
+  if (!options.queue_s) options.queue_s = waits ? std::min(wait + spare, 3600.0) : 10.0;
+  if (!(*options.queue_s > 0 && *options.queue_s <= 3600))
+    throw InvalidArgument("engine: queue_s must be in (0, 3600] seconds, got " +
+                          std::to_string(*options.queue_s));
+  if (options.dejitter_s && !(*options.dejitter_s >= 1 && *options.dejitter_s <= 1e6))
+    throw InvalidArgument("engine: dejitter_s must be in [1, 1e6] seconds, got " +
+                          std::to_string(*options.dejitter_s));
+  if (!(options.reanchor_s > 0 && options.reanchor_s <= 1e9))
+    throw InvalidArgument("engine: reanchor_s must be in (0, 1e9] seconds, got " +
+                          std::to_string(options.reanchor_s));
   return options;
 }
 
@@ -617,7 +732,7 @@ const std::shared_ptr<const Model>& present(const std::shared_ptr<const Model>& 
 
 Engine::Engine(const std::string& path, const EngineOptions& options) : Engine(Model::load(path), options) {}
 Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
-    : impl_(new Impl{Session(present(model), checked(options), false)}) {}
+    : impl_(new Impl{Session(present(model), checked(options, *present(model)), false)}) {}
 Engine::~Engine() = default;
 Engine::Engine(Engine&&) noexcept = default;
 Engine& Engine::operator=(Engine&&) noexcept = default;
@@ -641,6 +756,7 @@ Status Engine::push(std::string_view modality, const std::int16_t* samples, std:
 
 bool Engine::poll(Estimate& estimate) noexcept { return impl_->session.poll(estimate); }
 void Engine::finish() noexcept { impl_->session.finish(); }
+Status Engine::finish(std::string_view modality) noexcept { return impl_->session.finish(modality); }
 void Engine::reset() noexcept { impl_->session.reset(); }
 
 Snapshot Engine::snapshot() const {
@@ -670,14 +786,78 @@ Counters Engine::counters(std::string_view modality) const noexcept {
 }
 const Model& Engine::model() const noexcept { return *impl_->session.model; }
 
+struct EnginePool::Impl {
+  std::shared_ptr<const Model> model;
+  EngineOptions options;
+  std::vector<std::unique_ptr<Engine>> engines;
+  GraphRun::Lanes lanes;
+  std::vector<GraphRun::Portion> portions;  // of the sessions in `busy`
+  std::vector<Session*> busy;
+  std::size_t next = 0;  // session whose estimates are handed out
+};
+
+EnginePool::EnginePool(const std::string& path, std::size_t sessions, const EngineOptions& options)
+    : EnginePool(Model::load(path), sessions, options) {}
+EnginePool::EnginePool(std::shared_ptr<const Model> model, std::size_t sessions, const EngineOptions& options)
+    : impl_(new Impl{present(model), checked(options, *present(model)), {}, {}, {}, {}}) {
+  while (impl_->engines.size() < sessions) add();
+}
+EnginePool::~EnginePool() = default;
+EnginePool::EnginePool(EnginePool&&) noexcept = default;
+EnginePool& EnginePool::operator=(EnginePool&&) noexcept = default;
+
+std::size_t EnginePool::add() {
+  Impl& p = *impl_;
+  const std::size_t sessions = p.engines.size() + 1;
+  auto engine = std::make_unique<Engine>(p.model, p.options);
+  p.lanes.grow(sessions);
+  p.portions.resize(std::max(p.portions.size(), sessions));
+  p.busy.resize(std::max(p.busy.size(), sessions));
+  p.engines.push_back(std::move(engine));
+  return sessions - 1;
+}
+
+bool EnginePool::poll(std::size_t& session, Estimate& estimate) noexcept {
+  Impl& p = *impl_;
+  for (;;) {
+    for (; p.next < p.engines.size(); ++p.next) {
+      if (!p.engines[p.next]->impl_->session.take(estimate)) continue;
+      session = p.next;
+      return true;
+    }
+    p.next = 0;
+    std::size_t busy = 0;
+    bool due = false;
+    for (const std::unique_ptr<Engine>& engine : p.engines) {
+      Session& s = engine->impl_->session;
+      if (s.next != s.rows) {  // polled by itself meanwhile: those come first
+        due = true;
+        continue;
+      }
+      const Session::Due found = s.prepare(p.portions[busy]);
+      due |= found != Session::Due::nothing;
+      if (found == Session::Due::portion) p.busy[busy++] = &s;
+    }
+    if (!due) return false;
+    GraphRun::run_many({p.portions.data(), busy}, p.lanes);
+    for (std::size_t i = 0; i < busy; ++i) p.busy[i]->settle(p.portions[i]);
+  }
+}
+
+std::size_t EnginePool::size() const noexcept { return impl_->engines.size(); }
+Engine& EnginePool::operator[](std::size_t session) noexcept { return *impl_->engines[session]; }
+const Model& EnginePool::model() const noexcept { return *impl_->model; }
+
 struct FullPass::Impl {
-  Impl(std::shared_ptr<const Model> shared, bool adapting) : model(std::move(shared)) {
+  Impl(std::shared_ptr<const Model> shared, bool adapting, std::optional<double> dejitter_s)
+      : model(std::move(shared)) {
     if (model->graph().clocked) {
       EngineOptions options;
       options.queue_s = 1e-3;  // they grow
       options.adapting = adapting;
       options.wait_s = std::numeric_limits<double>::infinity();
-      joined.emplace(model, options, true);
+      options.dejitter_s = dejitter_s;
+      joined.emplace(model, checked(options, *model), true);
     } else {
       alone.emplace(model->graph());
       alone->set_adapting(adapting);
@@ -756,8 +936,8 @@ struct FullPass::Impl {
   bool finished = false;
 };
 
-FullPass::FullPass(std::shared_ptr<const Model> model, bool adapting)
-    : impl_(std::make_unique<Impl>(present(model), adapting)) {}
+FullPass::FullPass(std::shared_ptr<const Model> model, bool adapting, std::optional<double> dejitter_s)
+    : impl_(std::make_unique<Impl>(present(model), adapting, dejitter_s)) {}
 FullPass::~FullPass() = default;
 FullPass::FullPass(FullPass&&) noexcept = default;
 FullPass& FullPass::operator=(FullPass&&) noexcept = default;

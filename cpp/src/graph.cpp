@@ -411,6 +411,12 @@ std::size_t Graph::rows_into(std::size_t v, std::size_t samples, const std::vect
   return vertices[v].from.front() == 0 ? samples : rows[vertices[v].from.front() - 1];
 }
 
+std::size_t Graph::width_into(std::size_t v) const {
+  const std::size_t from = vertices[v].from.front();
+  return from == 0 ? static_cast<std::size_t>(inputs[vertices[v].signal].channels)
+                   : vertices[from - 1].node->width();
+}
+
 std::vector<std::size_t> Graph::capacity_for(std::size_t samples, double* bytes) const {
   std::vector<std::size_t> rows;
   double total = 0;
@@ -477,7 +483,8 @@ GraphRun::Cell::Cell(const Cell& other)
       in(other.in),
       kept(other.kept),
       there(other.there),
-      keeps(other.keeps) {}
+      keeps(other.keeps),
+      passed(other.passed) {}
 
 void GraphRun::reset() noexcept {
   for (Cell& cell : cells_) {
@@ -485,35 +492,37 @@ void GraphRun::reset() noexcept {
     cell.rows = 0;
     cell.consumed = cell.emitted = cell.behind = 0;
     cell.keeps = false;
+    cell.passed = 0;
   }
   std::fill(samples_.begin(), samples_.end(), 0);
   ticks_ = 0;
   next_tick_ = first_tick_ = 0;
 }
 
-/// Feeds vertex `v` with the valid rows of its inputs, or with `n` samples where it listens to the signal.
-void GraphRun::run(std::size_t v, const float* samples, std::size_t n, std::uint64_t first_sample) noexcept {
+/// Points vertex `v` to the valid rows of its inputs, or to the `n` samples where it listens to the signal;
+/// returns how many there are.
+std::size_t GraphRun::bring(std::size_t v, const float* samples, std::size_t n) noexcept {
   const Graph::Vertex& vertex = graph_->vertices[v];
   Cell& cell = cells_[v];
-  const std::uint64_t* index = nullptr;
   for (std::size_t i = 0; i < vertex.from.size(); ++i) {
     if (vertex.from[i] == 0) {
       cell.in[i] = samples;
     } else {
       const Cell& source = cells_[vertex.from[i] - 1];
       cell.in[i] = vertex.presence ? source.there.data() : source.out.data();
-      index = source.index.data();
       n = i == 0 ? source.rows : std::min(n, source.rows);  // equal but for what finish owes
     }
   }
-  if (vertex.align) {  // in the order of time, so that the last row is the newest
-    if (n == 0) return;
-    const std::size_t width = vertex.node->width();
-    std::memcpy(cell.kept.data(), cell.in[0] + (n - 1) * width, width * sizeof(float));
-    cell.keeps = true;
-    return;
-  }
-  cell.rows = n == 0 ? 0 : vertex.node->process(cell.in.data(), n, cell.out.data(), *cell.state);
+  return n;
+}
+
+/// Tells what lies behind the rows that vertex `v` made of `n`.
+void GraphRun::settle(std::size_t v, std::size_t n, std::uint64_t first_sample) noexcept {
+  const Graph::Vertex& vertex = graph_->vertices[v];
+  Cell& cell = cells_[v];
+  // Of the last input; those of one vertex tick together.
+  const std::uint64_t* const index =
+      vertex.from.back() == 0 ? nullptr : cells_[vertex.from.back() - 1].index.data();
   for (std::size_t r = 0; r < cell.rows; ++r) {
     const std::uint64_t at = vertex.node->due(cell.emitted + r) - cell.consumed;  // the row of this block
     cell.index[r] = index ? index[at] : first_sample + at;
@@ -521,6 +530,84 @@ void GraphRun::run(std::size_t v, const float* samples, std::size_t n, std::uint
   cell.emitted += cell.rows;
   cell.consumed += n;
   if (n > 0) cell.behind = index ? index[n - 1] : first_sample + n - 1;
+}
+
+void GraphRun::run(std::size_t v, const float* samples, std::size_t n, std::uint64_t first_sample) noexcept {
+  const Graph::Vertex& vertex = graph_->vertices[v];
+  Cell& cell = cells_[v];
+  n = bring(v, samples, n);
+  cell.rows = n == 0 ? 0 : vertex.node->process(cell.in.data(), n, cell.out.data(), *cell.state);
+  settle(v, n, first_sample);
+}
+
+/// run() of vertex `v` in all portions, row by row while there are enough runs that have one.
+void GraphRun::run_together(std::size_t v, std::span<Portion> portions, Lanes& lanes) noexcept {
+  const Graph& graph = *portions.front().run->graph_;
+  const Node& node = *graph.vertices[v].node;
+  const std::size_t in = graph.width_into(v), out = node.width();
+  for (std::size_t i = 0; i < portions.size(); ++i)
+    lanes.rows_[i] = portions[i].run->bring(v, portions[i].samples, portions[i].n);
+  std::size_t row = 0;
+  for (;; ++row) {
+    std::size_t active = 0, longest = 0;
+    for (std::size_t i = 0; i < portions.size(); ++i) {
+      if (lanes.rows_[i] <= row) continue;
+      Cell& cell = portions[i].run->cells_[v];
+      lanes.in_[active] = cell.in[0] + row * in;
+      lanes.out_[active] = cell.out.data() + row * out;
+      lanes.states_[active++] = cell.state.get();
+      longest = std::max(longest, lanes.rows_[i] - row);
+    }
+    if (active < 2 || active < longest) break;  // a block of one run then shares more
+    node.step_many(lanes.in_.data(), active, lanes.out_.data(), lanes.states_.data());
+  }
+  for (std::size_t i = 0; i < portions.size(); ++i) {
+    Cell& cell = portions[i].run->cells_[v];
+    const std::size_t rows = lanes.rows_[i];
+    if (rows > row) {
+      const float* const from = cell.in[0] + row * in;
+      node.process(&from, rows - row, cell.out.data() + row * out, *cell.state);
+    }
+    cell.rows = rows;
+    portions[i].run->settle(v, rows, portions[i].first);
+  }
+}
+
+void GraphRun::run_portions(std::span<Portion> portions, Lanes* lanes) noexcept {
+  const NoDenormals guard;
+  if (portions.empty()) return;
+  const Graph& graph = *portions.front().run->graph_;
+  for (Portion& p : portions) {
+    p.first = p.run->samples_[p.signal];
+    p.run->samples_[p.signal] += p.n;
+  }
+  for (std::size_t v = 0; v < graph.vertices.size(); ++v) {
+    const Graph::Vertex& vertex = graph.vertices[v];
+    if (vertex.align) {
+      for (const Portion& p : portions) p.run->cells_[v].rows = p.run->ticks_;
+    } else if (vertex.signal != (graph.clocked ? Graph::kNoSignal : portions.front().signal)) {
+      continue;
+    } else if (lanes && portions.size() > 1 && vertex.node->steps_many()) {
+      run_together(v, portions, *lanes);
+    } else {
+      for (const Portion& p : portions) p.run->run(v, p.samples, p.n, p.first);
+    }
+  }
+  for (Portion& p : portions) {
+    p.run->ticks_ = 0;
+    p.estimates = p.run->collect();
+  }
+}
+
+void GraphRun::run_many(std::span<Portion> portions, Lanes& lanes) noexcept {
+  run_portions(portions, &lanes);
+}
+
+void GraphRun::Lanes::grow(std::size_t runs) {
+  rows_.resize(std::max(rows_.size(), runs));
+  in_.resize(std::max(in_.size(), runs));
+  out_.resize(std::max(out_.size(), runs));
+  states_.resize(std::max(states_.size(), runs));
 }
 
 std::size_t GraphRun::collect() noexcept {
@@ -595,20 +682,42 @@ void GraphRun::adapt(std::span<const Adaptation> profile) {
 }
 
 std::size_t GraphRun::process(std::size_t signal, const float* samples, std::size_t n) noexcept {
-  const NoDenormals guard;
-  const std::uint64_t first = samples_[signal];
-  samples_[signal] += n;
-  for (std::size_t v = 0; v < cells_.size(); ++v)
-    if (graph_->vertices[v].signal == signal) run(v, samples, n, first);
-  return collect();
+  Portion all{this, signal, samples, n};
+  run_portions({&all, 1}, nullptr);
+  return all.estimates;
 }
 
 void GraphRun::feed(std::size_t signal, const float* samples, std::size_t n) noexcept {
   const NoDenormals guard;
   const std::uint64_t first = samples_[signal];
   samples_[signal] += n;
-  for (std::size_t v = 0; v < cells_.size(); ++v)
-    if (graph_->vertices[v].signal == signal) run(v, samples, n, first);
+  for (std::size_t v = 0; v < cells_.size(); ++v) {
+    if (graph_->vertices[v].signal != signal) continue;
+    if (graph_->vertices[v].align) {
+      cells_[v].passed = 0;
+    } else {
+      run(v, samples, n, first);
+    }
+  }
+}
+
+void GraphRun::pass(std::size_t signal, std::uint64_t samples, const float* newest) noexcept {
+  for (std::size_t v = 0; v < cells_.size(); ++v) {
+    const Graph::Vertex& vertex = graph_->vertices[v];
+    if (!vertex.align || vertex.signal != signal) continue;
+    Cell& cell = cells_[v];
+    const std::size_t width = vertex.node->width();
+    const float* row = newest;
+    if (vertex.from.front() != 0) {
+      const Cell& source = cells_[vertex.from.front() - 1];
+      const std::size_t before = cell.passed;
+      while (cell.passed < source.rows && source.index[cell.passed] < samples) ++cell.passed;
+      if (cell.passed == before) continue;
+      row = source.out.data() + (cell.passed - 1) * width;
+    }
+    std::memcpy(cell.kept.data(), row, width * sizeof(float));
+    cell.keeps = true;
+  }
 }
 
 void GraphRun::lapse(std::size_t signal) noexcept {
@@ -642,17 +751,9 @@ void GraphRun::tick(const bool* alive) noexcept {
 }
 
 std::size_t GraphRun::estimate() noexcept {
-  const NoDenormals guard;
-  for (std::size_t v = 0; v < cells_.size(); ++v) {
-    const Graph::Vertex& vertex = graph_->vertices[v];
-    if (vertex.align) {
-      cells_[v].rows = ticks_;
-    } else if (vertex.signal == Graph::kNoSignal) {
-      run(v, nullptr, 0, 0);
-    }
-  }
-  ticks_ = 0;
-  return collect();
+  Portion all{this};
+  run_portions({&all, 1}, nullptr);
+  return all.estimates;
 }
 
 std::size_t GraphRun::finish() noexcept {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -76,6 +77,8 @@ class Graph {
   void check_latency(Fields& card) const;
   void plan_memory();
   std::vector<std::size_t> capacity_for(std::size_t block, double* bytes) const;
+  /// Width of the rows of the first input of vertex `v`.
+  std::size_t width_into(std::size_t v) const;
   /// Most rows that a call brings to vertex `v`.
   std::size_t rows_into(std::size_t v, std::size_t block, const std::vector<std::size_t>& rows) const;
   friend class GraphRun;
@@ -85,11 +88,38 @@ class Graph {
 /// State of one stream or recording through a graph. Nothing is allocated after construction; a copy goes on
 /// from here by itself.
 ///
-/// Without an estimate clock: process() and finish(). With one: feed() samples up to a tick, input by input,
-/// then tick(), and estimate() after at most kTicks of them.
+/// Without an estimate clock: process() and finish(). With one: feed() samples and pass() those up to a tick,
+/// input by input, then tick(), and estimate() after at most kTicks of them. run_many() does process() or
+/// estimate() of many.
 class GraphRun {
  public:
   explicit GraphRun(const Graph& graph);
+
+  /// What one of many runs of a graph computes: samples of input `signal`, or with a clock its ticks.
+  struct Portion {
+    GraphRun* run = nullptr;
+    std::size_t signal = 0;
+    const float* samples = nullptr;
+    std::size_t n = 0;
+    std::uint64_t first = 0;    // of the samples; set by run_many
+    std::size_t estimates = 0;  // that came of it; set by run_many
+  };
+  /// Room for run_many() to sort what runs side by side.
+  class Lanes {
+   public:
+    /// At least for `runs`; allocates.
+    void grow(std::size_t runs);
+
+   private:
+    friend class GraphRun;
+    std::vector<std::size_t> rows_;  // per run: rows of the vertex at hand
+    std::vector<const float*> in_;
+    std::vector<float*> out_;
+    std::vector<NodeState*> states_;
+  };
+  /// process() or estimate() of many runs of one graph, each of which may occur once. Nodes that can take a
+  /// row of every run at once do, which changes no bit.
+  static void run_many(std::span<Portion> portions, Lanes& lanes) noexcept;
 
   /// Runs `n` <= Graph::block samples of input `signal` and returns how many estimates came of it; they stay
   /// readable until the next call.
@@ -98,8 +128,11 @@ class GraphRun {
   std::size_t finish() noexcept;
   void reset() noexcept;
 
-  /// Runs `n` <= Graph::block samples of input `signal` up to its `align` nodes, which keep the newest row.
+  /// Runs `n` <= Graph::block samples of input `signal` up to its `align` nodes; all before are passed.
   void feed(std::size_t signal, const float* samples, std::size_t n) noexcept;
+  /// The next tick sees the first `samples` of input `signal`, the last of which is `newest`: its `align`
+  /// nodes keep the newest row of these.
+  void pass(std::size_t signal, std::uint64_t samples, const float* newest) noexcept;
   /// Forgets the rows that `align` nodes keep of `signal`: they were from before it fell silent.
   void lapse(std::size_t signal) noexcept;
   /// One tick of the estimate clock, at which those inputs with alive[i] count.
@@ -148,8 +181,13 @@ class GraphRun {
     // Of an `align`: the newest row and whether there is one; per tick, whether it counted.
     std::vector<float> kept, there;
     bool keeps = false;
+    std::size_t passed = 0;  // rows of the last feed() that are
   };
   void run(std::size_t v, const float* samples, std::size_t n, std::uint64_t first_sample) noexcept;
+  std::size_t bring(std::size_t v, const float* samples, std::size_t n) noexcept;
+  void settle(std::size_t v, std::size_t n, std::uint64_t first_sample) noexcept;
+  static void run_together(std::size_t v, std::span<Portion> portions, Lanes& lanes) noexcept;
+  static void run_portions(std::span<Portion> portions, Lanes* lanes) noexcept;
   std::size_t collect() noexcept;
 
   const Graph* graph_;

@@ -75,6 +75,12 @@ class Node {
   /// `out`; returns how many. The same rows in other portions give the same bits. n = 1 is the step.
   virtual std::size_t process(const float* const* in, std::size_t n, float* out,
                               NodeState& state) const noexcept = 0;
+  /// Whether step_many() shares work between streams. Such a node has one input and gives a row per row.
+  virtual bool steps_many() const noexcept { return false; }
+  /// One row of each of `streams` streams: from in[s] to out[s], with the bits of process(). No state may
+  /// occur twice.
+  virtual void step_many(const float* const* in, std::size_t streams, float* const* out,
+                         NodeState* const* states) const noexcept;
   /// Writes the row that is still owed when no more input will come, if the node has such; 0 or 1.
   virtual std::size_t finish(float* out, NodeState& state) const noexcept;
 

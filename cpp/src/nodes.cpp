@@ -145,6 +145,16 @@ class TcnNode final : public Node {
     tcn_.process(in[0], n, out, static_cast<State&>(state).tcn);
     return n;
   }
+  bool steps_many() const noexcept override { return true; }
+  void step_many(const float* const* in, std::size_t streams, float* const* out,
+                 NodeState* const* states) const noexcept override {
+    TcnState* own[256];
+    for (std::size_t at = 0; at < streams; at += std::size(own)) {
+      const std::size_t m = std::min(std::size(own), streams - at);
+      for (std::size_t s = 0; s < m; ++s) own[s] = &static_cast<State*>(states[at + s])->tcn;
+      tcn_.step_many(in + at, m, out + at, own);
+    }
+  }
 
  private:
   struct State final : StateOf<State> {
@@ -567,6 +577,10 @@ std::unique_ptr<Node> make_average(NodeSource& source) {
 std::size_t Node::state_bytes(std::size_t) const { return 0; }
 std::unique_ptr<NodeState> Node::make_state(std::size_t) const { return std::make_unique<NodeState>(); }
 std::size_t Node::finish(float*, NodeState&) const noexcept { return 0; }
+void Node::step_many(const float* const* in, std::size_t streams, float* const* out,
+                     NodeState* const* states) const noexcept {
+  for (std::size_t s = 0; s < streams; ++s) process(&in[s], 1, out[s], *states[s]);
+}
 
 TensorTable::TensorTable(const std::vector<TensorView>& tensors) {
   for (const TensorView& tensor : tensors) unused_.emplace(tensor.name, &tensor);

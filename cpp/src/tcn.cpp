@@ -94,6 +94,9 @@ struct Tcn::Plan {
   }
   [[gnu::always_inline]] inline void run_float(const Frame* frames, std::size_t n) const noexcept;
   [[gnu::always_inline]] inline void run_int8(const Frame* frames, std::size_t n) const noexcept;
+  /// place(s) gives the rows of stream s, from and to.
+  template <class Place>
+  void step_many(std::size_t streams, const Place& place, TcnState* const* states) const noexcept;
 
   /// Where the row `back` rows before that of `frame` lies; before the first row, unsigned wrap-around lands
   /// on rows that are still zero.
@@ -301,6 +304,20 @@ inline void Tcn::Plan::run_int8(const Frame* frames, std::size_t n) const noexce
   }
 }
 
+template <class Place>
+void Tcn::Plan::step_many(std::size_t streams, const Place& place, TcnState* const* states) const noexcept {
+  Frame frames[kTile];
+  for (std::size_t at = 0; at < streams; at += kTile) {
+    const std::size_t m = std::min(kTile, streams - at);
+    for (std::size_t f = 0; f < m; ++f) {
+      TcnState& state = *states[at + f];
+      const auto [from, to] = place(at + f);
+      frames[f] = {from, to, state.memory_.data(), state.time_++};
+    }
+    run_tile(frames, m);
+  }
+}
+
 Tcn::Tcn(const TcnOptions& options, std::span<const TcnBlockWeights> blocks)
     : plan_(std::make_shared<const Plan>(options, blocks)) {}
 
@@ -329,16 +346,13 @@ void Tcn::process(const float* in, std::size_t n, float* out, TcnState& state) c
 
 void Tcn::step_many(const float* in, std::size_t streams, float* out,
                     TcnState* const* states) const noexcept {
-  Plan::Frame frames[kTile];
-  for (std::size_t at = 0; at < streams; at += kTile) {
-    const std::size_t m = std::min(kTile, streams - at);
-    for (std::size_t f = 0; f < m; ++f) {
-      TcnState& state = *states[at + f];
-      frames[f] = {in + (at + f) * plan_->in, out + (at + f) * plan_->out, state.memory_.data(),
-                   state.time_++};
-    }
-    plan_->run_tile(frames, m);
-  }
+  plan_->step_many(
+      streams, [&](std::size_t s) { return std::pair(in + s * plan_->in, out + s * plan_->out); }, states);
+}
+void Tcn::step_many(const float* const* in, std::size_t streams, float* const* out,
+                    TcnState* const* states) const noexcept {
+  plan_->step_many(
+      streams, [&](std::size_t s) { return std::pair(in[s], out[s]); }, states);
 }
 
 }  // namespace affekt

@@ -488,6 +488,114 @@ void inputs_on_a_clock_allocate_nothing() {
   CHECK_EQ(invalid, 0);
 }
 
+/// Pushes 50 ms of every input to a session: its own stretch of the signals.
+void feed(Engine& engine, const std::vector<std::vector<float>>& x, int step, int offset) {
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const auto& input = engine.model().inputs()[i];
+    const auto width = static_cast<std::size_t>(input.channels);
+    const auto at = [&](int s) { return static_cast<std::size_t>(s * 0.05 * input.rate); };
+    const std::size_t from = at(step + offset), n = at(step + offset + 1) - from;
+    engine.push(input.name, x[i].data() + from * width, n, static_cast<double>(at(step)) / input.rate);
+  }
+}
+
+void a_pool_gives_the_bits_of_its_sessions_and_allocates_nothing() {
+  const auto x = all_noise(6);
+  const int sessions = 11, steps = 60;
+  std::vector<Joint> alone(sessions), together(sessions);
+  EngineOptions options;
+  options.dejitter_s = 30;
+  for (int s = 0; s < sessions; ++s) {
+    Engine engine(fused(), options);
+    Estimate e;
+    for (int step = 0; step < steps; ++step) {
+      feed(engine, x, step, 3 * s);
+      while (engine.poll(e)) alone[s].take(e);
+    }
+    engine.finish();
+    while (engine.poll(e)) alone[s].take(e);
+    CHECK(alone[s].times.size() >= 28);
+    CHECK(s == 0 || !(alone[s] == alone[0]));
+  }
+  affekt::EnginePool pool(fused(), sessions - 1, options);
+  CHECK_EQ(pool.add(), static_cast<std::size_t>(sessions - 1));
+  CHECK_EQ(pool.size(), static_cast<std::size_t>(sessions));
+  for (Joint& r : together) {  // so that what is counted below is the pool's
+    r.times.reserve(1000);
+    r.values.reserve(10000);
+    r.present.reserve(10000);
+  }
+  std::size_t session = 0;
+  Estimate e;
+  const long before = affekt::test::allocations;
+  for (int step = 0; step < steps; ++step) {
+    for (int s = 0; s < sessions; ++s) feed(pool[s], x, step, 3 * s);
+    if (step % 7 == 3) {  // one polled by itself, in part: the rest is not lost
+      if (pool[2].poll(e)) together[2].take(e);
+    }
+    if (step % (step < 30 ? 1 : 9) == 0)
+      while (pool.poll(session, e)) together[session].take(e);
+  }
+  for (int s = 0; s < sessions; ++s) pool[s].finish();
+  while (pool.poll(session, e)) together[session].take(e);
+  CHECK_EQ(affekt::test::allocations.load(), before);
+  for (int s = 0; s < sessions; ++s) {
+    CHECK(together[s] == alone[s]);
+    CHECK_EQ(pool[s].counters().estimates, alone[s].times.size());
+  }
+  // One starts again while the others stay where they are.
+  pool[4].reset();
+  Joint again;
+  for (int step = 0; step < steps; ++step) {
+    feed(pool[4], x, step, 12);
+    while (pool.poll(session, e)) {
+      CHECK_EQ(session, 4u);
+      again.take(e);
+    }
+  }
+  pool[4].finish();
+  while (pool.poll(session, e)) again.take(e);
+  CHECK(again == alone[4]);
+}
+
+void a_pool_of_any_model() {
+  for (const char* file : kFiles) {
+    const auto model = Model::load(golden_path(file));
+    const auto x = as_float(golden_signal(16000));
+    const std::size_t sessions = 9, block = 700;
+    affekt::EnginePool pool(model, sessions);
+    std::vector<Result> alone(sessions), together(sessions);
+    for (std::size_t s = 0; s < sessions; ++s)
+      alone[s] = full(model, std::vector<float>(x.begin() + static_cast<long>(100 * s), x.end()));
+    Estimate e;
+    std::size_t session = 0;
+    const auto poll = [&] {
+      while (pool.poll(session, e)) {
+        together[session].times.push_back(e.time);
+        together[session].valid.push_back(e.valid);
+        together[session].values.insert(together[session].values.end(), e.values.begin(), e.values.end());
+      }
+    };
+    for (std::size_t at = 0; at < x.size(); at += block) {
+      for (std::size_t s = 0; s < sessions; ++s) {
+        const std::size_t from = at + 100 * s;
+        if (from >= x.size()) continue;
+        CHECK(pool[s].push("audio", x.data() + from, std::min(block, x.size() - from)) == Status::ok);
+      }
+      if (at % 3 == 0) poll();
+    }
+    for (std::size_t s = 0; s < sessions; ++s) pool[s].finish();
+    poll();
+    for (std::size_t s = 0; s < sessions; ++s) CHECK(together[s] == alone[s]);
+  }
+  CHECK_THROWS(affekt::EnginePool(std::shared_ptr<const Model>()), InvalidArgument, "model");
+  CHECK_THROWS(affekt::EnginePool(utterance(), 1, {0.0}), InvalidArgument, "queue_s");
+  affekt::EnginePool empty(utterance());
+  std::size_t session = 7;
+  Estimate e;
+  CHECK(!empty.poll(session, e));
+}
+
 void snapshots_of_any_model() {
   for (const char* file : kFiles) {
     const auto model = Model::load(golden_path(file));
@@ -546,6 +654,11 @@ void wrong_construction() {
   CHECK_THROWS(with(1e9, 0.1), InvalidArgument, "queue_s");
   CHECK_THROWS(with(NAN, 0.1), InvalidArgument, "queue_s");
   CHECK_THROWS(with(1, -1), InvalidArgument, "reanchor_s");
+  EngineOptions jitter;
+  for (const double bad : {0.0, 0.5, -1.0, 2e6, static_cast<double>(NAN)}) {
+    jitter.dejitter_s = bad;
+    CHECK_THROWS(Engine(utterance(), jitter), InvalidArgument, "dejitter_s");
+  }
   CHECK_THROWS(Engine(std::shared_ptr<const Model>()), InvalidArgument, "model");
   CHECK_THROWS(FullPass(std::shared_ptr<const Model>()), InvalidArgument, "model");
   CHECK_THROWS(Engine(golden_path("none")), std::exception, "none");
@@ -569,6 +682,8 @@ int main() {
   the_hot_path_allocates_nothing();
   producers_of_their_own_and_a_full_queue();
   inputs_on_a_clock_allocate_nothing();
+  a_pool_gives_the_bits_of_its_sessions_and_allocates_nothing();
+  a_pool_of_any_model();
   snapshots_of_any_model();
   a_far_jump_of_the_clock_is_no_flood();
   wrong_construction();

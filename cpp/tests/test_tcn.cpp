@@ -210,7 +210,7 @@ void many_streams_give_the_bits_of_one() {
   for (const Case& c : both()) {
     const Tcn tcn(c.options, c.views());
     const std::size_t n = 40, in = c.options.in, out = tcn.out();
-    for (std::size_t streams : {1, 2, 7, 8, 9, 20}) {
+    for (std::size_t streams : {1, 2, 7, 8, 9, 20, 75}) {
       std::vector<affekt::TcnState> alone(streams, tcn.make_state());
       for (std::size_t s = 0; s < streams; ++s) {
         const std::vector<float> before = noise(s * in, 1.0f);
@@ -228,6 +228,19 @@ void many_streams_give_the_bits_of_one() {
           tcn.process(x.data() + s * in, 1, expected.data() + s * out, alone[s]);
         CHECK(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)) == 0);
       }
+      // Rows that lie anywhere, here in the opposite order.
+      const std::vector<float> x = noise(streams * in, 1.0f);
+      std::vector<float> y(streams * out), expected(streams * out);
+      std::vector<const float*> from;
+      std::vector<float*> to;
+      std::vector<affekt::TcnState*> backwards(states.rbegin(), states.rend());
+      for (std::size_t s = streams; s-- > 0;) {
+        from.push_back(x.data() + s * in);
+        to.push_back(y.data() + s * out);
+        tcn.process(x.data() + s * in, 1, expected.data() + s * out, alone[s]);
+      }
+      tcn.step_many(from.data(), streams, to.data(), backwards.data());
+      CHECK(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)) == 0);
     }
   }
 }

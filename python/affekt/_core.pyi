@@ -157,10 +157,11 @@ class Engine(metaclass=_BindingType):
     def __init__(
         self,
         model: Model,
-        queue_s: float = ...,
+        queue_s: float | None = None,
         reanchor_s: float = ...,
         adapting: bool = ...,
         wait_s: float | None = None,
+        dejitter_s: float | None = None,
     ) -> None: ...
     def push(
         self, modality: str, samples: NDArray[np.float32 | np.int16], time: float | None = None
@@ -170,7 +171,7 @@ class Engine(metaclass=_BindingType):
     def poll(
         self,
     ) -> tuple[float, int, NDArray[np.float32], bool, list[bool], float | None, float] | None: ...
-    def finish(self) -> None: ...
+    def finish(self, modality: str | None = None) -> None: ...
     def reset(self) -> None: ...
     def latency(self) -> float: ...
     def counters(self, modality: str | None = None) -> dict[str, int]: ...
@@ -181,8 +182,34 @@ class Engine(metaclass=_BindingType):
     def adapt(self, profile: Sequence[tuple[str, float, Any, Any]]) -> None: ...
     def set_adapting(self, adapting: bool) -> None: ...
 
+class EnginePool(metaclass=_BindingType):
+    def __init__(
+        self,
+        model: Model,
+        queue_s: float | None = None,
+        reanchor_s: float = ...,
+        adapting: bool = ...,
+        wait_s: float | None = None,
+        dejitter_s: float | None = None,
+    ) -> None: ...
+    def add(self) -> Engine: ...
+    # a row per estimate: (session, time, index of the last sample used, values, valid, whether each input is
+    # in it, confidence, latency)
+    def poll(
+        self,
+    ) -> tuple[
+        NDArray[np.int64],
+        NDArray[np.float64],
+        NDArray[np.uint64],
+        NDArray[np.float32],
+        NDArray[np.bool_],
+        NDArray[np.bool_],
+        NDArray[np.float32],
+        NDArray[np.float64],
+    ]: ...
+
 class FullPass(metaclass=_BindingType):
-    def __init__(self, model: Model, adapting: bool = ...) -> None: ...
+    def __init__(self, model: Model, adapting: bool = ..., dejitter_s: float | None = None) -> None: ...
     # (times, values, valid): one row of values per estimate that became due
     def feed(
         self, samples: NDArray[np.float32 | np.int16]

@@ -341,6 +341,7 @@ class Model:
         profile: Profile | None = None,
         adapt: bool = True,
         detector: Detector | str | None = None,
+        dejitter_s: float | None = None,
     ) -> Estimates:
         """Estimates over one recording.
 
@@ -360,6 +361,8 @@ class Model:
         detector : what decides which estimates are valid: None for the model's own voice activity, a name
             of `affekt.detectors.list_detectors`, or an `affekt.detectors.Detector`, which says what else it
             does and does not do.
+        dejitter_s : for a model with a clock, as for `affekt.live.Engine`: half-life, in seconds, of the
+            regression through the times of an input's pieces; None: off.
 
         Returns
         -------
@@ -377,7 +380,10 @@ class Model:
         if self.clocked:
             if sample_rate is not None or detector is not None:
                 raise InputError("sample_rate, detector: a model with a clock takes neither")
-            return self._joined(samples, mode, chunk, profile, adapt)
+            half_life = None if dejitter_s is None else as_seconds(dejitter_s, "dejitter_s")
+            return self._joined(samples, mode, chunk, profile, adapt, half_life)
+        if dejitter_s is not None:
+            raise InputError("dejitter_s: only a model with a clock takes times")
         signal = as_frames(samples, self.inputs[0])
         if sample_rate is not None and float(sample_rate) != self.sample_rate:
             raise InputError(
@@ -395,7 +401,13 @@ class Model:
         raise InputError(f"mode: expected 'full' or 'stream', got {mode!r}")
 
     def _joined(
-        self, samples: Any, mode: str, chunk: int | None, profile: Profile | None, adapt: bool
+        self,
+        samples: Any,
+        mode: str,
+        chunk: int | None,
+        profile: Profile | None,
+        adapt: bool,
+        dejitter_s: float | None,
     ) -> Estimates:
         """`run` of a model with a clock."""
         specs = {str(spec["name"]): spec for spec in self.inputs}
@@ -413,7 +425,7 @@ class Model:
         if mode == "full":
             if chunk is not None:
                 raise InputError("chunk: belongs to mode='stream'; full mode chooses its own blocks")
-            single = _core.FullPass(self.native, as_switch(adapt))
+            single = _core.FullPass(self.native, as_switch(adapt), dejitter_s)
             start_from(single, self, profile)
             for name, parts in pieces.items():
                 for time, frames in parts:
@@ -421,7 +433,7 @@ class Model:
             times, values, valid, present, confidence = single.drain(True)
             known = profile_of(single, self) if self.adapts else None
         elif mode == "stream":
-            engine, due = self._replay(pieces, chunk, adapt, profile)
+            engine, due = self._replay(pieces, chunk, adapt, profile, dejitter_s)
             times = np.array([e[0] for e in due], np.float64)
             values = np.array([e[2] for e in due], np.float32).reshape(-1, len(self.columns))
             valid = np.array([e[3] for e in due], bool)
@@ -442,6 +454,7 @@ class Model:
         chunk: int | None,
         adapt: bool,
         profile: Profile | None,
+        dejitter_s: float | None,
     ) -> tuple[_core.Engine, list[Any]]:
         """An engine to which all pieces were pushed in the order of their times, and what it gave."""
         if chunk is not None and (
@@ -454,28 +467,42 @@ class Model:
             step = max(1, round(0.02 * rate)) if chunk is None else int(chunk)
             clock, due_at = 0.0, -math.inf
             for time, frames in pieces.get(name, []):
-                clock = clock if time is None else time
+                # Not before what this input gave already: a stamp may lie before the end of the count.
+                clock = clock if time is None else max(time, clock)
                 for start in range(0, len(frames), step):
                     piece = frames[start : start + step]
                     due_at = max(due_at, clock)  # the pieces of an input stay in their order
                     pushes.append((due_at, len(pushes), name, time if start == 0 else None, piece))
                     clock += len(piece) / rate
-        # An input that pauses or is left out must be waited for: the others' queues hold all that they have.
+        # An input that pauses must be waited for: the others' queues hold all that they have.
+        pushes.sort(key=lambda push: push[:2])
+        ends = {name: i for i, (_, _, name, _, _) in enumerate(pushes)}
         begins = [push[0] for push in pushes]
         span = max(begins) - min(begins) if begins else 0.0
         engine = _core.Engine(
-            self.native, min(3600.0, 10.0 + span), adapting=as_switch(adapt), wait_s=math.inf
+            self.native,
+            min(3600.0, 10.0 + span),
+            adapting=as_switch(adapt),
+            wait_s=math.inf,
+            dejitter_s=dejitter_s,
         )
         start_from(engine, self, profile)
         due: list[Any] = []
-        for _, _, name, time, piece in sorted(pushes, key=lambda push: push[:2]):
+        for spec in self.inputs:
+            if str(spec["name"]) not in ends:
+                engine.finish(str(spec["name"]))
+        for i, (_, _, name, time, piece) in enumerate(pushes):
             while len(piece):
                 taken = engine.push(name, piece, time)
                 piece, time = piece[taken:], None if taken else time
                 before = len(due)
                 due.extend(iter(engine.poll, None))
                 if taken == 0 and len(due) == before:
-                    raise InputError(f"samples: {name!r} waits for another input for more than an hour")
+                    raise InputError(
+                        f"samples: {name!r} waits for another input for more than an hour or 64 gaps"
+                    )
+            if ends[name] == i:
+                engine.finish(name)
         engine.finish()
         due.extend(iter(engine.poll, None))
         return engine, due
@@ -601,6 +628,14 @@ def as_switch(adapt: Any) -> bool:
     if not isinstance(adapt, bool | np.bool_):
         raise InputError(f"adapt: expected True or False, got {adapt!r}")
     return bool(adapt)
+
+
+def as_seconds(value: Any, name: str) -> float:
+    """`value` as a float, whose range the core checks, else `InputError`."""
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: expected a number of seconds, got {value!r}") from error
 
 
 def start_from(run: _core.Engine | _core.FullPass, model: Model, profile: Profile | None) -> None:

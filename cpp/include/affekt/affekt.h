@@ -138,17 +138,21 @@ AFFEKT_API affekt_status affekt_model_state_bytes(const affekt_model *model, siz
 /* As affekt::EngineOptions. */
 typedef struct affekt_engine_options {
   size_t size;
-  double queue_s;    /* samples that may wait between push and poll, in seconds, (0, 3600] */
+  double queue_s;    /* samples that may wait between push and poll, in seconds, (0, 3600]; negative: 10, or
+                        for a model with a clock and a finite wait_s, that and 1 s or 2 samples of the slowest
+                        input, whichever is longer */
   double reanchor_s; /* disagreement between time stamps and sample count that moves the clock, (0, 1e9] */
   double wait_s;     /* for a model with a clock: how far other inputs may be ahead, in seconds, before an
                         estimate is given without an input that has not come to its time; negative: the silence
                         of the model's clock; infinity: waits until finish */
+  double dejitter_s; /* half-life, in seconds of signal, [1, 1e6], of the regression that takes jitter out of
+                        the time stamps and follows the drift of an input's clock; negative: none */
   int32_t adapting;  /* whether the model goes on learning how its speaker sounds, if it can; 0 or 1 */
 } affekt_engine_options;
 
 /* The defaults: affekt_engine_options options = AFFEKT_ENGINE_OPTIONS; */
 #define AFFEKT_ENGINE_OPTIONS \
-  { sizeof(affekt_engine_options), 10.0, 0.1, -1.0, 1 }
+  { sizeof(affekt_engine_options), -1.0, 0.1, -1.0, -1.0, 1 }
 
 /* As affekt::Estimate. */
 typedef struct affekt_estimate {
@@ -180,6 +184,7 @@ typedef struct affekt_counters {
   uint64_t late;       /* samples that came after an estimate of their time was given */
   uint64_t silences;   /* times that an input fell silent and was masked */
   uint64_t overdue;    /* ticks that were not waited for; of one input: because of it */
+  uint64_t dejittered; /* stamps that went into the regression (dejitter_s) */
 } affekt_counters;
 
 /* What a node of type `adapt` knows of a speaker; as affekt::Adaptation. */

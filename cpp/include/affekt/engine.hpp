@@ -47,13 +47,19 @@ struct Estimate {
 };
 
 struct EngineOptions {
-  double queue_s = 10.0;    ///< samples that may wait between push and poll, in seconds, (0, 3600]
+  /// Samples that may wait between push and poll, in seconds, (0, 3600]; none: 10, or for a model with a
+  /// clock and a finite `wait_s`, that and 1 s or 2 samples of the slowest input, whichever is longer.
+  std::optional<double> queue_s = {};
   double reanchor_s = 0.1;  ///< disagreement between time stamps and sample count that moves the clock
   bool adapting = true;     ///< whether the model goes on learning how its speaker sounds, if it can
   /// For a model with a clock: how far the other inputs may be ahead, in seconds, before an estimate is given
   /// without an input that has not come to its time; none: the silence of the model's clock. Infinity waits
   /// for every input until finish(). Otherwise `queue_s` must hold as much and 2 samples of every input.
   std::optional<double> wait_s = {};
+  /// Half-life, in seconds of signal, [1, 1e6], of the regression that takes jitter out of the time stamps
+  /// and follows the drift of an input's clock; none: samples are counted at the nominal rate from anchor to
+  /// anchor. For stamps taken when data arrive; `reanchor_s` must then be above their jitter. Not for rows.
+  std::optional<double> dejitter_s = {};
 };
 
 /// What a node of type `adapt` knows of a speaker: mean and variance (1/N) of the rows that it counted, one
@@ -78,6 +84,7 @@ struct Counters {
   std::uint64_t late = 0;        ///< samples that came after an estimate of their time was given
   std::uint64_t silences = 0;    ///< times that an input fell silent and was masked
   std::uint64_t overdue = 0;     ///< ticks that were not waited for; of one input: because of it
+  std::uint64_t dejittered = 0;  ///< stamps that went into the regression (EngineOptions::dejitter_s)
 };
 
 class Engine;
@@ -104,18 +111,19 @@ class AFFEKT_API Snapshot {
 /// snapshot and restore while no other call runs, but for finish of a model with one input, which may come
 /// from the thread that pushes it.
 ///
-/// Time: the first push sets the clock. From there sample counting rules, at the model's rate; a push whose
-/// time differs from the count by more than `reanchor_s` moves the clock for its samples and all later ones
-/// (the signal itself is taken as contiguous) and is counted. At most 64 moves wait for the estimates that
-/// pass them; a move beyond those is made by the first later push that finds room and still differs. Times
-/// that pushes name may not decrease; those of estimates step back where the clock moves back (an overlap).
+/// Time: the first push sets the clock. From there sample counting rules, at the model's rate (with
+/// `dejitter_s` at the rate and offset that the stamps themselves tell); a push whose time differs from the
+/// count by more than `reanchor_s` moves the clock for its samples and all later ones (the signal itself is
+/// taken as contiguous) and is counted. At most 64 moves wait for the estimates that pass them; a move beyond
+/// those is made by the first later push that finds room and still differs. Times that pushes name may not
+/// decrease; those of estimates step back where the clock moves back (an overlap).
 ///
 /// For any chunking of the pushes the values equal those of FullPass on the same samples, bit for bit; for a
 /// model that adapts, from the same adaptation.
 ///
 /// A model with a clock (docs/model_file.md) gives its estimates at multiples of the clock's period, each
 /// from the newest rows of its inputs at or before that time. It is due when every input has come to that
-/// time, when an input that has not is more than `wait_s` behind the one that is furthest, or after finish().
+/// time or is finished, or when one that has not is more than `wait_s` behind the one that is furthest.
 /// As long as no sample comes late (Counters::late), results equal those of FullPass on the same samples and
 /// times, whatever the order in which the inputs are pushed.
 class AFFEKT_API Engine {
@@ -145,6 +153,9 @@ class AFFEKT_API Engine {
   bool poll(Estimate& estimate) noexcept;
   /// No more samples will come.
   void finish() noexcept;
+  /// No more samples of `modality` will come: estimates do not wait for it any more. It falls silent as any
+  /// input does; from the thread that pushes it.
+  Status finish(std::string_view modality) noexcept;
   /// Back to the state after construction, counters included; a model that adapts, to what adapt() set last.
   void reset() noexcept;
 
@@ -175,6 +186,38 @@ class AFFEKT_API Engine {
   const Model& model() const noexcept;
 
  private:
+  friend class EnginePool;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Many live sessions over one model, computed as one block: the networks' weights are read once for all
+/// sessions that are due. Every session is an engine of its own, with the same bits.
+///
+/// Threads: as for Engine, session by session, but one thread polls the pool, and none polls a session
+/// meanwhile; finish, reset, snapshot and restore of a session, and add(), not while the pool is polled.
+class AFFEKT_API EnginePool {
+ public:
+  /// Throws as Engine does; `options` are those of every session.
+  explicit EnginePool(const std::string& path, std::size_t sessions = 0, const EngineOptions& options = {});
+  explicit EnginePool(std::shared_ptr<const Model> model, std::size_t sessions = 0,
+                      const EngineOptions& options = {});
+  ~EnginePool();
+  EnginePool(EnginePool&&) noexcept;
+  EnginePool& operator=(EnginePool&&) noexcept;
+
+  /// One session more; its number. Whoever leaves can be followed by somebody else in the same session, after
+  /// reset(). References to other sessions stay good. Allocates; the rest of the pool does not.
+  std::size_t add();
+  std::size_t size() const noexcept;
+  /// Session `session` < size(): to push, finish, reset, take snapshots of, ... but not to move or assign.
+  Engine& operator[](std::size_t session) noexcept;
+  /// The next estimate of any session that is due, and which session; Engine::poll otherwise. Those of one
+  /// session come in their order.
+  bool poll(std::size_t& session, Estimate& estimate) noexcept;
+  const Model& model() const noexcept;
+
+ private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
@@ -183,7 +226,9 @@ class AFFEKT_API Engine {
 /// was pushed of one input is kept until the others have come to its time.
 class AFFEKT_API FullPass {
  public:
-  explicit FullPass(std::shared_ptr<const Model> model, bool adapting = true);
+  /// Throws InvalidArgument. `dejitter_s` as in EngineOptions, for a model with a clock.
+  explicit FullPass(std::shared_ptr<const Model> model, bool adapting = true,
+                    std::optional<double> dejitter_s = {});
   ~FullPass();
   FullPass(FullPass&&) noexcept;
   FullPass& operator=(FullPass&&) noexcept;

@@ -89,6 +89,9 @@ class AFFEKT_API Tcn {
   /// `out` is (streams, out()), states[s] points to the state of stream s. The bits are those of process();
   /// no state may occur twice.
   void step_many(const float* in, std::size_t streams, float* out, TcnState* const* states) const noexcept;
+  /// The same with rows that lie anywhere: in[s] and out[s] are those of stream s.
+  void step_many(const float* const* in, std::size_t streams, float* const* out,
+                 TcnState* const* states) const noexcept;
 
   int in() const noexcept;
   int out() const noexcept;

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from affekt.live.engine import Engine, Estimate, Snapshot
+from affekt.live.pool import EnginePool, PoolEstimates
 
 if TYPE_CHECKING:
     from affekt.live.camera import CameraSource
@@ -51,6 +52,7 @@ __all__ = [
     "CsvSink",
     "EegSource",
     "Engine",
+    "EnginePool",
     "Estimate",
     "FileSource",
     "GeneratedSource",
@@ -59,6 +61,7 @@ __all__ = [
     "LslSink",
     "LslSource",
     "MicrophoneSource",
+    "PoolEstimates",
     "Recorder",
     "Recording",
     "RecordingWarning",

@@ -9,7 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from affekt import _core
-from affekt._native import Model, as_frames, as_model, as_signal, as_switch, listening, profile_of, start_from
+from affekt._native import (
+    Model,
+    as_frames,
+    as_model,
+    as_seconds,
+    as_signal,
+    as_switch,
+    listening,
+    profile_of,
+    start_from,
+)
 from affekt._profile import Profile
 from affekt.detectors import Detector
 from affekt.errors import InputError
@@ -55,6 +65,19 @@ class Estimate:
         return iter(self.values)
 
 
+_OPTIONS = ("queue_s", "reanchor_s", "adapt", "wait_s", "dejitter_s")
+CoreOptions = tuple[float | None, float, bool, float | None, float | None]
+
+
+def core_options(queue_s: Any, reanchor_s: Any, adapt: Any, wait_s: Any, dejitter_s: Any) -> CoreOptions:
+    """Options of an engine as the core takes them."""
+    queue, wait, dejitter = (
+        None if value is None else as_seconds(value, name)
+        for name, value in (("queue_s", queue_s), ("wait_s", wait_s), ("dejitter_s", dejitter_s))
+    )
+    return queue, as_seconds(reanchor_s, "reanchor_s"), as_switch(adapt), wait, dejitter
+
+
 class Snapshot:
     """An engine as it was at one moment, from `Engine.snapshot`."""
 
@@ -69,7 +92,8 @@ class Engine:
     ----------
     model : path of a model file, the name of a shipped one, or a `Model` (shared, so that many sessions hold
         the weights once).
-    queue_s : seconds of signal that may wait between `push` and `poll`, in (0, 3600].
+    queue_s : seconds of signal that may wait between `push` and `poll`, in (0, 3600]; None: 10, or for a
+        model with a clock and a finite `wait_s`, that and 1 s or 2 samples of the slowest input.
     reanchor_s : seconds by which a push's time may differ from the sample count before the clock moves.
     profile : what is known of the speaker (`affekt.enrol`), for a model that adapts; `reset` returns to it.
         None starts from the average speaker of the training data.
@@ -81,6 +105,8 @@ class Engine:
     detector : what decides which estimates are valid: None for the model's own voice activity, a name of
         `affekt.detectors.list_detectors`, or an `affekt.detectors.Detector`. It runs inside `push`, in
         Python; `push` and `poll` then wait for each other.
+    dejitter_s : half-life, in seconds of signal in [1, 1e6], of the regression that takes the jitter out of
+        time stamps and follows the drift of an input's clock; see Notes. None: off.
 
     Notes
     -----
@@ -92,6 +118,13 @@ class Engine:
 
     For any chunking of the pushes the values equal those of `Model.run` on the same samples, bit for bit.
     One thread may push while another polls.
+
+    With `dejitter_s` the samples are timed by a line fitted to the stamps, recursively and by least squares,
+    a stamp's weight halving every `dejitter_s` seconds; with it off, by the first stamp and the nominal rate.
+    Switch it on (90 s is a good value) where stamps are taken when data arrive and so jitter, or where the
+    device's clock drifts against the common one; `reanchor_s` must then be above the jitter. It is off by
+    default because stamps that a device or a file counts out itself are exact, and would only be blurred.
+    Only stamps, not when they came or in which pieces, decide. Rows keep the times of their stamps.
 
     A model with a clock gives its estimates at multiples of the clock's period, each from the newest rows of
     its inputs at or before that time. An estimate is due when every input has come to its time, or is more
@@ -116,29 +149,39 @@ class Engine:
         self,
         model: str | os.PathLike[str] | Model,
         *,
-        queue_s: float = 10.0,
+        queue_s: float | None = None,
         reanchor_s: float = 0.1,
         profile: Profile | None = None,
         adapt: bool = True,
         detector: Detector | str | None = None,
         wait_s: float | None = None,
+        dejitter_s: float | None = None,
     ) -> None:
-        self.model = as_model(model)
-        try:
-            seconds = float(queue_s), float(reanchor_s)
-            wait = None if wait_s is None else float(wait_s)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"queue_s, reanchor_s, wait_s: expected numbers, got {queue_s!r}, {reanchor_s!r}, {wait_s!r}"
-            ) from error
-        self._native = _core.Engine(self.model.native, *seconds, as_switch(adapt), wait)
+        model = as_model(model)
+        options = core_options(queue_s, reanchor_s, adapt, wait_s, dejitter_s)
+        self._open(model, _core.Engine(model.native, *options), options, profile, detector)
+
+    @classmethod
+    def _session(
+        cls, model: Model, native: _core.Engine, options: CoreOptions, profile: Profile | None
+    ) -> Engine:
+        """A session of a pool."""
+        engine = cls.__new__(cls)
+        engine._open(model, native, options, profile)
+        return engine
+
+    def _open(
+        self,
+        model: Model,
+        native: _core.Engine,
+        options: CoreOptions,
+        profile: Profile | None = None,
+        detector: Detector | str | None = None,
+    ) -> None:
+        self.model = model
+        self._native = native
         self.start = profile
-        self.options: dict[str, Any] = {
-            "queue_s": seconds[0],
-            "reanchor_s": seconds[1],
-            "wait_s": wait,
-            "adapt": as_switch(adapt),
-        }
+        self.options: dict[str, Any] = dict(zip(_OPTIONS, options, strict=True))
         if detector is not None:
             self.options["detector"] = detector if isinstance(detector, str) else detector.name
         start_from(self._native, self.model, profile)
@@ -174,11 +217,7 @@ class Engine:
             beyond +-1e6; a time smaller than the previous push's; push after `finish`. Nothing is taken then.
         Exception : what the detector raises. From then on `push` and `poll` raise AffektError until `reset`.
         """
-        if not isinstance(modality, str):
-            raise InputError(f"modality: expected a name, got {type(modality).__name__}")
-        if not modality.isascii() and modality not in self._modalities:  # the core takes no lone surrogate
-            listens = ", ".join(sorted(self._modalities))
-            raise InputError(f"the model has no input {modality!r}; it listens to: {listens}")
+        modality = self._input(modality)
         if time is not None:
             try:
                 time = float(time)
@@ -192,6 +231,15 @@ class Engine:
             taken = int(self._native.push(modality, signal, time))
             self._listener.hear(signal[:taken])
         return taken
+
+    def _input(self, modality: Any) -> str:
+        """`modality` as a name that the core takes; it says itself whether the model has such an input."""
+        if not isinstance(modality, str):
+            raise InputError(f"modality: expected a name, got {type(modality).__name__}")
+        if not modality.isascii() and modality not in self._modalities:  # the core takes no lone surrogate
+            listens = ", ".join(sorted(self._modalities))
+            raise InputError(f"the model has no input {modality!r}; it listens to: {listens}")
+        return modality
 
     def poll(self) -> Estimate | None:
         """Compute until the next estimate is due or the queue is empty; the estimate, or None."""
@@ -220,9 +268,17 @@ class Engine:
             latency=latency,
         )
 
-    def finish(self) -> None:
-        """No more samples will come: `poll` gives the rest, the last estimate perhaps over a partial hop."""
-        self._native.finish()
+    def finish(self, modality: str | None = None) -> None:
+        """No more samples will come: `poll` gives the rest, the last estimate perhaps over a partial hop.
+
+        With `modality`, none of that input: estimates do not wait for it any more, and it falls silent as any
+        input does.
+
+        Raises
+        ------
+        InputError : the model has no such input.
+        """
+        self._native.finish(None if modality is None else self._input(modality))
 
     def reset(self) -> None:
         """Back to the start of a recording and to the profile; the clock and the counters too."""
@@ -291,8 +347,8 @@ class Engine:
         return float(self._native.latency())
 
     def counters(self, modality: str | None = None) -> dict[str, int]:
-        """Since the start: samples taken and refused, pushes rejected, moves of the clock, estimates, and
-        how many of these were not valid.
+        """Since the start: samples taken and refused, pushes rejected, moves of the clock, stamps that went
+        into the regression (`dejitter_s`), estimates, and how many of these were not valid.
 
         For a model with a clock also rows left out as duplicates, samples that came too late for their
         estimates, times that an input fell silent, and ticks that were not waited for (overdue). With
