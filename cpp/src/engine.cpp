@@ -214,9 +214,10 @@ struct Channel {
     if (time && clocked && std::abs(*time) > kMaxTime) return reject(Status::out_of_range);
     if (time && started && *time < last_time) return reject(Status::time_backwards);
     if (n == 0) return Status::ok;
+    // Once: a poll meanwhile makes room for samples that the first look has not seen.
+    const std::size_t room = growing ? n : samples.free();
     if (rows && time && started && std::abs(*time - course.anchor.at(head - 1, input.rate)) <= kSlack) {
-      if (const Status status = check_samples(x, std::min(n, 1 + samples.free()) * width);
-          status != Status::ok)
+      if (const Status status = check_samples(x, std::min(n, 1 + room) * width); status != Status::ok)
         return reject(status);
       duplicates.add(1);
       x += width;
@@ -240,7 +241,7 @@ struct Channel {
       samples.grow(n);
       anchors.grow(1);
     }
-    std::size_t m = std::min(n, samples.free());
+    std::size_t m = std::min(n, room);
     if (move && anchors.free() == 0) {
       // With a clock, anchors come free as samples do. Without, they come free with estimates, which need
       // samples: these are taken all the same, and a later push makes the move.
