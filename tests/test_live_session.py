@@ -81,6 +81,9 @@ class Device(Source):
         self.closed.set()
 
 
+SIZE = {"audio": 800, "eeg": 16, "face": 3}
+
+
 def same(found, whole):
     assert [e.time for e in found] == whole.times.tolist()
     got = np.array([list(e.values.values()) for e in found], np.float32).reshape(-1, len(MODEL.columns))
@@ -134,6 +137,20 @@ def test_a_dead_source_leaves_the_others_alone_and_is_told_at_the_end():
     assert not found[-1].present["eeg"]
     assert session.failures == {"eeg": "the amplifier is unplugged"}
     assert session.health()["eeg"].state == "failed"
+
+
+@pytest.mark.parametrize("speed", [None, 1e6])
+def test_a_source_that_ended_is_not_waited_for(tmp_path, speed):
+    """Neither with a queue that is shorter than what follows, nor in a replay of the recording."""
+    parts = {**SIGNALS, "eeg": SIGNALS["eeg"][:128], "face": SIGNALS["face"][:0]}
+    sources = [
+        Scripted(name, chunks_of(name, [size], parts[name]), speed=speed) for name, size in SIZE.items()
+    ]
+    path = tmp_path / "session.csv"
+    found = list(Session(Engine(MODEL, wait_s=math.inf, queue_s=1.5), sources, recorder=path, queue_s=0.1))
+    same(found, MODEL.run({name: as_input(name, x) for name, x in parts.items() if len(x)}))
+    assert max(e.latency for e in found if e.time > 1.2) < 0.2
+    assert list(Recording(path).replay(MODEL)) == found
 
 
 def test_a_stuck_source_does_not_hold_up_the_others():
@@ -313,10 +330,11 @@ def test_a_replayed_recording_gives_the_same_estimates(tmp_path_factory, ending,
 def recorded(tmp_path):
     path = tmp_path / "session.csv"
     engine = Engine(MODEL, wait_s=math.inf)
-    sizes = (("audio", 800), ("eeg", 16), ("face", 3))
     with Recorder(path, engine) as recorder:
         found = list(
-            Session(engine, [Scripted(name, chunks_of(name, [n])) for name, n in sizes], recorder=recorder)
+            Session(
+                engine, [Scripted(name, chunks_of(name, [n])) for name, n in SIZE.items()], recorder=recorder
+            )
         )
     return path, found
 

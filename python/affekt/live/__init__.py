@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from affekt.live.sources import (
         Chunk,
         EegSource,
+        End,
         FileSource,
         GeneratedSource,
         MicrophoneSource,
@@ -29,6 +30,7 @@ _HOME = {
     "Chunk": "sources",
     "CsvSink": "sinks",
     "EegSource": "sources",
+    "End": "sources",
     "FileSource": "sources",
     "GeneratedSource": "sources",
     "Health": "session",
@@ -51,6 +53,7 @@ __all__ = [
     "Chunk",
     "CsvSink",
     "EegSource",
+    "End",
     "Engine",
     "EnginePool",
     "Estimate",

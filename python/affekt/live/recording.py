@@ -20,7 +20,7 @@ from affekt._native import Model, as_frames
 from affekt._profile import Profile
 from affekt.errors import DataError, InputError
 from affekt.live.engine import Engine
-from affekt.live.sources import Chunk
+from affekt.live.sources import Chunk, End
 
 if TYPE_CHECKING:
     from affekt.detectors import Detector
@@ -47,7 +47,7 @@ class Recorder:
 
     Columns: ``modality``, ``time`` (seconds of the first sample), ``rate`` (Hz), ``frames`` (samples), and
     ``values``: float32, all values of a sample side by side, with nine digits in CSV, which bring back the
-    same bits. A row without modality at the end says that the session was finished.
+    same bits. A row of 0 frames says that its input was finished; one without modality, that all were.
 
     Parameters
     ----------
@@ -88,16 +88,20 @@ class Recorder:
         except OSError as error:
             raise DataError(f"{target}: cannot be written: {error.strerror or error}") from error
         self.path = target
-        self._broken = False
+        self._broken, self._last = False, 0.0
 
-    def write(self, chunk: Chunk) -> None:
-        """Write one push, all of which the engine took.
+    def write(self, chunk: Chunk | End) -> None:
+        """Write one push, all of which the engine took, or that an input was finished.
 
         Raises
         ------
         DataError : it cannot be written, e.g. because the disk is full. What was written before can be
             replayed.
         """
+        if isinstance(chunk, End):
+            self._guarded(chunk.modality, self._last, 0.0, 0, np.empty(0, np.float32))
+            return
+        self._last = chunk.time
         frames = as_frames(chunk.samples, self._specs[chunk.modality])
         if frames.dtype == np.int16:
             frames = frames.astype(np.float32) / np.float32(32768)  # as the core takes it, without rounding
@@ -105,7 +109,7 @@ class Recorder:
 
     def finish(self) -> None:
         """Write that the session came to its end. DataError as `write`."""
-        self._guarded("", 0.0, 0.0, 0, np.empty(0, np.float32))
+        self.write(End(""))
 
     def _guarded(self, *row: Any) -> None:
         try:
@@ -248,8 +252,8 @@ class Recording:
             raise DataError(f"{self.path}: not a recording: its header lacks {error}") from error
         self.profile = None if given is None else Profile.from_document(given, str(self.path))
 
-    def pushes(self, inputs: Sequence[dict[str, Any]]) -> Iterator[Chunk | None]:
-        """The pushes in order; None at the end of a session that was finished.
+    def pushes(self, inputs: Sequence[dict[str, Any]]) -> Iterator[Chunk | End | None]:
+        """The pushes and ends of inputs in order; None at the end of a session that was finished.
 
         Parameters
         ----------
@@ -268,6 +272,9 @@ class Recording:
                 return
             if modality not in specs:
                 raise DataError(f"{self.path}: push {number}: the model has no input {modality!r}")
+            if not frames:
+                yield End(modality)
+                continue
             channels, kind = int(specs[modality]["channels"]), specs[modality]["kind"]
             if values.size != frames * channels:
                 raise DataError(
@@ -315,8 +322,8 @@ class Recording:
 
     def _replayed(self, engine: Engine) -> Iterator[Estimate]:
         for chunk in self.pushes(engine.model.inputs):
-            if chunk is None:
-                engine.finish()
+            if chunk is None or isinstance(chunk, End):
+                engine.finish(None if chunk is None else chunk.modality)
             elif (taken := engine.push(chunk.modality, chunk.samples, chunk.time)) != chunk.frames:
                 raise DataError(
                     f"{self.path}: {chunk.modality} at {chunk.time:g} s: the engine took {taken} of "

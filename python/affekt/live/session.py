@@ -18,7 +18,7 @@ import numpy as np
 from affekt import _checks
 from affekt.errors import AffektError, DataError, InputError
 from affekt.live.recording import Recorder
-from affekt.live.sources import Chunk, Source, estimates
+from affekt.live.sources import Chunk, End, Source, estimates
 
 if TYPE_CHECKING:
     from affekt.live.engine import Engine, Estimate
@@ -59,7 +59,7 @@ class _Lane:
 
     def __init__(self, source: Source, limit: float) -> None:
         self.source, self.limit = source, limit * source.rate
-        self.waiting: deque[tuple[float, Chunk]] = deque()  # time.monotonic of arrival, chunk
+        self.waiting: deque[tuple[float, Chunk | End]] = deque()  # time.monotonic of arrival, chunk
         self.queued = 0  # samples
         self.dropped = self.rejected = 0
         self.refused = False  # a replay that ended with a chunk that the engine does not take
@@ -120,10 +120,11 @@ class Session:
 
     Live sources and those with a speed each have a thread of their own and a queue of `queue_s` seconds, so
     that a slow or dead one never holds up the others: its input is masked by the engine's clock after the
-    model's silence, and is back with its first samples. Where a queue is full, a live source loses the new
-    chunk, which is counted and shows as a gap in the times; a replay waits. Replays without a speed are
-    merged in the order of their times on the caller's thread, so their estimates are those of
-    `affekt.Model.run`, as long as the engine counts nothing as ``late`` (never with `wait_s` infinite).
+    model's silence, and is back with its first samples. One that ended or failed is not waited for at all.
+    Where a queue is full, a live source loses the new chunk, which is counted and shows as a gap in the
+    times; a replay waits. Replays without a speed are merged in the order of their times on the caller's
+    thread, so their estimates are those of `affekt.Model.run`, as long as the engine counts nothing as
+    ``late`` (never with `wait_s` infinite).
 
     Parameters
     ----------
@@ -216,12 +217,16 @@ class Session:
         if self._failures:
             raise self._failures[0][1]
 
-    def _admitted(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    def _admitted(self, chunks: Iterator[Chunk | End]) -> Iterator[Chunk | End]:
         """Chunks that the engine will take: it refuses a push whole and stays as it was."""
         # The engine would raise inside `estimates`, which cannot go on after that: what it would say of the
         # samples is asked for here.
         specs = {str(spec["name"]): spec for spec in self.engine.model.inputs}
         for chunk in chunks:
+            if isinstance(chunk, End):
+                if self.engine.model.clocked:  # without a clock nobody waits for anybody
+                    yield chunk
+                continue
             if chunk.time >= self._until:
                 return
             lane = self._lanes[chunk.modality]
@@ -238,31 +243,33 @@ class Session:
                 continue
             yield chunk
 
-    def _merged(self) -> Iterator[Chunk]:
+    def _merged(self) -> Iterator[Chunk | End]:
         """The chunks of replays in the order in which they would have been recorded."""
 
-        def read(lane: _Lane) -> Iterator[tuple[float, int, Chunk]]:
-            order = list(self._lanes.values()).index(lane)
+        def read(lane: _Lane) -> Iterator[tuple[float, int, Chunk | End]]:
+            order, reached = list(self._lanes.values()).index(lane), -math.inf
             try:
                 for chunk in lane.source:
                     if self._closed or lane.error is not None:
                         break
-                    yield chunk.end, order, chunk
+                    reached = chunk.end
+                    yield reached, order, chunk
                 if lane.error is None:
                     lane.state = "ended"
             except Exception as error:  # the others go on; it is raised in the end
                 lane.failed(error)
+            yield reached, order, End(lane.source.modality)
 
-        def key(item: tuple[float, int, Chunk]) -> tuple[float, int]:
+        def key(item: tuple[float, int, Chunk | End]) -> tuple[float, int]:
             return item[:2]
 
         for _, _, chunk in heapq.merge(*(read(lane) for lane in self._lanes.values()), key=key):
-            now = self._now()
-            self._lanes[chunk.modality].arrived(chunk, now)
-            self._newest = now
+            self._newest = self._now()
+            if isinstance(chunk, Chunk):
+                self._lanes[chunk.modality].arrived(chunk, self._newest)
             yield chunk
 
-    def _received(self) -> Iterator[Chunk]:
+    def _received(self) -> Iterator[Chunk | End]:
         """The chunks of all sources as they arrive."""
         start = self._now()
         for lane in self._lanes.values():
@@ -277,7 +284,8 @@ class Session:
                     self._wake.wait()
                 lane = min(ready, key=lambda lane: lane.waiting[0][0])
                 self._newest, chunk = lane.waiting.popleft()
-                lane.queued -= chunk.frames
+                if isinstance(chunk, Chunk):
+                    lane.queued -= chunk.frames
                 self._wake.notify_all()
             yield chunk
 
@@ -310,10 +318,12 @@ class Session:
                     lane.failed(problem)
                 elif lane.error is None:
                     lane.state = "ended"
+                lane.waiting.append((self._now(), End(lane.source.modality)))
                 self._wake.notify_all()
 
-    def _taken(self, taken: Chunk) -> None:
-        self._pushed[taken.modality] = taken.time
+    def _taken(self, taken: Chunk | End) -> None:
+        if isinstance(taken, Chunk):
+            self._pushed[taken.modality] = taken.time
         if self._recorder is not None:
             recorder = self._recorder
             self._guarded(lambda: recorder.write(taken))

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Chunk",
     "EegSource",
+    "End",
     "FileSource",
     "GeneratedSource",
     "MicrophoneSource",
@@ -86,6 +87,12 @@ class Chunk(NamedTuple):
         return self._replace(samples=samples, time=self.time + first / self.rate if first else self.time)
 
 
+class End(NamedTuple):
+    """No more samples of one modality will come, so nothing needs to wait for them."""
+
+    modality: str
+
+
 class Source(ABC):
     """What every source has.
 
@@ -126,7 +133,7 @@ class Source(ABC):
 
 
 def estimates(
-    engine: Engine, chunks: Iterable[Chunk], pushed: Callable[[Chunk], object] | None = None
+    engine: Engine, chunks: Iterable[Chunk | End], pushed: Callable[[Chunk | End], object] | None = None
 ) -> Iterator[Estimate]:
     """Push every chunk and give each estimate as soon as there is one, those of `finish` included.
 
@@ -135,14 +142,22 @@ def estimates(
     Parameters
     ----------
     engine : a fresh engine, or one that was reset.
-    chunks : from one source, or from several on one clock, in the order of arrival.
-    pushed : called with each part of a chunk that the engine took, before the estimates that follow from it.
+    chunks : from one source, or from several on one clock, in the order of arrival; and their ends, where the
+        others are not to wait.
+    pushed : called with each part of a chunk that the engine took and with each end, before the estimates
+        that follow from it.
 
     Raises
     ------
     InputError : what `Engine.push` raises; or the engine's queue is full and waits for another input.
     """
     for chunk in chunks:
+        if isinstance(chunk, End):
+            engine.finish(chunk.modality)
+            if pushed is not None:
+                pushed(chunk)
+            yield from iter(engine.poll, None)
+            continue
         done, stuck = 0, False
         while done < chunk.frames:
             rest = chunk.cut(done)
@@ -156,11 +171,9 @@ def estimates(
             if taken and pushed is not None:
                 pushed(rest.cut(0, taken))
             done += taken
-            while (estimate := engine.poll()) is not None:
-                yield estimate
+            yield from iter(engine.poll, None)
     engine.finish()
-    while (estimate := engine.poll()) is not None:
-        yield estimate
+    yield from iter(engine.poll, None)
 
 
 class Replay(Source):
