@@ -80,9 +80,12 @@ $(DEMO)/.stamp-venv:
 	$(call make_venv,$(DEMO))
 	@touch $@
 
+# Without the torch ops there are no CUDA ops, whatever AFFEKT_CUDA says.
+FOR_WHEEL = AFFEKT_CUDA=$(if $(filter ON,$(AFFEKT_TORCH)),$(AFFEKT_CUDA),OFF)
+
 # The demo installs the package as a user would: built in isolation, without torch.
 $(DEMO)/.stamp-install: $(DEMO)/.stamp-venv $(SOURCES)
-	$(DEMO)/bin/python -m pip install -qq '.[audio,report]'
+	$(FOR_WHEEL) $(DEMO)/bin/python -m pip install -qq '.[audio,report]'
 	@touch $@
 
 # ---- daily use ---------------------------------------------------------------------------------------------
@@ -107,7 +110,7 @@ test-python: dev
 
 wheel: ## build a wheel into dist/, in isolation
 	@mkdir -p dist
-	$(PYTHON) -m pip wheel -qq --no-deps --wheel-dir dist .
+	$(FOR_WHEEL) $(PYTHON) -m pip wheel -qq --no-deps --wheel-dir dist .
 	@ls -l dist
 
 bench: dev ## time the kernels against their peers; writes bench/results
@@ -126,7 +129,7 @@ clean: ## remove builds, environments and caches
 CHECKS := lint types gcc clang isas examples asan tsan fuzz wheel install symbols cuda aarch64
 CPP_FILES = $$(git ls-files 'cpp/*.hpp' 'cpp/*.cpp' 'cpp/*.h' 'cpp/*.c' 'bench/*.cpp' 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.hpp' 'kernels/*/*.hpp')
 CMAKE_DEV = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM="$(ROOT)/$(BIN)/ninja" \
-	-DPython_EXECUTABLE="$(ROOT)/$(BIN)/python" -DAFFEKT_TESTS=ON -DAFFEKT_WERROR=ON
+	-DPython_EXECUTABLE="$(ROOT)/$(BIN)/python" -DAFFEKT_TESTS=ON -DAFFEKT_WERROR=ON -DAFFEKT_CUDA=OFF
 
 .PHONY: $(addprefix check-,$(CHECKS))
 check: dev ## lint, types, compilers, instruction sets, more examples, sanitizers, fuzzing, wheel, installation, symbols, CUDA, aarch64
@@ -224,8 +227,8 @@ check-fuzz: $(VENV)/.stamp-dev
 check-wheel: $(VENV)/.stamp-dev
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m build --sdist --outdir build/wheel . >build/wheel/sdist.log
-	AFFEKT_TORCH=ON $(BIN)/python -m pip wheel -qq --no-deps --wheel-dir build/wheel build/wheel/affekt-*.tar.gz
-	PATH="$(ROOT)/$(BIN):$$PATH" AFFEKT_WEIGHTS=OFF $(BIN)/python -m pip wheel -qq --no-deps --no-build-isolation \
+	AFFEKT_TORCH=ON AFFEKT_CUDA=OFF $(BIN)/python -m pip wheel -qq --no-deps --wheel-dir build/wheel build/wheel/affekt-*.tar.gz
+	PATH="$(ROOT)/$(BIN):$$PATH" AFFEKT_WEIGHTS=OFF AFFEKT_CUDA=OFF $(BIN)/python -m pip wheel -qq --no-deps --no-build-isolation \
 	  --wheel-dir build/wheel/bare build/wheel/affekt-*.tar.gz
 	$(BIN)/python scripts/check_wheel.py build/wheel/affekt-*.whl --ops --weights
 	$(BIN)/python scripts/check_wheel.py build/wheel/bare/affekt-*.whl

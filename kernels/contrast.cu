@@ -7,24 +7,6 @@
 
 namespace affekt::gpu {
 
-/// Takes pieces of the workspace one after another; with a null base it counts.
-class ContrastMemory {
- public:
-  explicit ContrastMemory(void* base) : base_(static_cast<unsigned char*>(base)) {}
-
-  template <class T>
-  T* take(Wide count) {
-    T* const at = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ += ceil_div(count * static_cast<Wide>(sizeof(T)), 256) * 256;
-    return at;
-  }
-  Wide used() const { return used_; }
-
- private:
-  unsigned char* base_;
-  Wide used_ = 0;
-};
-
 // In: of the embeddings; E: of unit vectors and of the gradient's matrix.
 template <class In, class E, template <class, bool, bool> class Kind, bool Fast>
 struct ContrastPlan {
@@ -60,7 +42,7 @@ struct ContrastPlan {
     const Wide fit = c.budget / (pitch_g * static_cast<Wide>(sizeof(E))) / rows_of * rows_of;
     chunk = least(most(fit, Wide{256}), ceil_div(c.rows, rows_of) * rows_of);
     row_tiles = chunk / rows_of, col_tiles = ceil_div(all, cols_of), blocks = ceil_div(c.rows, 256);
-    ContrastMemory memory(base);
+    Workspace memory(base);
     unit_b = memory.take<E>(all * pitch);
     unit_a = supervised ? unit_b : memory.take<E>(c.rows * pitch);
     inverse_b = memory.take<double>(c.rows);

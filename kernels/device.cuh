@@ -49,6 +49,10 @@ AFFEKT_DEVICE double root(double x) { return sqrt(x); }
 AFFEKT_DEVICE float power_of(float x, float exponent) { return powf(x, exponent); }
 AFFEKT_DEVICE double power_of(double x, double exponent) { return pow(x, exponent); }
 
+/// Whether the sign is set: of -0 it is.
+AFFEKT_DEVICE bool negative(float x) { return __float_as_int(x) < 0; }
+AFFEKT_DEVICE bool negative(double x) { return __double_as_longlong(x) < 0; }
+
 template <class T>
 AFFEKT_DEVICE T infinity() {
   return static_cast<T>(__longlong_as_double(0x7ff0000000000000));

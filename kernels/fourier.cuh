@@ -146,10 +146,11 @@ struct Fourier {
     return i < 4 ? t + i * team : M - (t + (i - 4) * team);
   }
 
-  /// v[s]: samples 2 j and 2 j + 1, j = t + s team, of the frame, halved -> p[i]: |X|^2 of bin(t, i). All
-  /// threads of the block call it, on memory that nobody uses; afterwards nobody does.
-  AFFEKT_DEVICE static void powers(Complex<T> (&v)[8], T* memory_of_block, const Complex<T>* root,
-                                   T (&p)[own]) {
+  /// v[s]: samples 2 j and 2 j + 1, j = t + s team, of the frame, halved -> put(i, X) with X of bin(t, i),
+  /// for all i. All threads of the block call it, on memory that nobody uses; afterwards nobody does.
+  template <class Put>
+  AFFEKT_DEVICE static void spectrum(Complex<T> (&v)[8], T* memory_of_block, const Complex<T>* root,
+                                     Put&& put) {
     const int f = thread_id() / team, t = thread_id() % team;
     T* const re = memory_of_block + f * pitch;
     T* const im = re + frames * pitch;
@@ -160,12 +161,18 @@ struct Fourier {
       const int k = t + i * team, mirror = (M - k) % M;
       const Complex<T> a = {re[k], im[k]}, b = {re[mirror], -im[mirror]};
       const Complex<T> even = a + b, odd = turned(a - b) * split[k];
-      const Complex<T> low = even + odd, high = even - odd;
-      p[i] = fused(low.re, low.re, low.im * low.im);
-      p[i + 4] = fused(high.re, high.re, high.im * high.im);
+      const Complex<T> mirrored = even - odd;
+      put(i, even + odd);
+      put(i + 4, Complex<T>{mirrored.re, -mirrored.im});
     }
-    p[8] = 4 * fused(re[M / 2], re[M / 2], im[M / 2] * im[M / 2]);
+    put(8, Complex<T>{2 * re[M / 2], -2 * im[M / 2]});
     barrier();
+  }
+
+  /// p[i]: |X|^2 of bin(t, i), else as `spectrum`.
+  AFFEKT_DEVICE static void powers(Complex<T> (&v)[8], T* memory_of_block, const Complex<T>* root,
+                                   T (&p)[own]) {
+    spectrum(v, memory_of_block, root, [&p](int i, Complex<T> x) { p[i] = fused(x.re, x.re, x.im * x.im); });
   }
 };
 

@@ -1,6 +1,6 @@
 // Starts a kernel of this folder (see device.cuh), on a GPU or, with AFFEKT_EMULATE, on the CPU. With
 // AFFEKT_RECORD as well it starts nothing and writes down what it would have started, for whoever compiles
-// and starts kernels at run time.
+// and starts kernels at run time. Launchers take their working memory piece by piece from a Workspace.
 #pragma once
 
 #include "device.cuh"
@@ -18,9 +18,16 @@
 namespace affekt::gpu {
 
 struct Grid {
-  Wide x, y = 1;  // CUDA takes 2^31 - 1 and kMostBlocksY
+  Wide x, y = 1;
 };
-constexpr Wide kMostBlocksY = 65535;
+constexpr Wide kMostBlocksX = 2147483647, kMostBlocksY = 65535;  // CUDA's
+
+/// Null if a launch can have so many blocks, else why not; what does not fit would start fewer.
+inline const char* grid_problem(Grid grid) {
+  return grid.x > kMostBlocksX || grid.y > kMostBlocksY
+             ? "too much for one launch: expected at most 2147483647 x 65535 blocks"
+             : nullptr;
+}
 
 #ifdef AFFEKT_RECORD
 
@@ -47,6 +54,7 @@ std::string name_of() {
 template <class Kernel>
 const char* launch(Grid grid, Stream, const Kernel& kernel) {
   if (grid.x <= 0 || grid.y <= 0) return nullptr;
+  if (const char* const problem = grid_problem(grid)) return problem;
   std::vector<unsigned char> bytes(sizeof kernel);
   std::memcpy(bytes.data(), &kernel, sizeof kernel);
   recorded().push_back(
@@ -63,7 +71,7 @@ const char* unfit() {
 
 template <class Kernel>
 const char* launch(Grid grid, Stream, const Kernel& kernel) {
-  if (grid.y > kMostBlocksY) return "invalid configuration argument";  // as a GPU says
+  if (const char* const problem = grid_problem(grid)) return problem;
   if (grid.x > 0 && grid.y > 0)
     emulate::run(static_cast<int>(grid.x), static_cast<int>(grid.y), Kernel::threads, Kernel::shared_bytes(),
                  [&] { kernel(); });
@@ -89,6 +97,7 @@ const char* unfit() {
 template <class Kernel>
 const char* launch(Grid grid, Stream stream, const Kernel& kernel) {
   if (grid.x <= 0 || grid.y <= 0) return nullptr;
+  if (const char* const problem = grid_problem(grid)) return problem;
   constexpr int bytes = Kernel::shared_bytes();
   if (bytes > 48 * 1024) {
     const cudaError_t error =
@@ -103,5 +112,23 @@ const char* launch(Grid grid, Stream stream, const Kernel& kernel) {
 }
 
 #endif
+
+/// Takes pieces of device memory one after another; with a null base it counts.
+class Workspace {
+ public:
+  explicit Workspace(void* base) : base_(static_cast<unsigned char*>(base)) {}
+
+  template <class T>
+  T* take(Wide count) {
+    T* const at = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ += ceil_div(count * static_cast<Wide>(sizeof(T)), 256) * 256;
+    return at;
+  }
+  Wide used() const { return used_; }
+
+ private:
+  unsigned char* base_;
+  Wide used_ = 0;
+};
 
 }  // namespace affekt::gpu

@@ -29,10 +29,11 @@ const char* with_transform(int length, F&& f) {
 bool has_transform(Wide length) { return length >= 64 && length <= 4096 && (length & (length - 1)) == 0; }
 
 template <class T>
-const char* frame_rows(const FrameTask<T>& task, Stream stream) {
+const char* frame_rows(const FrameTask<T>& task, bool complex, Stream stream) {
   return with_transform(task.transform, [&](auto half) {
-    using Kernel = FrameRows<T, half>;
-    return launch({ceil_div(task.signals * task.frames, Kernel::frames)}, stream, Kernel{task});
+    const Wide blocks = ceil_div(task.signals * task.frames, Fourier<T, half>::frames);
+    return complex ? launch({blocks}, stream, FrameRows<T, half, true>{task})
+                   : launch({blocks}, stream, FrameRows<T, half, false>{task});
   });
 }
 
@@ -54,9 +55,32 @@ const char* welch_spectra(WelchTask<T> task, void* workspace, Stream stream) {
   return launch({ceil_div(task.signals * bins, WelchFinish<T>::threads)}, stream, WelchFinish<T>{task, bins});
 }
 
-#define AFFEKT_SPECTRA(T)                                       \
-  template const char* frame_rows(const FrameTask<T>&, Stream); \
-  template const char* welch_spectra(WelchTask<T>, void*, Stream);
+template <class T>
+Wide band_workspace(const BandTask<T>& task) {
+  const Wide segments = task.recordings * task.channels * (task.before + task.frames) * task.fresh;
+  return segments * (task.values * static_cast<Wide>(sizeof(T)) + 1);
+}
+
+template <class T>
+const char* band_powers(BandTask<T> task, void* workspace, Stream stream) {
+  if (task.frames == 0) return nullptr;  // the segments before the first window end beyond the signal
+  const Wide segments = task.recordings * task.channels * (task.before + task.frames) * task.fresh;
+  task.integrals = static_cast<T*>(workspace);
+  task.whole = reinterpret_cast<unsigned char*>(task.integrals + segments * task.values);
+  const char* const problem = with_transform(task.transform, [&](auto half) {
+    using Kernel = BandSegments<T, half>;
+    return launch({ceil_div(segments, Kernel::frames)}, stream, Kernel{task});
+  });
+  if (problem != nullptr) return problem;
+  const Wide values = task.recordings * task.frames * task.channels * task.bands;
+  return launch({ceil_div(values, BandWindows<T>::threads)}, stream, BandWindows<T>{task});
+}
+
+#define AFFEKT_SPECTRA(T)                                             \
+  template const char* frame_rows(const FrameTask<T>&, bool, Stream); \
+  template const char* welch_spectra(WelchTask<T>, void*, Stream);    \
+  template Wide band_workspace(const BandTask<T>&);                   \
+  template const char* band_powers(BandTask<T>, void*, Stream);
 AFFEKT_SPECTRA(float)
 AFFEKT_SPECTRA(double)
 #undef AFFEKT_SPECTRA

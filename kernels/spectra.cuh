@@ -1,24 +1,38 @@
 // Spectra of frames, fused: samples -> steps before the window -> window -> transform -> power -> mel filters
-// -> logarithm -> cepstra, or -> the mean over segments (Welch). Neither frames nor spectra touch device
-// memory.
+// -> logarithm -> cepstra, or -> the mean over segments (Welch), or -> integrals over bands. Neither frames
+// nor spectra touch device memory, unless spectra are what is wanted.
 //
 // A row has the same bits whatever frames, signals or launches are beside it. A sample that is NaN or
 // infinite makes the rows of its frames NaN or infinite, and no others; Welch leaves out segments with NaN,
-// as affekt::Welch does, and gives NaN or infinity where a sample is infinite.
+// as affekt::Welch does, and gives NaN or infinity where a sample is infinite; so do the bands.
 #pragma once
 
 #include "fourier.cuh"
 
 namespace affekt::gpu {
 
-/// Rows of frames; the meaning of affekt::FrontEnd and affekt::Spectrogram. A block takes neighbouring rows.
-template <class T, int M>
+/// Where the powers of a frame lie in shared memory, beside those of other frames: lanes that take one bin of
+/// every frame meet in no bank.
+template <int M>
+constexpr int power_pitch = M + (M >= 64 ? M / 64 : 1);
+
+/// The sum of powers of bins, weighted.
+template <class T>
+AFFEKT_DEVICE T weighted(const MelRange& range, const T* powers, const T* weights) {
+  const T *const power = powers + range.bin, *const weight = weights + range.weight;
+  T a = 0;
+  for (int i = 0; i < range.count; ++i) a = fused(power[i], weight[i], a);
+  return a;
+}
+
+/// Rows of frames; the meaning of affekt::FrontEnd and affekt::Spectrogram; `complex`: its spectra. A block
+/// takes neighbouring rows.
+template <class T, int M, bool complex>
 struct FrameRows {
   using Transform = Fourier<T, M>;
   static constexpr int threads = kFourierThreads, team = Transform::team, frames = Transform::frames;
   static constexpr int resident = sizeof(T) == 4 ? 4 : 2;
-  // Of the powers of a frame: lanes that take one bin of every frame meet in no bank.
-  static constexpr int pitch = M + most(1, M / 64);
+  static constexpr int pitch = power_pitch<M>;
   static constexpr int energies_at =
       most(Transform::memory * static_cast<int>(sizeof(T)), frames*(pitch + M) * static_cast<int>(sizeof(T)));
   static constexpr int shared_bytes() { return energies_at + frames * static_cast<int>(sizeof(double)); }
@@ -55,6 +69,10 @@ struct FrameRows {
     const T* const x = task.x + (active ? signal * task.samples : 0);
     const Wide base = task.origin + row * task.hop;
     const int width = active ? task.width : 0;
+    // Of a number of the transform, the sample under the window; spectra have it in the middle, where it
+    // turns their phase, and nothing but that.
+    const auto under = [&](int s) { return 2 * (t + s * team) - (complex ? task.before : 0); };
+    const auto in = [&](int i) { return (!complex || i >= 0) && i < width; };
 
     Complex<T> v[8];
     double sum[1] = {};
@@ -62,20 +80,20 @@ struct FrameRows {
       const T* const from = x + base;
       AFFEKT_UNROLL
       for (int s = 0; s < 8; ++s) {
-        const int i = 2 * (t + s * team);
-        v[s].re = i < width ? from[i] : T(0);
-        v[s].im = i + 1 < width ? from[i + 1] : T(0);
+        const int i = under(s);
+        v[s].re = in(i) ? from[i] : T(0);
+        v[s].im = in(i + 1) ? from[i + 1] : T(0);
       }
     } else {
       AFFEKT_UNROLL
       for (int s = 0; s < 8; ++s) {
-        const int i = 2 * (t + s * team);
-        v[s].re = i < width ? sample(x, base + i) : T(0);
-        v[s].im = i + 1 < width ? sample(x, base + i + 1) : T(0);
+        const int i = under(s);
+        v[s].re = in(i) ? sample(x, base + i) : T(0);
+        v[s].im = in(i + 1) ? sample(x, base + i + 1) : T(0);
       }
     }
     double mean = 0;
-    if (task.remove_dc) {
+    if (!complex && task.remove_dc) {
       AFFEKT_UNROLL
       for (int s = 0; s < 8; ++s) sum[0] += static_cast<double>(v[s].re) + static_cast<double>(v[s].im);
       team_sums(sum, team, sums);
@@ -89,11 +107,12 @@ struct FrameRows {
     sum[0] = 0;
     AFFEKT_UNROLL
     for (int s = 0; s < 8; ++s) {
-      const int i = 2 * (t + s * team);
-      const bool first_in = i < width, second_in = i + 1 < width;
+      const int i = under(s);
+      const bool first_in = in(i), second_in = in(i + 1);
       Complex<T> a = v[s];
-      if (task.energy == energy_raw) add_square(sum[0], first_in ? a.re : T(0), second_in ? a.im : T(0));
-      if (task.frame_emphasis != 0 && first_in) {
+      if (!complex && task.energy == energy_raw)
+        add_square(sum[0], first_in ? a.re : T(0), second_in ? a.im : T(0));
+      if (!complex && task.frame_emphasis != 0 && first_in) {
         // The sample before the first is taken to equal it.
         T before = a.re;
         if (i > 0) before = static_cast<T>(static_cast<double>(sample(x, base + i - 1)) - mean);
@@ -101,13 +120,30 @@ struct FrameRows {
       }
       v[s].re = first_in ? a.re * task.window[i] : T(0);
       v[s].im = second_in ? a.im * task.window[i + 1] : T(0);
-      if (task.energy == energy_windowed) add_square(sum[0], v[s].re, v[s].im);
+      if (!complex && task.energy == energy_windowed) add_square(sum[0], v[s].re, v[s].im);
     }
-    if (task.energy != energy_none) {
+    if (!complex && task.energy != energy_none) {
       team_sums(sum, team, sums);
       if (t == 0) energies[f] = sum[0] * task.energy_scale;
     }
 
+    if constexpr (complex) {
+      T* const to = task.out + (first + f) * (2 * (M + 1));
+      Transform::spectrum(v, memory, task.roots, [&](int i, Complex<T> x) {
+        const int k = Transform::bin(t, i);
+        if (active && k >= 0) store_pack<2>(to + 2 * k, Pack<T, 2>{{x.re, x.im}});
+      });
+    } else {
+      put_rows(v, first, here);
+    }
+  }
+
+ private:
+  // The rows of the block from its windowed frames.
+  AFFEKT_DEVICE void put_rows(Complex<T> (&v)[8], Wide first, int here) const {
+    T* const memory = reinterpret_cast<T*>(shared_memory());
+    const double* const energies = reinterpret_cast<const double*>(shared_memory() + energies_at);
+    const int f = thread_id() / team, t = thread_id() % team;
     T p[Transform::own];
     Transform::powers(v, memory, task.roots, p);
     AFFEKT_UNROLL
@@ -125,11 +161,7 @@ struct FrameRows {
     T* const mel = memory + frames * pitch;
     for (int q = thread_id(); q < frames * task.mels; q += threads) {
       const int of = q % frames, m = q / frames;
-      const MelRange range = task.ranges[m];
-      const T *const power = memory + of * pitch + range.bin, *const weight = task.weights + range.weight;
-      T a = 0;
-      for (int i = 0; i < range.count; ++i) a = fused(power[i], weight[i], a);
-      mel[of * task.mels + m] = scaled(a);
+      mel[of * task.mels + m] = scaled(weighted(task.ranges[m], memory + of * pitch, task.weights));
     }
     barrier();
     const bool energy = task.energy != energy_none;
@@ -149,7 +181,6 @@ struct FrameRows {
     }
   }
 
- private:
   AFFEKT_DEVICE static void add_square(double& sum, T a, T b) {
     sum = fused(static_cast<double>(a), static_cast<double>(a), sum);
     sum = fused(static_cast<double>(b), static_cast<double>(b), sum);
@@ -176,6 +207,48 @@ AFFEKT_DEVICE void put_welch(const WelchTask<T>& task, Wide signal, int k, int b
   if (k == 0 && task.used != nullptr) task.used[signal] = static_cast<int>(count);
 }
 
+/// Detrends a segment of the task at x, windows it and gives its powers, p[i] of bin(t, i); nothing where it
+/// is not `active`. Tells whether no sample is missing. All threads of the block call it; a team has a
+/// segment.
+template <int M, class Task, class T>
+AFFEKT_DEVICE bool segment_powers(const Task& task, const T* x, bool active, T (&p)[Fourier<T, M>::own]) {
+  using Transform = Fourier<T, M>;
+  constexpr int team = Transform::team;
+  T* const memory = reinterpret_cast<T*>(shared_memory());
+  double* const sums = reinterpret_cast<double*>(shared_memory());
+  const int t = thread_id() % team, width = active ? task.width : 0;
+  const T middle = static_cast<T>(task.width - 1) / 2;
+  // Relative to the first sample: a large offset costs no digits, a constant segment gives zeros.
+  const T origin = active && task.detrend != detrend_none ? x[0] : T(0);
+  Complex<T> v[8];
+  T level = 0, slope = 0, missing = 0;
+  AFFEKT_UNROLL
+  for (int s = 0; s < 8; ++s) {
+    const int i = 2 * (t + s * team);
+    v[s].re = i < width ? x[i] - origin : T(0);
+    v[s].im = i + 1 < width ? x[i + 1] - origin : T(0);
+    missing += is_missing(i < width ? x[i] : T(0)) + is_missing(i + 1 < width ? x[i + 1] : T(0));
+    level += v[s].re + v[s].im;
+    slope = fused(v[s].re, static_cast<T>(i) - middle, slope);
+    slope = fused(v[s].im, static_cast<T>(i + 1) - middle, slope);
+  }
+  double sum[3] = {static_cast<double>(missing), static_cast<double>(level), static_cast<double>(slope)};
+  team_sums(sum, team, sums);
+  const double n = task.width;
+  const bool linear = task.detrend == detrend_linear && task.width > 1;
+  level = task.detrend == detrend_none ? T(0) : static_cast<T>(sum[1] / n);
+  slope = linear ? static_cast<T>(sum[2] * (12 / (n * (n * n - 1)))) : T(0);
+  AFFEKT_UNROLL
+  for (int s = 0; s < 8; ++s) {
+    const int i = 2 * (t + s * team);
+    const T at = static_cast<T>(i) - middle;
+    v[s].re = i < width ? (v[s].re - fused(slope, at, level)) * task.window[i] : T(0);
+    v[s].im = i + 1 < width ? (v[s].im - fused(slope, at + 1, level)) * task.window[i + 1] : T(0);
+  }
+  Transform::powers(v, memory, task.roots, p);
+  return sum[0] == 0;
+}
+
 /// Sums of the powers of a slice of a signal's segments, over which a block goes; where a signal is one
 /// slice, its spectrum.
 template <class T, int M>
@@ -190,48 +263,17 @@ struct WelchSums {
   WelchTask<T> task;
 
   AFFEKT_DEVICE void operator()() const {
-    T* const memory = reinterpret_cast<T*>(shared_memory());
     double* const sums = reinterpret_cast<double*>(shared_memory());
     double* const counts = reinterpret_cast<double*>(shared_memory() + counts_at);
     const int f = thread_id() / team, t = thread_id() % team;
     const Wide job = block_x(), signal = job / task.slices, from = job % task.slices * task.slice;
     const Wide to = least(from + task.slice, task.segments);
-    const T middle = static_cast<T>(task.width - 1) / 2;
     double total[Transform::own] = {}, count = 0;
     for (Wide first = from; first < to; first += frames) {
       const bool active = first + f < to;
-      const int width = active ? task.width : 0;
-      const T* const x = task.x + signal * task.samples + (active ? (first + f) * task.step : 0);
-      // Relative to the first sample: a large offset costs no digits, a constant segment gives zeros.
-      const T origin = active && task.detrend != detrend_none ? x[0] : T(0);
-      Complex<T> v[8];
-      T level = 0, slope = 0, missing = 0;
-      AFFEKT_UNROLL
-      for (int s = 0; s < 8; ++s) {
-        const int i = 2 * (t + s * team);
-        v[s].re = i < width ? x[i] - origin : T(0);
-        v[s].im = i + 1 < width ? x[i + 1] - origin : T(0);
-        missing += is_missing(i < width ? x[i] : T(0)) + is_missing(i + 1 < width ? x[i + 1] : T(0));
-        level += v[s].re + v[s].im;
-        slope = fused(v[s].re, static_cast<T>(i) - middle, slope);
-        slope = fused(v[s].im, static_cast<T>(i + 1) - middle, slope);
-      }
-      double sum[3] = {static_cast<double>(missing), static_cast<double>(level), static_cast<double>(slope)};
-      team_sums(sum, team, sums);
-      const double n = task.width;
-      const bool linear = task.detrend == detrend_linear && task.width > 1;
-      level = task.detrend == detrend_none ? T(0) : static_cast<T>(sum[1] / n);
-      slope = linear ? static_cast<T>(sum[2] * (12 / (n * (n * n - 1)))) : T(0);
-      AFFEKT_UNROLL
-      for (int s = 0; s < 8; ++s) {
-        const int i = 2 * (t + s * team);
-        const T at = static_cast<T>(i) - middle;
-        v[s].re = i < width ? (v[s].re - fused(slope, at, level)) * task.window[i] : T(0);
-        v[s].im = i + 1 < width ? (v[s].im - fused(slope, at + 1, level)) * task.window[i + 1] : T(0);
-      }
       T p[Transform::own];
-      Transform::powers(v, memory, task.roots, p);
-      if (active && sum[0] == 0) {
+      const T* const x = task.x + signal * task.samples + (active ? (first + f) * task.step : 0);
+      if (segment_powers<M>(task, x, active, p) && active) {
         AFFEKT_UNROLL
         for (int i = 0; i < Transform::own; ++i) total[i] += static_cast<double>(p[i]);
         count += 1;
@@ -260,6 +302,82 @@ struct WelchSums {
       }
     }
     if (task.slices > 1 && thread_id() == 0) task.parts[job * (bins + 1) + bins] = count;
+  }
+};
+
+/// Integrals of the powers of segments. A block takes neighbouring segments; see BandTask for which there
+/// are.
+template <class T, int M>
+struct BandSegments {
+  using Transform = Fourier<T, M>;
+  static constexpr int threads = kFourierThreads, team = Transform::team, frames = Transform::frames;
+  static constexpr int resident = WelchSums<T, M>::resident, pitch = power_pitch<M>;
+  static constexpr int shared_bytes() {
+    return most(Transform::memory, frames * pitch) * static_cast<int>(sizeof(T));
+  }
+  BandTask<T> task;
+
+  AFFEKT_DEVICE void operator()() const {
+    T* const memory = reinterpret_cast<T*>(shared_memory());
+    const int f = thread_id() / team, t = thread_id() % team;
+    const Wide per_signal = (task.before + task.frames) * task.fresh;
+    const Wide first = static_cast<Wide>(block_x()) * frames,
+               all = task.recordings * task.channels * per_signal;
+    const Wide signal = (first + f) / per_signal, job = (first + f) % per_signal;
+    const Wide start = (job / task.fresh - task.before) * task.hop +
+                       (task.segments - task.fresh + job % task.fresh) * task.step;
+    const bool active = first + f < all && start >= 0;
+    T p[Transform::own];
+    const bool whole =
+        segment_powers<M>(task, task.x + (active ? signal * task.samples + start : 0), active, p);
+    AFFEKT_UNROLL
+    for (int i = 0; i < Transform::own; ++i) {
+      const int k = Transform::bin(t, i);
+      if (k >= 0) memory[f * pitch + k] = p[i];
+    }
+    if (t == 0 && first + f < all) task.whole[first + f] = active && whole;
+    barrier();
+    const int here = static_cast<int>(least(all - first, Wide{frames}));
+    for (int q = thread_id(); q < here * task.values; q += threads)
+      task.integrals[first * task.values + q] =
+          weighted(task.ranges[q % task.values], memory + q / task.values * pitch, task.weights);
+  }
+};
+
+/// Windows from the integrals of their segments. A thread takes a band of a channel.
+template <class T>
+struct BandWindows {
+  static constexpr int threads = 256;
+  static constexpr int shared_bytes() { return 0; }
+  BandTask<T> task;
+
+  AFFEKT_DEVICE void operator()() const {
+    const Wide at = static_cast<Wide>(block_x()) * threads + thread_id();
+    if (at >= task.recordings * task.frames * task.channels * task.bands) return;
+    const int b = static_cast<int>(at % task.bands);
+    const Wide channel = at / task.bands % task.channels,
+               window = at / task.bands / task.channels % task.frames,
+               recording = at / task.bands / task.channels / task.frames;
+    const Wide signal = recording * task.channels + channel;
+    double sum = 0, total = 0;
+    Wide count = 0;
+    for (Wide j = 0; j < task.segments; ++j) {
+      const Wide ago = (task.segments - 1 - j) / task.segments_apart;
+      const Wide fresh = j + ago * task.segments_apart - (task.segments - task.fresh);
+      const Wide brought = task.before + window - ago * task.windows_apart;
+      const Wide job = (signal * (task.before + task.frames) + brought) * task.fresh + fresh;
+      if (task.whole[job] == 0) continue;
+      const T* const integrals = task.integrals + job * task.values;
+      sum += static_cast<double>(integrals[b]);
+      total += static_cast<double>(integrals[task.values - 1]);
+      ++count;
+    }
+    const bool relative = task.values > task.bands,
+               good = count > 0 && (!relative || static_cast<T>(total) > 0);
+    T y = static_cast<T>(sum / (relative ? total : static_cast<double>(count)));
+    if (task.log) y = task.unit * logarithm(y < task.floor ? task.floor : y);
+    task.power[at] = good ? y : static_cast<T>(infinity<double>() - infinity<double>());
+    if (b == 0) task.valid[at / task.bands] = good;
   }
 };
 

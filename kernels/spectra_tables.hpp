@@ -9,6 +9,7 @@
 #include <limits>
 #include <memory>
 #include <numbers>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -69,6 +70,32 @@ std::vector<Complex<T>> fourier_roots(int length) {
   return roots;
 }
 
+/// The rows of a dense matrix (rows, bins), each from its first to its last value that is not 0.
+struct Ranges {
+  std::vector<MelRange> ranges;
+  std::vector<double> weights;
+
+  Ranges(const std::vector<double>& dense, std::size_t bins) {
+    for (std::size_t m = 0; m < dense.size() / bins; ++m) {
+      const double* const row = dense.data() + m * bins;
+      std::size_t first = 0, end = bins;
+      while (first < bins && row[first] == 0) ++first;
+      while (end > first && row[end - 1] == 0) --end;
+      if (first == end) first = end = 0;
+      ranges.push_back(
+          {static_cast<int>(first), static_cast<int>(end - first), static_cast<int>(weights.size())});
+      weights.insert(weights.end(), row + first, row + end);
+    }
+  }
+};
+
+/// What a logarithm multiplies the natural one of a power by.
+inline double log_unit(LogMode log, double power) {
+  return log == LogMode::ln      ? 1
+         : log == LogMode::log10 ? 1 / std::numbers::ln10
+                                 : 20 / power / std::numbers::ln10;
+}
+
 /// Why the kernels do not take a transform of this length; empty if they do.
 inline std::string transform_unfit(std::size_t n_fft) {
   if (has_transform(static_cast<Wide>(n_fft))) return "";
@@ -123,7 +150,7 @@ class FrameTables {
 
     const int span = o.span == FrameSpan::n_fft ? o.n_fft : o.win_length;
     task_.transform = o.n_fft, task_.hop = o.hop_length, task_.width = o.win_length;
-    task_.origin = (span - o.win_length) / 2;
+    task_.origin = (span - o.win_length) / 2, task_.before = (o.n_fft - o.win_length) / 2;
     if (o.center)
       task_.origin += o.span == FrameSpan::n_fft ? -(o.n_fft / 2) : o.hop_length / 2 - o.win_length / 2;
     task_.pad = static_cast<int>(o.pad_mode);
@@ -145,34 +172,19 @@ class FrameTables {
     task_.mels = o.n_mels, task_.cepstra = o.n_mfcc;
     task_.floor = static_cast<T>(*o.floor);
     task_.log = o.log != LogMode::none;
-    task_.unit = static_cast<T>(o.log == LogMode::ln      ? 1
-                                : o.log == LogMode::log10 ? 1 / std::numbers::ln10
-                                                          : 20 / o.power / std::numbers::ln10);
+    task_.unit = static_cast<T>(log_unit(o.log, o.power));
     task_.ref = o.log == LogMode::db ? static_cast<T>(20 / o.power * std::log10(o.ref)) : T(0);
     task_.shift = static_cast<T>(o.log_shift), task_.scale = static_cast<T>(o.log_scale);
     task_.columns = static_cast<int>(plan_->features());
-    const std::vector<double> filters = plan_->mel_filters();
-    const auto bins = static_cast<std::size_t>(o.n_fft / 2 + 1);
-    std::vector<MelRange> ranges;
-    std::vector<double> weights;
-    for (std::size_t m = 0; m < filters.size() / bins; ++m) {
-      const double* const row = filters.data() + m * bins;
-      std::size_t first = 0, end = bins;
-      while (first < bins && row[first] == 0) ++first;
-      while (end > first && row[end - 1] == 0) --end;
-      if (first == end) first = end = 0;
-      ranges.push_back(
-          {static_cast<int>(first), static_cast<int>(end - first), static_cast<int>(weights.size())});
-      weights.insert(weights.end(), row + first, row + end);
-    }
+    const Ranges filters(plan_->mel_filters(), static_cast<std::size_t>(o.n_fft / 2 + 1));
     std::vector<double> dct(static_cast<std::size_t>(o.n_mels) * static_cast<std::size_t>(o.n_mfcc));
     const std::vector<double> entries = plan_->dct();
     const auto mels = static_cast<std::size_t>(o.n_mels), cepstra = static_cast<std::size_t>(o.n_mfcc);
     for (std::size_t c = 0; c < cepstra; ++c) {
       for (std::size_t m = 0; m < mels; ++m) dct[m * cepstra + c] = entries[c * mels + m];
     }
-    ranges_ = tables_.add(ranges);
-    weights_ = tables_.add(rounded<T>(weights));
+    ranges_ = tables_.add(filters.ranges);
+    weights_ = tables_.add(rounded<T>(filters.weights));
     dct_ = tables_.add(rounded<T>(dct));
   }
 
@@ -240,6 +252,67 @@ class WelchTables {
   Tables tables_;
   WelchTask<T> task_{};
   std::size_t window_ = 0, roots_ = 0;
+};
+
+/// A plan of band_powers.
+template <class T>
+class BandTables {
+ public:
+  /// Throws InvalidArgument as BandPower does, and with the reason that welch_unfit gives.
+  explicit BandTables(const BandPowerOptions& options) : plan_(std::make_shared<const BandPower>(options)) {
+    const BandPowerOptions& o = plan_->options();
+    const WelchOptions& w = o.welch;
+    const std::string problem = welch_unfit(w);
+    if (!problem.empty()) throw InvalidArgument(problem);
+    task_.transform = static_cast<int>(w.n_fft), task_.width = static_cast<int>(w.n_per_seg);
+    task_.step = static_cast<Wide>(w.n_per_seg - w.n_overlap), task_.hop = static_cast<Wide>(o.hop_length);
+    task_.detrend = static_cast<int>(w.detrend);
+    // Segment j of window f begins at f hop + j step, as does segment j + b of window f - a where a hop =
+    // b step.
+    const Wide common = std::gcd(task_.hop, task_.step);
+    task_.segments = static_cast<Wide>(o.win_length - w.n_per_seg) / task_.step + 1;
+    task_.windows_apart = task_.step / common, task_.segments_apart = task_.hop / common;
+    task_.fresh = std::min(task_.segments, task_.segments_apart);
+    task_.before = task_.windows_apart * ((task_.segments - 1) / task_.segments_apart);
+    task_.bands = static_cast<int>(o.bands.size()), task_.values = task_.bands + (o.relative ? 1 : 0);
+    task_.log = o.log != LogMode::none;
+    task_.floor = static_cast<T>(o.floor);
+    task_.unit = static_cast<T>(log_unit(o.log, 2));
+    // As WelchTables; the outermost bins have no negative frequencies.
+    const std::size_t bins = w.n_fft / 2 + 1;
+    std::vector<double> dense = plan_->weights();
+    for (std::size_t at = 0; at < dense.size(); ++at)
+      if (at % bins == 0 || at % bins == bins - 1) dense[at] /= 2;
+    const Ranges integrals(dense, bins);
+    window_ = tables_.add(rounded<T>(plan_->window(), std::sqrt(0.5)));
+    roots_ = tables_.add(fourier_roots<T>(task_.transform));
+    ranges_ = tables_.add(integrals.ranges);
+    weights_ = tables_.add(rounded<T>(integrals.weights));
+  }
+
+  const std::vector<unsigned char>& bytes() const { return tables_.bytes(); }
+  std::size_t frames(std::size_t samples) const { return plan_->frames(samples); }
+  std::size_t bands() const { return static_cast<std::size_t>(task_.bands); }
+
+  /// The task, with `bytes` at `device`, of recordings at x.
+  BandTask<T> task(const void* device, const T* x, Wide recordings, Wide channels, Wide samples, T* power,
+                   bool* valid) const {
+    BandTask<T> task = task_;
+    task.window = table_at<T>(device, window_);
+    task.roots = table_at<Complex<T>>(device, roots_);
+    task.ranges = table_at<MelRange>(device, ranges_);
+    task.weights = table_at<T>(device, weights_);
+    task.x = x, task.recordings = recordings, task.channels = channels, task.samples = samples;
+    task.frames = static_cast<Wide>(frames(static_cast<std::size_t>(samples)));
+    task.power = power, task.valid = valid;
+    return task;
+  }
+
+ private:
+  std::shared_ptr<const BandPower> plan_;
+  Tables tables_;
+  BandTask<T> task_{};
+  std::size_t window_ = 0, roots_ = 0, ranges_ = 0, weights_ = 0;
 };
 
 }  // namespace affekt::gpu

@@ -1,6 +1,5 @@
-// One main loop for all matrix products of the contrastive losses: a block makes a tile of C = A B from
-// slices of A and B that cp.async brings into a ring of stages in shared memory, and leaves the tile in
-// registers for the caller's epilogue.
+// One main loop for all matrix products: a block makes a tile of C = A B from slices of A and B that cp.async
+// brings into a ring of stages in shared memory, and leaves the tile in registers for the caller's epilogue.
 //
 // A is (rows, inner) and B (inner, cols). Either may lie with the inner index contiguous (rows of
 // embeddings), or with the outer one (a transposed operand): InnerA, InnerB.
@@ -142,6 +141,18 @@ struct TensorTile {
   }
 };
 
+/// Brings 16 bytes of elements into shared memory, of which the first `there` come from `from` and the others
+/// are 0; in the background where both addresses are multiples of 16.
+template <class E>
+AFFEKT_DEVICE void fetch_pack(E* to, const E* from, int there, bool aligned) {
+  if (aligned) {
+    copy_async(to, from, there * static_cast<int>(sizeof(E)));
+    return;
+  }
+  AFFEKT_UNROLL
+  for (int e = 0; e < 16 / static_cast<int>(sizeof(E)); ++e) to[e] = e < there ? from[e] : E(0);
+}
+
 /// A slice of an operand in shared memory: lines of what is contiguous, padded so that neither ldmatrix nor
 /// plain reads of a column of fragments meet one bank twice.
 template <class E, int Outer, int InnerSize, bool Inner>
@@ -176,16 +187,15 @@ struct Product {
   static constexpr int stage = SliceA::elements + SliceB::elements;
   static constexpr int shared_bytes = kTileStages * stage * static_cast<int>(sizeof(E));
 
-  /// tile += A B for rows from `row` and columns from `col`; the shared memory is free when it returns.
-  AFFEKT_DEVICE static void run(Tile& tile, const Operand<E>& a, const Operand<E>& b, Wide row, Wide col,
-                                Wide inner_size) {
+  /// tile += the sum over the steps of A B, whose slices fetch(step, to_a, to_b) starts to bring, step after
+  /// step; the shared memory is free when it returns.
+  template <class Fetch>
+  AFFEKT_DEVICE static void loop(Tile& tile, Wide steps, Fetch&& fetch_slices) {
     E* const memory = reinterpret_cast<E*>(shared_memory());
-    const Wide steps = ceil_div(inner_size, Tile::inner);
     const auto fetch = [&](Wide step) {
       if (step < steps) {
         E* const to = memory + step % kTileStages * stage;
-        SliceA::fetch(to, a, row, step * Tile::inner, inner_size);
-        SliceB::fetch(to + SliceA::elements, b, col, step * Tile::inner, inner_size);
+        fetch_slices(step, to, to + SliceA::elements);
       }
       end_copies();  // an empty group keeps the count
     };
@@ -199,6 +209,15 @@ struct Product {
     }
     wait_copies<0>();
     barrier();
+  }
+
+  /// tile += A B for rows from `row` and columns from `col`; the shared memory is free when it returns.
+  AFFEKT_DEVICE static void run(Tile& tile, const Operand<E>& a, const Operand<E>& b, Wide row, Wide col,
+                                Wide inner_size) {
+    loop(tile, ceil_div(inner_size, Tile::inner), [&](Wide step, E* to_a, E* to_b) {
+      SliceA::fetch(to_a, a, row, step * Tile::inner, inner_size);
+      SliceB::fetch(to_b, b, col, step * Tile::inner, inner_size);
+    });
   }
 };
 

@@ -62,8 +62,9 @@ struct MelRange {
   int bin, count, weight;
 };
 
-/// Signals (signals, samples), dense, to rows (signals, frames, columns): see spectra_tables.hpp, which fills
-/// in all but x, out and the sizes of the signals. Pointers lie in device memory.
+/// Signals (signals, samples), dense, to rows (signals, frames, columns), or to spectra of pairs, real and
+/// imaginary, (signals, frames, columns, 2): see spectra_tables.hpp, which fills in all but x, out and the
+/// sizes of the signals. Pointers lie in device memory.
 template <class T>
 struct FrameTask {
   const T* x;
@@ -71,6 +72,7 @@ struct FrameTask {
   int transform;     // length
   Wide hop, origin;  // position of the first sample under the window of row 0
   int width, pad;    // samples under the window
+  int before;        // of spectra: zeros before them in the transform
   T signal_emphasis, frame_emphasis;
   bool remove_dc;
   int energy;
@@ -105,6 +107,32 @@ struct WelchTask {
   double* parts;
   T* out;
   int* used;  // segments of each signal without NaN; may be null
+};
+
+/// Recordings (recordings, channels, samples), dense, to band power in sliding windows: power (recordings,
+/// frames, channels, bands) and valid (recordings, frames, channels); the meaning of affekt::BandPower. A
+/// segment that several windows hold is transformed once: window f brings its last `fresh` segments, window
+/// f - windows_apart brought those that lie segments_apart before, and so on.
+template <class T>
+struct BandTask {
+  const T* x;
+  Wide recordings, channels, samples, frames;
+  int transform;       // length
+  Wide step, hop;      // from segment to segment, from window to window
+  int width, detrend;  // samples of a segment
+  Wide segments, fresh, windows_apart, segments_apart;
+  Wide before;      // virtual windows before the first, whose segments later ones hold
+  const T* window;  // as in WelchTask
+  const Complex<T>* roots;
+  int bands, values;       // integrals of a segment: the bands', then, for relative power, the total
+  const MelRange* ranges;  // of the integrals
+  const T* weights;
+  bool log;
+  T floor, unit;         // y = unit ln(max(power, floor))
+  T* integrals;          // (recordings * channels, before + frames, fresh, values)
+  unsigned char* whole;  // of the same segments: no sample is missing
+  T* power;
+  bool* valid;
 };
 
 }  // namespace affekt::gpu

@@ -5,9 +5,9 @@ network. The headers of pybind11 and nlohmann-json come from their Python packag
 folder that ``--json-include`` names.
 
 1. Builds the package with the CUDA ops for this GPU alone into ``--build`` and uses it from there.
-2. Checks losses and front ends against float64 references in plain torch: fresh random inputs, ragged sizes,
-   masks, every number format, memory full of NaN before each call; two runs must give the same bits. The same
-   kernels through CuPy and NVRTC, where CuPy is installed.
+2. Checks losses, front ends and the TCN's block against float64 references in plain torch: fresh random
+   inputs, ragged sizes, masks, every number format, memory full of NaN before each call; two runs must give
+   the same bits. The same kernels through CuPy and NVRTC, where CuPy is installed.
 3. Runs the small checks under compute-sanitizer, memcheck and racecheck, where it is installed.
 4. Times with CUDA events (medians, random data) beside eager torch, a copy and matrix products in one run.
 
@@ -260,7 +260,7 @@ def check_contrast(device: str, small: bool) -> Iterator[Row]:
 
 def front_ends() -> list[tuple[str, Any]]:
     """Front ends that take every branch of the kernels."""
-    from affekt.features import LogMel, Mfcc, PowerSpectrogram, Welch
+    from affekt.features import BandPower, LogMel, Mfcc, PowerSpectrogram, Stft, Welch
 
     rate = {"sample_rate": 16000}
     return [
@@ -274,6 +274,10 @@ def front_ends() -> list[tuple[str, Any]]:
             (f"spectrogram, n_fft {2**k}", PowerSpectrogram(**rate, n_fft=2**k, hop_length=2 ** (k - 1) + 1))
             for k in range(6, 13)
         ),
+        ("STFT", Stft(**rate, n_fft=512, win_length=400, hop_length=160)),
+        ("STFT, centred", Stft(**rate, n_fft=2048, center=True, pad_mode="reflect")),
+        ("band power", BandPower(sample_rate=256)),
+        ("band power, dB", BandPower(sample_rate=256, relative=False, log="db", hop=0.4, n_fft=512)),
         ("Welch", Welch(**rate)),
         ("Welch, linear, zeros behind", Welch(**rate, n_per_seg=400, n_fft=1024, detrend="linear")),
         ("Welch, many segments", Welch(**rate, n_per_seg=64, n_overlap=60, detrend=None, scaling="spectrum")),
@@ -283,7 +287,16 @@ def front_ends() -> list[tuple[str, Any]]:
 def op_of(front_end: Any) -> str:
     """Name of the op of torch that computes a front end."""
     kind = type(front_end).__name__
-    return {"PowerSpectrogram": "spectrogram", "Welch": "welch"}.get(kind, "acoustic")
+    known = {"PowerSpectrogram": "spectrogram", "Welch": "welch", "Stft": "stft", "BandPower": "band_power"}
+    return known.get(kind, "acoustic")
+
+
+def real_rows(found: Any) -> Any:
+    """Return what a front end gave as real numbers: the power of bands, pairs for complex ones."""
+    import torch
+
+    rows = found[0] if isinstance(found, tuple) else found
+    return torch.stack([rows.real, rows.imag], -1) if rows.is_complex() else rows
 
 
 def check_front_ends(device: str, small: bool) -> Iterator[Row]:
@@ -307,12 +320,72 @@ def check_front_ends(device: str, small: bool) -> Iterator[Row]:
                 if shape[-1] == 1:  # a line spectrum, beside which rounding shows: lengths alone count
                     x.zero_()
                 kind = str(dtype).removeprefix("torch.")
-                call = with_gradients(front_end, [x])
+                call = with_gradients(lambda x, front_end=front_end: real_rows(front_end(x)), [x])
                 expected = with_gradients(
-                    lambda x, op=op, options=options: references[op](x, options), [x.double()]
+                    lambda x, op=op, options=options: real_rows(references[op](x, options)), [x.double()]
                 )()
                 size = "x".join(map(str, shape))
                 yield judge(f"{name}, {kind}", size, call, expected, TOLERANCE[kind], device)
+
+
+def tcn_arguments(shape: tuple[int, ...], device: str, dtype: Any) -> list[Any]:
+    """Return x, weights and biases of a block of the TCN: batch, time, in, out, taps.
+
+    Numbers on a coarse grid, so that sums are exact and no rounding decides on which side of a rectifier a
+    value is.
+    """
+    import torch
+
+    batch, time, width, out, taps = shape
+
+    def grid(*sizes: int) -> Any:
+        return torch.randint(-4, 5, sizes, device=device).to(dtype) / 4
+
+    found = [grid(batch, time, width), grid(out, width, taps), grid(out), grid(out, out, taps), grid(out)]
+    return found if width == out else [*found, grid(out, width, 1), grid(out)]
+
+
+def check_tcn(device: str, small: bool) -> Iterator[Row]:
+    """Check the TCN's residual block against plain convolutions, dropping what the CPU drops."""
+    import torch
+
+    from affekt.ops import tcn
+
+    shapes = [(2, 37, 5, 7, 3), (3, 130, 16, 16, 3), (1, 1, 1, 1, 1), (2, 300, 33, 140, 2), (0, 7, 4, 6, 3)]
+    if not small:
+        shapes += [(32, 300, 192, 128, 5), (1, 40_000, 64, 64, 3)]
+    before = torch.backends.cudnn.allow_tf32
+    for shape in shapes:
+        for kind in ["float32", "float64"] + (["tf32"] if device != "cpu" else []):
+            for dropout in (0.0, 0.5):
+                dtype = getattr(torch, "float32" if kind == "tf32" else kind)
+                inputs = tcn_arguments(shape, device, dtype)
+                none = [None] * (7 - len(inputs))
+                keys = torch.tensor([3, 4])
+                # tf32 rounds what the second convolution takes, which only without a rectifier stays small.
+                options = (4, 1.0 if kind == "tf32" else 0.25, dropout)
+                wide = [x.double() for x in inputs]
+                _, *dropped = torch.ops.affekt._tcn_block(
+                    *(x.cpu() for x in wide), *none, keys, *options, False
+                )
+                masks = [h.to(device) for h in dropped]
+                expected = with_gradients(
+                    lambda *given, none=none, masks=masks, options=options: tcn._reference(
+                        masks, options, *given, *none
+                    ),
+                    wide,
+                )()
+                torch.backends.cudnn.allow_tf32 = kind == "tf32"
+                on_device = keys.to(device)
+                call = with_gradients(
+                    lambda *given, none=none, keys=on_device, options=options: tcn.block(
+                        *given, *none, keys, *options, tcn.may_round(given[0])
+                    ),
+                    inputs,
+                )
+                name = f"TCN block, {kind}{', dropout' if dropout else ''}"
+                yield judge(name, "x".join(map(str, shape)), call, expected, TOLERANCE[kind], device)
+    torch.backends.cudnn.allow_tf32 = before
 
 
 def check_cupy(device: str) -> Iterator[Row]:
@@ -341,7 +414,9 @@ def check_cupy(device: str) -> Iterator[Row]:
     for name, front_end in front_ends():
         x = 0.1 * torch.randn(3, 5001, device=device)
         call = torch_of(lambda x=x, front_end=front_end: on_gpu.features(front_end, x))
-        yield judge(f"CuPy: {name}", "3x5001", call, [front_end(x)], 1e-5, device)
+        given = front_end(x)
+        expected = list(given) if isinstance(given, tuple) else [given]
+        yield judge(f"CuPy: {name}", "3x5001", call, expected, 1e-5, device)
     p, y = (torch.randn(33, 101, 3, device=device) for _ in range(2))
     call = torch_of(lambda: on_gpu.ccc_loss(p, y, gradients=True))
     yield judge("CuPy: CCC", "33x101x3", call, with_gradients(ccc_loss, [p, y])(), 1e-5, device)
@@ -363,6 +438,7 @@ def checks(device: str, small: bool) -> list[Row]:
 
     ops.load_library()
     found = [*check_ccc(device, small), *check_contrast(device, small), *check_front_ends(device, small)]
+    found += check_tcn(device, small)
     return found if small else [*found, *check_cupy(device)]
 
 
@@ -488,6 +564,61 @@ def times_of_front_ends(batch: int, seconds_each: int) -> Iterator[Row]:
         yield Row(what, size, found, beside, ratio >= 3 and error < 1e-3 if judged else None)
 
 
+def times_of_bands(channels: int, minutes: int) -> Iterator[Row]:
+    """Time band power beside plain torch on the device."""
+    import json
+
+    import torch
+
+    from affekt.features import BandPower
+    from affekt.ops import bandpower
+
+    x = torch.randn(channels, 256 * 60 * minutes, device="cuda")
+    bands = BandPower(sample_rate=256)
+    options = json.dumps(bands.options)
+    took = seconds(lambda: bands(x))
+    ratio = seconds(lambda: bandpower.REFERENCES["band_power"](x, options), 5) / took
+    found = f"{took * 1e6:.0f} us, {x.nbytes / took / 1e12:.2f} TB/s"
+    yield Row("band power", f"{channels}x{minutes} min", found, f"plain torch {ratio:.1f} x ours")
+
+
+def times_of_tcn(shape: tuple[int, ...]) -> Iterator[Row]:
+    """Time a block of the TCN with gradients and dropout beside torch's convolutions, in float32 and tf32."""
+    import torch
+    from torch.nn import functional
+
+    from affekt.ops import tcn
+
+    inputs = tcn_arguments(shape, "cuda", torch.float32)
+    batch, time, width, out, taps = shape
+    keys, none, dilation = torch.tensor([3, 4], device="cuda"), [None] * (7 - len(inputs)), 4
+
+    def plain(x: Any, w1: Any, b1: Any, w2: Any, b2: Any, w3: Any = None, b3: Any = None) -> Any:
+        def conv(x: Any, weight: Any, bias: Any) -> Any:
+            x = functional.pad(x, ((taps - 1) * dilation, 0))
+            z = functional.leaky_relu(functional.conv1d(x, weight, bias, dilation=dilation), 0.01)
+            return functional.dropout(z, 0.1)
+
+        x = x.mT
+        aside = x if w3 is None else functional.conv1d(x, w3, b3)
+        return functional.leaky_relu(conv(conv(x, w1, b1), w2, b2) + aside, 0.01).mT
+
+    def ours(*given: Any) -> Any:
+        return tcn.block(*given, *none, keys, dilation, 0.01, 0.1, tcn.may_round(given[0]))
+
+    before = torch.backends.cudnn.allow_tf32
+    aside = out * width if width != out else 0
+    work = 6 * batch * time * ((width + out) * out * taps + aside)  # two passes back for each one forward
+    for tf32 in (False, True):
+        torch.backends.cudnn.allow_tf32 = tf32
+        took = seconds(with_gradients(ours, inputs))
+        ratio = seconds(with_gradients(plain, inputs)) / took
+        found = f"{took * 1e6:.0f} us, {work / took / 1e12:.1f} TFLOP/s"
+        name = f"TCN block with gradients, {'tf32' if tf32 else 'float32'}"
+        yield Row(name, "x".join(map(str, shape)), found, f"plain torch {ratio:.1f} x ours")
+    torch.backends.cudnn.allow_tf32 = before
+
+
 def times() -> Iterator[Row]:
     import torch
     from torch.nn.functional import cross_entropy, normalize
@@ -510,6 +641,9 @@ def times() -> Iterator[Row]:
         yield from times_of_ccc(shape, copy)
     for batch, length in ((1, 10), (64, 10)):
         yield from times_of_front_ends(batch, length)
+    yield from times_of_bands(64, 10)
+    for shape in ((32, 300, 128, 128, 5), (32, 300, 192, 128, 5), (64, 1000, 64, 64, 3)):
+        yield from times_of_tcn(shape)
 
     def open_clip(a: Any, b: Any) -> Any:
         logits = normalize(a, dim=1) @ normalize(b, dim=1).T / 0.07

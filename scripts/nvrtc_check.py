@@ -27,14 +27,31 @@ def launches() -> Iterator[Any]:
         for power in range(6, 13):
             options = json.dumps({"n_fft": 2**power, "n_mels": 16, "win_length": 2**power})
             plan = _core.GpuFrames(options, True)
-            yield from plan.launches(
-                in_double=in_double, tables=ALIGNED, x=ALIGNED, signals=2, samples=16000, out=ALIGNED
-            )
+            for whole in (False, True):
+                yield from plan.launches(
+                    in_double=in_double, tables=ALIGNED, x=ALIGNED, signals=2, samples=16000, out=ALIGNED,
+                    complex=whole,
+                )  # fmt: skip
+            segment = 2**power / 256
+            lengths = {"window": 2 * segment, "hop": segment, "segment": segment}
+            bands = _core.GpuBands(json.dumps({**lengths, "bands": [["all", 0, 128]]}))
+            yield from bands.launches(
+                in_double=in_double, tables=ALIGNED, x=ALIGNED, recordings=1, channels=2,
+                samples=8 * 2**power, power=ALIGNED, valid=ALIGNED, workspace=ALIGNED,
+            )  # fmt: skip
             welch = _core.GpuWelch(json.dumps({"n_per_seg": 2**power}))
             yield from welch.launches(
                 in_double=in_double, tables=ALIGNED, x=ALIGNED, signals=2, samples=200 * 2**power,
                 out=ALIGNED, used=0, workspace=ALIGNED,
             )  # fmt: skip
+        for tf32 in (False, True):
+            block: dict[str, Any] = {
+                "sizes": (2, 100, 8, 16, 3, 2), "weights": [ALIGNED] * 6, "slope": 0.01, "dropout": 0.1,
+                "in_double": in_double, "tf32": tf32, "x": ALIGNED, "outputs": [ALIGNED] * 3,
+                "workspace": ALIGNED,
+            }  # fmt: skip
+            yield from _core.gpu_tcn_block(**block, keys=ALIGNED)[1]
+            yield from _core.gpu_tcn_block_gradient(**block, grad=ALIGNED, gradients=[ALIGNED] * 7)[1]
         for shape in ((2, 100, 2), (3, 100_000, 1)):
             for at in (ALIGNED, ODD):
                 data = {"in_double": in_double, "pred": at, "target": at, "mask": 0, "columns": ALIGNED}

@@ -49,15 +49,19 @@ def module(made):
     fake = types.ModuleType("cupy")
     fake.ndarray, fake.RawModule = Array, RawModule
     stream = types.SimpleNamespace(synchronize=lambda: None)
+    fake.waits = []
     fake.cuda = types.SimpleNamespace(
-        runtime=types.SimpleNamespace(getDevice=lambda: 0), get_current_stream=lambda: stream
+        runtime=types.SimpleNamespace(
+            getDevice=lambda: 0, deviceSynchronize=lambda: fake.waits.append("device")
+        ),
+        get_current_stream=lambda: stream,
     )
     for name in (
         "empty", "full", "ones", "arange", "concatenate", "empty_like", "ascontiguousarray", "broadcast_to",
-        "asarray",
     ):  # fmt: skip
         function = getattr(np, name)
         setattr(fake, name, lambda *a, _of=function, **k: np.asarray(_of(*a, **k)).view(Array))
+    fake.asarray = lambda x, *a: np.asarray(getattr(x, "held", x), *a).view(Array)
     fake.from_dlpack = lambda x: np.asarray(x.held).view(Array)
     fake.float16, fake.float32 = np.float16, np.float32
     random = np.random.default_rng(0)

@@ -221,6 +221,20 @@ def own_negatives(groups: Any, gather: str, gap: int) -> Any:
     return loss.detach(), a.grad, loss.requires_grad
 
 
+def one_anchor(groups: Any, gather: str, negatives: int) -> float:
+    """The decoupled loss of one anchor, which rank 1 has with its negatives; other ranks have nothing."""
+    x, here = batch(0, 1, 5, torch.float64), slice(dist.get_rank() == 1)
+    return losses.info_nce_loss(
+        x["a"][here],
+        x["b"][here],
+        temperature=0.2,
+        symmetric=False,
+        positive_in_denominator=False,
+        negatives=x["q"][: negatives * (dist.get_rank() == 1)],
+        gather=gather,
+    ).item()
+
+
 def refused(groups: Any, gather: str, change: dict[str, Any]) -> Any:
     """Call a loss with some arguments changed; afterwards the group must still work."""
     x = batch(0, 3, 5, torch.float32)

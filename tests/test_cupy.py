@@ -15,7 +15,7 @@ import pytest
 import fake_cupy
 from affekt import _core, _rtc
 from affekt.errors import InputError, MissingExtraError
-from affekt.features import LogMel, Mfcc, PowerSpectrogram, Welch
+from affekt.features import BandPower, LogMel, Mfcc, PowerSpectrogram, Stft, Welch
 
 
 def _on_gpu(values, dtype=np.float32):
@@ -60,13 +60,15 @@ def test_features_are_one_launch_on_the_memory_of_the_caller(on_gpu, calls):
         (LogMel(sample_rate=16000, n_fft=512, win_length=400, hop_length=160), np.float32),
         (Mfcc.kaldi(), np.float64),
         (PowerSpectrogram(sample_rate=16000, n_fft=256, hop_length=64), np.float32),
+        (Stft(sample_rate=16000, n_fft=1024), np.float32),
+        (Stft(sample_rate=16000, n_fft=64), np.float64),
     ):
         calls.clear()
         x = _on_gpu(np.zeros((2, 3, 8000)), dtype)
         rows = on_gpu.features(front_end, x)
         expected = front_end(np.zeros((2, 3, 8000), dtype))
         assert rows.shape == expected.shape
-        assert rows.dtype == dtype
+        assert rows.dtype == expected.dtype
         (call,) = calls
         assert _name(call) == "FrameRows"
         assert _has(call, x)
@@ -75,6 +77,25 @@ def test_features_are_one_launch_on_the_memory_of_the_caller(on_gpu, calls):
         at_once = 256 * 16 // front_end.options["n_fft"]
         assert call[1] == (-(-rows[..., 0].size // at_once), 1)
         assert call[2] == (256,)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_band_power_is_two_launches(on_gpu, calls, dtype):
+    bands = BandPower(sample_rate=256)
+    x = _on_gpu(np.zeros((2, 4, 2560)), dtype)
+    power, valid = on_gpu.features(bands, x)
+    expected = bands(np.zeros((2, 4, 2560), dtype))
+    assert (power.shape, power.dtype) == (expected.power.shape, dtype)
+    assert (valid.shape, valid.dtype) == (expected.valid.shape, bool)
+    assert [_name(call) for call in calls] == ["BandSegments", "BandWindows"]
+    assert _has(calls[0], x)
+    assert _has(calls[1], power)
+    assert _has(calls[1], valid)
+    # A segment is transformed once: half a second from one to the next, two before the first whole window.
+    assert calls[0][1][0] == -(-2 * 4 * (expected.power.shape[1] + 4) // 16)
+    assert on_gpu.features(bands, _on_gpu(np.zeros((4, 100)), dtype)).power.shape == (0, 4, 6)
+    with pytest.raises(InputError, match="channels"):
+        on_gpu.features(bands, _on_gpu(np.zeros(2560), dtype))
 
 
 def test_int16_and_strides_are_taken_as_they_mean(on_gpu, calls):
@@ -126,6 +147,33 @@ def test_arrays_of_others_are_taken_without_a_copy(on_gpu, calls):
     for wrong in (OnGpu(1), held, [0.0] * 4000, None):
         with pytest.raises(InputError, match="samples must be an array on the GPU"):
             on_gpu.features(front_end, wrong)
+
+
+def test_what_offers_no_order_of_streams_is_waited_for(on_gpu, calls):
+    front_end = PowerSpectrogram(sample_rate=16000, n_fft=512)
+    memory = np.zeros(4000, np.float32)
+
+    class Held:
+        held = memory
+
+    class Unnamed(Held):
+        __cuda_array_interface__ = {"version": 2}  # noqa: RUF012
+
+    class Named(Held):
+        __cuda_array_interface__ = {"version": 3, "stream": 7}  # noqa: RUF012
+
+    class Both(Unnamed):  # as a tensor of torch
+        def __dlpack__(self):
+            raise AssertionError
+
+        def __dlpack_device__(self):
+            return 2, 0
+
+    for value, waits in ((Both(), 0), (Named(), 0), (Unnamed(), 1)):
+        on_gpu.cp.waits.clear()
+        on_gpu.features(front_end, value)
+        assert _has(calls[-1], memory)
+        assert len(on_gpu.cp.waits) == waits
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,20 @@ X = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
             *2 * ["temperature must be the same on all ranks, got 0.07 on rank 0 and 0.5 on"],
         ),
         ({"anchors": X[:, :2], "candidates": X[:, :2]}, *2 * ["dim must be the same on all ranks, got 5"]),
+        (
+            {"anchors": X.to("meta")},
+            "candidates must be on meta, as",
+            "InputError: candidates must be on meta",
+        ),
+        (
+            {"negatives": X.to("meta"), "symmetric": False},
+            "negatives must be on cpu, as the others are, got meta",
+            "refused its input: InputError: negatives must be on cpu",
+        ),
+        (
+            {"anchors": X.to("meta"), "candidates": X.to("meta")},
+            *2 * ["device must be the same on all ranks, got cpu on rank 0 and meta"],
+        ),
         ({"anchors": X.double(), "candidates": X}, *2 * ["dtype must be the same on all ranks"]),
         ({"reduction": "sum"}, *2 * ["reduction must be the same on all ranks, got mean on rank 0 and sum"]),
         ({"gather": "other"}, *2 * ["gather must be the same on all ranks"]),
@@ -196,6 +210,21 @@ def test_a_loss_without_rows_or_candidates_is_an_error_on_all(ranks):
             for error in found:
                 assert isinstance(error, InputError)
                 assert words in str(error)
+
+
+@pytest.mark.parametrize("gather", GATHERS)
+def test_ranks_without_anchors_need_no_candidates(ranks, gather):
+    """The one anchor of the decoupled form, on rank 1, has its negatives alone in the denominator."""
+    x, q = batch(0, 1, 5, torch.float64), batch(0, 1, 5, torch.float64)["q"]
+    u, v = (torch.nn.functional.normalize(z, dim=1) for z in (x["a"], q))
+    logits = (u @ v.T)[0] / 0.2
+    positive = (u[0] * torch.nn.functional.normalize(x["b"], dim=1)[0]).sum() / 0.2
+    expected = logits[:2].logsumexp(0) - positive
+    for loss in ranks.run("one_anchor", gather, 2):
+        assert loss == pytest.approx(expected.item(), rel=1e-12)
+    for error in ranks.run("one_anchor", gather, 0):
+        assert isinstance(error, InputError)
+        assert "at least 2 rows where the positive is not" in str(error)
 
 
 def test_a_process_outside_of_the_group_is_told(ranks):

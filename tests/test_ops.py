@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -65,12 +67,12 @@ def test_schemas():
         "_log_sums_bwd(Tensor a, Tensor b, Tensor scale, Tensor row, Tensor? col, bool exclude, int budget,"
         " bool for_a, bool for_b, bool loose) -> (Tensor grad_a, Tensor grad_b, Tensor grad_scale)",
         "_tcn_block(Tensor x, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2, Tensor? residual,"
-        " Tensor? residual_bias, Tensor? keys, int dilation, float slope, float dropout)"
+        " Tensor? residual_bias, Tensor? keys, int dilation, float slope, float dropout, bool loose)"
         " -> (Tensor y, Tensor h1, Tensor h2)",
         "_tcn_block_bwd(Tensor grad, Tensor x, Tensor y, Tensor h1, Tensor h2, Tensor weight1,"
         " Tensor weight2, Tensor? residual, int dilation, float slope, float dropout, bool for_x,"
-        " bool for_weights) -> (Tensor grad_x, Tensor grad_weight1, Tensor grad_bias1, Tensor grad_weight2,"
-        " Tensor grad_bias2, Tensor grad_residual, Tensor grad_residual_bias)",
+        " bool for_weights, bool loose) -> (Tensor grad_x, Tensor grad_weight1, Tensor grad_bias1,"
+        " Tensor grad_weight2, Tensor grad_bias2, Tensor grad_residual, Tensor grad_residual_bias)",
     ):
         name = schema.partition("(")[0]
         assert str(getattr(torch.ops.affekt, name).default._schema) == f"affekt::{schema}"
@@ -193,9 +195,46 @@ def test_ops_of_signals_run_on_cuda_where_the_kernels_take_their_options():
     found = {
         (op, n_fft): ops.on_cuda(op, f'{{"n_fft": {n_fft}, "n_per_seg": 256}}' if op == "welch" else options)
         for n_fft in (400, 512)
-        for op, options in (("acoustic", f'{{"n_fft": {n_fft}}}'), ("stft", "{}"), ("welch", ""))
+        for op, options in (
+            ("acoustic", f'{{"n_fft": {n_fft}}}'),
+            ("stft", f'{{"n_fft": {n_fft}}}'),
+            ("band_power", f'{{"n_fft": {n_fft}}}'),
+            ("welch", ""),
+            ("causal_conv_block", ""),
+        )
     }
-    assert {key for key, takes in found.items() if takes} == {("acoustic", 512), ("welch", 512)}
+    assert {key for key, takes in found.items() if takes} == {
+        ("acoustic", 512),
+        ("stft", 512),
+        ("band_power", 512),
+        ("welch", 512),
+    }
+
+
+_SWITCHES = """
+import torch
+from affekt import ops
+
+assert (ops.tf32_allowed("conv"), ops.tf32_allowed("matmul")) == (True, False)  # torch's defaults
+backends = torch.backends
+for on in (False, True):
+    if NEW:
+        backends.cudnn.conv.fp32_precision = backends.cuda.matmul.fp32_precision = "tf32" if on else "ieee"
+    else:
+        backends.cudnn.allow_tf32 = backends.cuda.matmul.allow_tf32 = on
+        for products in ("conv", "matmul"):
+            asked = torch.compile(lambda x: x + ops.tf32_allowed(products), fullgraph=True, backend="eager")
+            assert asked(torch.zeros(1)).item() == on
+    assert ops.tf32_allowed("conv") is ops.tf32_allowed("matmul") is on
+"""
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_both_spellings_of_tf32_are_heard(new):
+    # A process of its own: torch refuses the older spelling after the newer one.
+    program = [sys.executable, "-c", _SWITCHES.replace("NEW", str(new))]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_cuda_ops_that_cannot_be_had_are_one_warning(torch_says_cuda, tmp_path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from affekt import ops
+from affekt import _core, ops
 from affekt.errors import InputError
 from affekt.features import LogMel, Mfcc, PowerSpectrogram, Stft, _signals
 from affekt.nn import Acoustic
@@ -237,7 +237,7 @@ def test_plain_spectra_make_no_filters(monkeypatch):
     def none(options):
         raise AssertionError("a plan with mel filters")
 
-    monkeypatch.setattr(plain._core, "FrontEnd", none)
+    monkeypatch.setattr(_core, "FrontEnd", none)
     features = Stft(sample_rate=RATE, n_fft=72, win_length=70)
     found = plain.REFERENCES["stft"](noise(300), json.dumps(features.options))
     torch.testing.assert_close(found, native("stft", noise(300), features))

@@ -299,6 +299,21 @@ def test_without_the_binary_the_same_numbers(features, monkeypatch):
     assert torch.allclose(ours.grad, theirs.grad, rtol=1e-9, atol=1e-10)
 
 
+@each_case
+def test_plain_torch_compiles_into_one_graph(features, monkeypatch):
+    monkeypatch.setattr(ops, "available", lambda: False)
+    x = noise(2, 600)
+    x[1, 300] = torch.nan
+    compiled = torch.compile(lambda v: called(features, v), fullgraph=True, dynamic=True, backend="aot_eager")
+    for time in (600, 433):
+        ours, theirs = (x[:, :time].clone().requires_grad_() for _ in range(2))
+        found, expected = compiled(ours), called(features, theirs)
+        assert torch.allclose(found, expected, rtol=1e-10, atol=1e-10, equal_nan=True)
+        found.nan_to_num().sin().sum().backward()
+        expected.nan_to_num().sin().sum().backward()
+        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-9, atol=1e-10)
+
+
 class _Script(torch.nn.Module):
     def __init__(self, options: str) -> None:
         super().__init__()

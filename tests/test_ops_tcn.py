@@ -53,7 +53,7 @@ def tensors(batch, time, width, out, taps, residual, dtype=torch.float64, seed=0
 
 
 def op(args, keys=None, dilation=1, slope=0.01, dropout=0.0):
-    return torch.ops.affekt._tcn_block(*args, keys, dilation, slope, dropout)
+    return torch.ops.affekt._tcn_block(*args, keys, dilation, slope, dropout, False)
 
 
 def gradients(y, args, grad):
@@ -158,7 +158,7 @@ def test_gradients_of_first_and_second_order(residual, dropout):
     given, keys = [a for a in args if a is not None], torch.tensor([5, 6])
 
     def run(*values):
-        return native.block(*values, *(7 - len(values)) * [None], keys, 2, 0.1, dropout)
+        return native.block(*values, *(7 - len(values)) * [None], keys, 2, 0.1, dropout, False)
 
     def registered(*values):
         return op([*values, *(7 - len(values)) * [None]], keys, 2, 0.1, dropout)[0]
@@ -371,7 +371,7 @@ def test_ops_pass_the_checks_of_torch():
         options = 2, 0.01, 0.0 if keys is None else 0.5
         torch.library.opcheck(
             torch.ops.affekt._tcn_block.default,
-            (*args, keys, *options),
+            (*args, keys, *options, False),
         )
         with torch.no_grad():
             y, h1, h2 = op(args, keys, *options)
@@ -379,15 +379,24 @@ def test_ops_pass_the_checks_of_torch():
         for wanted in ((True, True), (False, True), (True, False)):
             torch.library.opcheck(
                 torch.ops.affekt._tcn_block_bwd.default,
-                (torch.randn_like(y), x, y, h1, h2, weight1, weight2, aside, *options, *wanted),
+                (torch.randn_like(y), x, y, h1, h2, weight1, weight2, aside, *options, *wanted, False),
                 test_utils=("test_schema", "test_faketensor"),
             )
+
+
+def test_the_cuda_kernel_runs_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(ops, "native", lambda x, *, cuda=False: cuda)  # as beside a GPU
+    x = torch.zeros(1, 2, 3)
+    for asked in (False, True):
+        block = TCN(3, [4], cuda_kernel=asked).blocks[0]
+        assert block._by_op(x) is asked
+    assert not TCN(3, [4]).blocks[0]._by_op(x)
 
 
 def test_raw_ops_refuse_what_does_not_fit():
     x, w1, b1, w2, b2, r, rb = (a.detach() for a in tensors(2, 6, 3, 4, 2, True, torch.float32))
     keys = torch.tensor([1, 2])
-    good = [x, w1, b1, w2, b2, r, rb, keys, 1, 0.01, 0.5]
+    good = [x, w1, b1, w2, b2, r, rb, keys, 1, 0.01, 0.5, False]
     torch.ops.affekt._tcn_block(*good)
     for at, value, words in (
         (0, x[0], r"x: expected \(batch, time, width\), got \(6, 3\)"),
@@ -408,6 +417,7 @@ def test_raw_ops_refuse_what_does_not_fit():
         (8, 0, "dilation: expected from 1"),
         (9, -0.5, "slope: expected at least 0"),
         (9, float("nan"), "slope: expected at least 0"),
+        (9, float("inf"), "slope: expected at least 0 and finite"),
         (10, 1.0, r"dropout: expected within \[0, 1\)"),
     ):
         with pytest.raises(RuntimeError, match=words):
@@ -416,7 +426,7 @@ def test_raw_ops_refuse_what_does_not_fit():
     with pytest.raises(RuntimeError, match="x: expected dtype float32 or float64"):
         torch.ops.affekt._tcn_block(*whole, *good[7:])
     y = torch.zeros(2, 6, 4)
-    back = [y, x, y, y, y, w1, w2, r, 1, 0.01, 0.5, True, True]
+    back = [y, x, y, y, y, w1, w2, r, 1, 0.01, 0.5, True, True, False]
     torch.ops.affekt._tcn_block_bwd(*back)
     for at, name in ((0, "grad"), (2, "y"), (3, "h1"), (4, "h2")):
         with pytest.raises(RuntimeError, match=rf"{name}: expected \(2, 6, 4\)"):

@@ -15,6 +15,7 @@
 #define AFFEKT_EMULATE
 #define AFFEKT_RECORD
 #include "bindings.hpp"
+#include "causal_conv.cu"
 #include "ccc.cu"
 #include "contrast.cu"
 #include "spectra.cu"
@@ -71,6 +72,7 @@ struct Plan {
 
 using Frames = Plan<gpu::FrameTables, FrontEndOptions, bool>;
 using Spectra = Plan<gpu::WelchTables, WelchOptions>;
+using Bands = Plan<gpu::BandTables, BandPowerOptions>;
 
 gpu::Contrast contrast_of(const std::string& number, bool tf32, Wide rows, Wide dim, Wide extra, Address a,
                           Address b, Address negatives, Address labels, Address scale, Wide shift,
@@ -110,6 +112,47 @@ std::vector<Launch> ccc_gradient(const gpu::CccShape& shape, Address pred, Addre
   });
 }
 
+using Addresses = std::vector<Address>;
+
+// Sizes, as TcnBlock has them, and the addresses of weights and biases.
+struct TcnSizes {
+  std::vector<std::size_t> sizes;  // batch, time, in, out, taps, dilation
+  Addresses weights;               // weight1, bias1, weight2, bias2, residual, residual_bias
+  double slope, dropout;
+
+  template <class T>
+  TcnBlock<T> block() const {
+    const auto& n = sizes;
+    const auto weight = [this](std::size_t i) { return at<T>(weights.at(i)); };
+    return {n.at(0),   n.at(1),   n.at(2),   n.at(3),   n.at(4), n.at(5), weight(0), weight(1),
+            weight(2), weight(3), weight(4), weight(5), slope,   dropout, 0,         0};
+  }
+};
+
+template <class T>
+std::pair<Wide, std::vector<Launch>> tcn_block(const TcnSizes& given, bool tf32, Address keys, Address x,
+                                               const Addresses& out, Address workspace) {
+  const TcnBlock<T> block = given.block<T>();
+  return {gpu::tcn_forward_workspace(block), launches([&] {
+            return gpu::tcn_block_forward(block, at<const long long>(keys), tf32, at<T>(x), at<T>(out.at(0)),
+                                          at<T>(out.at(1)), at<T>(out.at(2)), at<void>(workspace), nullptr);
+          })};
+}
+
+template <class T>
+std::pair<Wide, std::vector<Launch>> tcn_block_gradient(const TcnSizes& given, bool tf32, Address x,
+                                                        const Addresses& out, Address grad,
+                                                        const Addresses& to, Address workspace) {
+  const TcnBlock<T> block = given.block<T>();
+  const auto gradient = [&to](std::size_t i) { return at<T>(to.at(i)); };
+  return {gpu::tcn_backward_workspace(block), launches([&] {
+            return gpu::tcn_block_backward(
+                block, tf32, at<T>(x), at<T>(out.at(0)), at<T>(out.at(1)), at<T>(out.at(2)), at<T>(grad),
+                {gradient(0), gradient(1), gradient(2), gradient(3), gradient(4), gradient(5), gradient(6)},
+                at<void>(workspace), nullptr);
+          })};
+}
+
 }  // namespace
 
 void bind_gpu(py::module_& m) {
@@ -117,7 +160,9 @@ void bind_gpu(py::module_& m) {
       "gpu_unfit",
       [](const std::string& op, const std::string& options) {
         if (op == "welch") return gpu::welch_unfit(Welch(WelchOptions::from_json(options)).options());
-        if (op != "acoustic" && op != "spectrogram") return op + ": has no kernel for GPUs";
+        if (op == "band_power")
+          return gpu::welch_unfit(BandPower(BandPowerOptions::from_json(options)).options().welch);
+        if (op != "acoustic" && op != "spectrogram" && op != "stft") return op + ": has no kernel for GPUs";
         return gpu::frames_unfit(FrontEnd(FrontEndOptions::from_json(options)).options(), op == "acoustic");
       },
       py::arg("op"), py::arg("options"));
@@ -171,6 +216,30 @@ void bind_gpu(py::module_& m) {
       py::arg("exclude"), py::arg("columns"), py::arg("weight"), py::arg("budget"), py::arg("loss"),
       py::arg("grad_a"), py::arg("grad_b"), py::arg("grad_scale"), py::arg("workspace"));
 
+  // outputs: h1, h2, y; the bytes of the workspace beside the launches.
+  m.def(
+      "gpu_tcn_block",
+      [](std::vector<std::size_t> sizes, Addresses weights, double slope, double dropout, bool in_double,
+         bool tf32, Address keys, Address x, const Addresses& outputs, Address workspace) {
+        const TcnSizes given{std::move(sizes), std::move(weights), slope, dropout};
+        return (in_double ? tcn_block<double> : tcn_block<float>)(given, tf32, keys, x, outputs, workspace);
+      },
+      py::kw_only(), py::arg("sizes"), py::arg("weights"), py::arg("slope"), py::arg("dropout"),
+      py::arg("in_double"), py::arg("tf32"), py::arg("keys"), py::arg("x"), py::arg("outputs"),
+      py::arg("workspace"));
+  m.def(
+      "gpu_tcn_block_gradient",
+      [](std::vector<std::size_t> sizes, Addresses weights, double slope, double dropout, bool in_double,
+         bool tf32, Address x, const Addresses& outputs, Address grad, const Addresses& gradients,
+         Address workspace) {
+        const TcnSizes given{std::move(sizes), std::move(weights), slope, dropout};
+        return (in_double ? tcn_block_gradient<double>
+                          : tcn_block_gradient<float>)(given, tf32, x, outputs, grad, gradients, workspace);
+      },
+      py::kw_only(), py::arg("sizes"), py::arg("weights"), py::arg("slope"), py::arg("dropout"),
+      py::arg("in_double"), py::arg("tf32"), py::arg("x"), py::arg("outputs"), py::arg("grad"),
+      py::arg("gradients"), py::arg("workspace"));
+
   py::class_<Frames>(m, "GpuFrames")
       .def(py::init([](const std::string& options, bool mel) {
              return std::make_unique<Frames>(FrontEndOptions::from_json(options), mel);
@@ -186,15 +255,50 @@ void bind_gpu(py::module_& m) {
       .def(
           "launches",
           [](const Frames& p, bool in_double, Address tables, Address x, Wide signals, Wide samples,
-             Address out) {
+             Address out, bool complex) {
             return p.with(in_double, [&](const auto& t, auto zero) {
               using T = decltype(zero);
               const auto task = t.task(at<void>(tables), at<T>(x), signals, samples, at<T>(out));
-              return launches([&] { return gpu::frame_rows(task, nullptr); });
+              return launches([&] { return gpu::frame_rows(task, complex, nullptr); });
             });
           },
           py::kw_only(), py::arg("in_double"), py::arg("tables"), py::arg("x"), py::arg("signals"),
-          py::arg("samples"), py::arg("out"));
+          py::arg("samples"), py::arg("out"), py::arg("complex") = false);
+
+  py::class_<Bands>(m, "GpuBands")
+      .def(py::init([](const std::string& options) {
+             return std::make_unique<Bands>(BandPowerOptions::from_json(options));
+           }),
+           py::arg("options"))
+      .def(
+          "shape",
+          [](const Bands& p, std::size_t samples) {
+            return std::pair{p.wide.frames(samples), p.wide.bands()};
+          },
+          py::arg("samples"))
+      .def("tables", &Bands::tables, py::arg("in_double"))
+      .def(
+          "workspace",
+          [](const Bands& p, bool in_double, Wide recordings, Wide channels, Wide samples) {
+            return p.with(in_double, [&](const auto& t, auto) {
+              return gpu::band_workspace(
+                  t.task(nullptr, nullptr, recordings, channels, samples, nullptr, nullptr));
+            });
+          },
+          py::arg("in_double"), py::arg("recordings"), py::arg("channels"), py::arg("samples"))
+      .def(
+          "launches",
+          [](const Bands& p, bool in_double, Address tables, Address x, Wide recordings, Wide channels,
+             Wide samples, Address power, Address valid, Address workspace) {
+            return p.with(in_double, [&](const auto& t, auto zero) {
+              using T = decltype(zero);
+              const auto task = t.task(at<void>(tables), at<T>(x), recordings, channels, samples,
+                                       at<T>(power), at<bool>(valid));
+              return launches([&] { return gpu::band_powers(task, at<void>(workspace), nullptr); });
+            });
+          },
+          py::kw_only(), py::arg("in_double"), py::arg("tables"), py::arg("x"), py::arg("recordings"),
+          py::arg("channels"), py::arg("samples"), py::arg("power"), py::arg("valid"), py::arg("workspace"));
 
   py::class_<Spectra>(m, "GpuWelch")
       .def(py::init([](const std::string& options) {

@@ -16,6 +16,7 @@
 namespace {
 
 using affekt::Batch;
+using affekt::Recordings;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
@@ -27,25 +28,6 @@ template <class Plan>
 auto band_plan(const std::string& options) {
   return affekt::plan_of<Plan, affekt::BandPowerOptions>(options);
 }
-
-// Signals (..., channels, time).
-struct Recordings : Batch {
-  explicit Recordings(const Tensor& signal) : Batch(signal) {
-    if (lead.empty())
-      throw affekt::InvalidArgument("signal: expected shape (..., channels, time), got " +
-                                    affekt::shape_of(signal));
-    channels = lead.back();
-    lead.pop_back();
-    count = 1;
-    for (const std::int64_t n : lead) count *= n;
-  }
-  std::vector<std::int64_t> shape(std::initializer_list<std::size_t> last) const {
-    std::vector<std::int64_t> all = lead;
-    for (const std::size_t n : last) all.push_back(static_cast<std::int64_t>(n));
-    return all;
-  }
-  std::int64_t channels, count;
-};
 
 template <class S>
 std::vector<const S*> rows_of(const Batch& batch) {

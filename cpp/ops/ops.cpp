@@ -92,14 +92,16 @@ STABLE_TORCH_LIBRARY(affekt, m) {
       "_log_sums_bwd(Tensor a, Tensor b, Tensor scale, Tensor row, Tensor? col, bool exclude, int budget,"
       " bool for_a, bool for_b, bool loose) -> (Tensor grad_a, Tensor grad_b, Tensor grad_scale)");
   // x (batch, time, in) through two causal convolutions with weights (out, in, taps) and the residual sum,
-  // see tcn_training.hpp; keys: two of int64, where dropout > 0 -> y, and what the backward op takes.
+  // see tcn_training.hpp; keys: two of int64, where dropout > 0; loose allows products to be rounded to tf32
+  // on CUDA -> y, and what the backward op takes.
   m.def(
       "_tcn_block(Tensor x, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2, Tensor? residual,"
-      " Tensor? residual_bias, Tensor? keys, int dilation, float slope, float dropout)"
+      " Tensor? residual_bias, Tensor? keys, int dilation, float slope, float dropout, bool loose)"
       " -> (Tensor y, Tensor h1, Tensor h2)");
   m.def(
       "_tcn_block_bwd(Tensor grad, Tensor x, Tensor y, Tensor h1, Tensor h2, Tensor weight1, Tensor weight2,"
-      " Tensor? residual, int dilation, float slope, float dropout, bool for_x, bool for_weights)"
+      " Tensor? residual, int dilation, float slope, float dropout, bool for_x, bool for_weights,"
+      " bool loose)"
       " -> (Tensor grad_x, Tensor grad_weight1, Tensor grad_bias1, Tensor grad_weight2, Tensor grad_bias2,"
       " Tensor grad_residual, Tensor grad_residual_bias)");
 }

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <initializer_list>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -73,6 +74,24 @@ struct Batch {
   std::vector<std::int64_t> lead;
   std::int64_t rows = 1;
   std::size_t time = 0;
+};
+
+/// Signals (..., channels, time).
+struct Recordings : Batch {
+  explicit Recordings(const torch::stable::Tensor& signal) : Batch(signal) {
+    if (lead.empty())
+      throw InvalidArgument("signal: expected shape (..., channels, time), got " + shape_of(signal));
+    channels = lead.back();
+    lead.pop_back();
+    count = 1;
+    for (const std::int64_t n : lead) count *= n;
+  }
+  std::vector<std::int64_t> shape(std::initializer_list<std::size_t> last) const {
+    std::vector<std::int64_t> all = lead;
+    for (const std::size_t n : last) all.push_back(static_cast<std::int64_t>(n));
+    return all;
+  }
+  std::int64_t channels, count;
 };
 
 }  // namespace affekt

@@ -1,5 +1,5 @@
-// affekt::acoustic, affekt::spectrogram and affekt::welch on CUDA tensors, forward; for gradients the
-// reference in plain torch runs on the device.
+// affekt::acoustic, affekt::spectrogram, affekt::stft, affekt::welch and affekt::band_power on CUDA tensors,
+// forward; for gradients the reference in plain torch runs on the device.
 #include "spectra.hpp"
 
 #include <torch/csrc/stable/library.h>
@@ -10,6 +10,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -22,6 +23,7 @@
 
 namespace {
 
+using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 namespace gpu = affekt::gpu;
 
@@ -79,30 +81,36 @@ std::shared_ptr<const OnDevice<Plan>> on_device(const char* op, const std::strin
   return std::get<2>(plans.front());
 }
 
-/// An uninitialised result (..., sizes) of the signals' dtype.
-Tensor result(const affekt::Batch& batch, std::initializer_list<std::size_t> sizes) {
-  std::vector<std::int64_t> shape = batch.lead;
+/// An uninitialised result (lead, sizes), of the signals' dtype unless `dtype` is given.
+Tensor result(const Tensor& like, std::vector<std::int64_t> shape, std::initializer_list<std::size_t> sizes,
+              std::optional<ScalarType> dtype = std::nullopt) {
   for (const std::size_t size : sizes) shape.push_back(static_cast<std::int64_t>(size));
-  return torch::stable::new_empty(batch.dense, {shape.data(), shape.size()});
+  return torch::stable::new_empty(like, {shape.data(), shape.size()}, dtype);
 }
 
+enum class Of { features, powers, spectra };
+
 /// (..., time) -> (..., frames, columns).
-template <bool mel>
+template <Of of>
 Tensor rows(Tensor signal, std::string options) {
-  constexpr const char* op = mel ? "acoustic" : "spectrogram";
+  constexpr const char* op = of == Of::features ? "acoustic" : of == Of::powers ? "spectrogram" : "stft";
   const affekt::OnDeviceOf device(signal);
   const affekt::Batch batch(signal);
   return affekt::with_dtype("signal", signal, [&](auto zero) {
     using T = decltype(zero);
     using Plan = gpu::FrameTables<T>;
+    constexpr bool mel = of == Of::features;
     const auto held = on_device<Plan>(op, (mel ? "mel " : "powers ") + options, signal, device.stream(),
                                       [&] { return Plan(affekt::FrontEndOptions::from_json(options), mel); });
     const Plan& plan = held->plan();
-    Tensor out = result(batch, {plan.frames(batch.time), plan.columns()});
+    std::optional<ScalarType> dtype;
+    if (of == Of::spectra)
+      dtype = sizeof(T) == sizeof(float) ? ScalarType::ComplexFloat : ScalarType::ComplexDouble;
+    Tensor out = result(batch.dense, batch.lead, {plan.frames(batch.time), plan.columns()}, dtype);
     if (out.numel() == 0) return out;
     const auto task = plan.task(held->memory(), batch.dense.template const_data_ptr<T>(), batch.rows,
-                                static_cast<gpu::Wide>(batch.time), out.template mutable_data_ptr<T>());
-    affekt::require_launched(op, gpu::frame_rows(task, device.stream()));
+                                static_cast<gpu::Wide>(batch.time), static_cast<T*>(out.mutable_data_ptr()));
+    affekt::require_launched(op, gpu::frame_rows(task, of == Of::spectra, device.stream()));
     return out;
   });
 }
@@ -117,23 +125,50 @@ Tensor welch(Tensor signal, std::string options) {
     const auto held = on_device<Plan>("welch", options, signal, device.stream(),
                                       [&] { return Plan(affekt::WelchOptions::from_json(options)); });
     const Plan& plan = held->plan();
-    Tensor out = result(batch, {plan.bins()});
+    Tensor out = result(batch.dense, batch.lead, {plan.bins()});
     const auto samples = static_cast<gpu::Wide>(batch.time);
     const auto task = plan.task(held->memory(), batch.dense.template const_data_ptr<T>(), batch.rows, samples,
                                 out.template mutable_data_ptr<T>(), nullptr);
     if (out.numel() == 0) return out;
     Tensor workspace = affekt::fresh({gpu::welch_workspace(batch.rows, task.segments, task.transform)},
-                                     torch::headeronly::ScalarType::Byte, &batch.dense);
+                                     ScalarType::Byte, &batch.dense);
     affekt::require_launched("welch",
                              gpu::welch_spectra(task, workspace.mutable_data_ptr(), device.stream()));
     return out;
   });
 }
 
+/// (..., channels, time) -> (..., frames, channels, bands) and (..., frames, channels).
+std::tuple<Tensor, Tensor> band_power(Tensor signal, std::string options) {
+  const affekt::OnDeviceOf device(signal);
+  const affekt::Recordings batch(signal);
+  return affekt::with_dtype("signal", signal, [&](auto zero) {
+    using T = decltype(zero);
+    using Plan = gpu::BandTables<T>;
+    const auto held = on_device<Plan>("band_power", options, signal, device.stream(),
+                                      [&] { return Plan(affekt::BandPowerOptions::from_json(options)); });
+    const Plan& plan = held->plan();
+    const std::size_t frames = plan.frames(batch.time), channels = static_cast<std::size_t>(batch.channels);
+    Tensor power = result(batch.dense, batch.lead, {frames, channels, plan.bands()});
+    Tensor valid = result(batch.dense, batch.lead, {frames, channels}, ScalarType::Bool);
+    if (power.numel() == 0) return std::make_tuple(power, valid);
+    const auto task =
+        plan.task(held->memory(), batch.dense.template const_data_ptr<T>(), batch.count, batch.channels,
+                  static_cast<gpu::Wide>(batch.time), power.template mutable_data_ptr<T>(),
+                  static_cast<bool*>(valid.mutable_data_ptr()));
+    Tensor workspace = affekt::fresh({gpu::band_workspace(task)}, ScalarType::Byte, &batch.dense);
+    affekt::require_launched("band_power",
+                             gpu::band_powers(task, workspace.mutable_data_ptr(), device.stream()));
+    return std::make_tuple(power, valid);
+  });
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(affekt, CUDA, m) {
-  m.impl("acoustic", TORCH_BOX(&rows<true>));
-  m.impl("spectrogram", TORCH_BOX(&rows<false>));
+  m.impl("acoustic", TORCH_BOX(&rows<Of::features>));
+  m.impl("spectrogram", TORCH_BOX(&rows<Of::powers>));
+  m.impl("stft", TORCH_BOX(&rows<Of::spectra>));
   m.impl("welch", TORCH_BOX(&welch));
+  m.impl("band_power", TORCH_BOX(&band_power));
 }

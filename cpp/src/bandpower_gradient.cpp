@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <mutex>
 #include <numbers>
 #include <numeric>
 #include <utility>
@@ -278,6 +279,7 @@ struct BandPowerGradient::Impl {
       if (bytes > most)
         refuse("win_length", "windows whose segments take at most 1 GiB",
                static_cast<double>(g.o.win_length));
+      if (bytes > most / 16) alone = std::unique_lock(large);
       for (std::size_t i = 0; i < size; ++i) {
         Group& group = ring.emplace_back(s);
         group.parts.resize(width * s.lanes);
@@ -403,6 +405,9 @@ struct BandPowerGradient::Impl {
     Signal<S> signal;
     std::size_t frames, size, loaded = 0;
     std::size_t width;  // parts of a segment
+    // Channels that take a large part of the limit wait for each other, so that it holds for all threads.
+    static inline std::mutex large;
+    std::unique_lock<std::mutex> alone;
     std::vector<Group> ring;
     AlignedVector<double> work;
     std::vector<std::pair<const double*, double*>> usable;  // parts and flow of the segments of a window

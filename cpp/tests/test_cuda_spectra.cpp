@@ -57,7 +57,7 @@ std::vector<T> rows_of(const FrontEndOptions& o, bool mel, const std::vector<T>&
   std::vector<T> out(size + 100, static_cast<T>(kNaN));
   const auto task = tables.task(tables.bytes().data(), x.data(), static_cast<gpu::Wide>(signals),
                                 static_cast<gpu::Wide>(samples), out.data());
-  CHECK(gpu::frame_rows(task, nullptr) == nullptr);
+  CHECK(gpu::frame_rows(task, false, nullptr) == nullptr);
   for (std::size_t i = size; i < out.size(); ++i) CHECK(std::isnan(out[i]));
   out.resize(size);
   return out;
@@ -99,6 +99,38 @@ void check_transforms(double tolerance) {
       }
     }
     const double error = apart(rows_of<T>(o, false, as<T>(x), 1), expected);
+    if (!(error <= tolerance))
+      affekt::test::fail(__FILE__, __LINE__, std::to_string(n_fft) + ": " + std::to_string(error));
+  }
+}
+
+// Complex spectra against those of libaffekt, in double.
+template <class T>
+void check_spectra(double tolerance) {
+  unsigned seed = 40;
+  for (const int n_fft : {64, 128, 256, 512, 1024, 2048, 4096}) {
+    FrontEndOptions o;
+    o.n_fft = n_fft, o.win_length = n_fft - n_fft / 8 + 1, o.hop_length = n_fft / 2 + 3;
+    o.center = true, o.pad_mode = affekt::PadMode::reflect;
+    const affekt::Spectrogram plan(o);
+    constexpr std::size_t signals = 2;
+    const auto samples = static_cast<std::size_t>(3 * n_fft + 1);
+    const std::vector<double> x = noise(signals * samples, ++seed);
+    const std::size_t size = plan.frames(samples) * plan.bins() * 2;
+    std::vector<double> expected(signals * size);
+    const double* const rows[] = {x.data(), x.data() + samples};
+    const std::size_t lengths[] = {samples, samples};
+    double* const to[] = {expected.data(), expected.data() + size};
+    plan.spectra(rows, lengths, to, signals);
+    const gpu::FrameTables<T> tables(o, false);
+    const std::vector<T> narrow = as<T>(x);
+    std::vector<T> got(signals * size + 10, T(7));
+    const auto task = tables.task(tables.bytes().data(), narrow.data(), signals,
+                                  static_cast<gpu::Wide>(samples), got.data());
+    CHECK(gpu::frame_rows(task, true, nullptr) == nullptr);
+    for (std::size_t i = signals * size; i < got.size(); ++i) CHECK_EQ(got[i], T(7));
+    got.resize(signals * size);
+    const double error = apart(got, expected);
     if (!(error <= tolerance))
       affekt::test::fail(__FILE__, __LINE__, std::to_string(n_fft) + ": " + std::to_string(error));
   }
@@ -266,9 +298,105 @@ void check_welch(double tolerance) {
   for (const T p : none.power) CHECK(std::isnan(p));
 }
 
+template <class T>
+struct Bands {
+  std::vector<T> power;
+  std::vector<char> valid;
+};
+
+// (recordings, frames, channels, bands) of the emulated kernel.
+template <class T>
+Bands<T> bands_of(const affekt::BandPowerOptions& o, const std::vector<T>& x, std::size_t recordings,
+                  std::size_t channels) {
+  const gpu::BandTables<T> tables(o);
+  const std::size_t samples = x.size() / recordings / channels;
+  const std::size_t windows = recordings * channels * tables.frames(samples);
+  Bands<T> got{std::vector<T>(windows * tables.bands() + 20, T(-7)), std::vector<char>(windows + 20, 5)};
+  const auto task = tables.task(tables.bytes().data(), x.data(), static_cast<gpu::Wide>(recordings),
+                                static_cast<gpu::Wide>(channels), static_cast<gpu::Wide>(samples),
+                                got.power.data(), reinterpret_cast<bool*>(got.valid.data()));
+  const auto bytes = static_cast<std::size_t>(gpu::band_workspace(task));
+  std::vector<double> workspace(bytes / 8 + 1, kNaN);
+  CHECK(gpu::band_powers(task, workspace.data(), nullptr) == nullptr);
+  for (std::size_t i = windows * tables.bands(); i < got.power.size(); ++i) CHECK_EQ(got.power[i], T(-7));
+  for (std::size_t i = windows; i < got.valid.size(); ++i) CHECK_EQ(static_cast<int>(got.valid[i]), 5);
+  got.power.resize(windows * tables.bands());
+  got.valid.resize(windows);
+  return got;
+}
+
+template <class T>
+void check_bands(double tolerance) {
+  struct Case {
+    std::size_t segment, overlap, n_fft, window, hop;
+    bool relative;
+    affekt::LogMode log;
+    affekt::Detrend detrend;
+  };
+  using affekt::Detrend;
+  using affekt::LogMode;
+  const Case cases[] = {
+      {256, 128, 256, 512, 64, true, LogMode::none, Detrend::constant},  // segments of windows that lie apart
+      {64, 32, 64, 300, 128, false, LogMode::none, Detrend::linear},     // hops of whole segments
+      {128, 127, 128, 160, 1, true, LogMode::db, Detrend::constant},     // steps of one sample
+      {100, 0, 256, 400, 900, false, LogMode::ln, Detrend::none},        // windows with gaps between
+      {90, 60, 128, 300, 50, true, LogMode::log10, Detrend::constant},   // neither divides the other
+      {1000, 500, 4096, 1000, 333, false, LogMode::none, Detrend::constant},  // a window of one segment
+  };
+  unsigned seed = 300;
+  for (const Case& c : cases) {
+    affekt::BandPowerOptions o;
+    o.welch.n_per_seg = c.segment, o.welch.n_overlap = c.overlap, o.welch.n_fft = c.n_fft;
+    o.welch.detrend = c.detrend, o.win_length = c.window, o.hop_length = c.hop;
+    o.relative = c.relative, o.log = c.log;
+    o.bands = {{"low", 0, 20}, {"middle", 20, 60}, {"high", 60, 128}};  // bins lie up to 4 Hz apart
+    const affekt::BandPower plan(o);
+    constexpr std::size_t recordings = 2, channels = 3;
+    const std::size_t samples = 2500, windows = plan.frames(samples);
+    std::vector<double> x = noise(recordings * channels * samples, ++seed, 3.0);
+    for (std::size_t i = 0; i < samples; ++i) x[samples + i] += 50;    // an offset
+    for (std::size_t i = 0; i < samples; ++i) x[2 * samples + i] = 1;  // nothing but a constant
+    x[3 * samples + 1200] = kNaN;
+    std::vector<const double*> rows;
+    for (std::size_t r = 0; r < recordings * channels; ++r) rows.push_back(x.data() + r * samples);
+    std::vector<double> expected(recordings * windows * channels * plan.bands());
+    std::vector<char> valid(recordings * windows * channels);
+    plan.compute(rows.data(), recordings, channels, samples, expected.data(),
+                 reinterpret_cast<bool*>(valid.data()));
+    const Bands<T> got = bands_of<T>(o, as<T>(x), recordings, channels);
+    CHECK(got.valid == valid);
+    // A logarithm of what is nothing but rounding is compared nowhere: only where there is power.
+    double worst = 0, largest = 0;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      const bool constant = i / plan.bands() % channels == 2 && i / plan.bands() / channels < windows;
+      if (constant) continue;
+      CHECK_EQ(std::isnan(got.power[i]), std::isnan(expected[i]));
+      if (std::isnan(expected[i])) continue;
+      worst = std::max(worst, std::abs(static_cast<double>(got.power[i]) - expected[i]));
+      largest = std::max(largest, std::abs(expected[i]));
+    }
+    if (!(worst <= tolerance * largest)) {
+      affekt::test::fail(__FILE__, __LINE__,
+                         std::to_string(c.segment) + ": " + std::to_string(worst / largest));
+    }
+    gpu::emulate::order() = seed;
+    CHECK(same_bits(got.power, bands_of<T>(o, as<T>(x), recordings, channels).power));
+    gpu::emulate::order() = 0;
+    // A recording alone has the bits that it has among others.
+    CHECK(same_bits(of_signal(got.power, 1, recordings),
+                    bands_of<T>(o, of_signal(as<T>(x), 1, recordings), 1, channels).power));
+  }
+  affekt::BandPowerOptions o;
+  CHECK_EQ(bands_of<T>(o, std::vector<T>(100), 1, 2).power.size(), 0u);  // shorter than a window
+}
+
 }  // namespace
 
 int main() {
+  check_spectra<float>(2e-6);
+  check_spectra<double>(1e-13);
+  check_bands<float>(2e-5);
+  check_bands<double>(1e-11);
   check_transforms<float>(2e-6);
   check_transforms<double>(1e-13);
   check_variants<float>(2e-5);
@@ -299,7 +427,14 @@ int main() {
   };
   CHECK_EQ(launches([&] { rows_of<float>(o, true, x, 2); }), 1);
   CHECK_EQ(launches([&] { welch_of<float>({}, x, 2); }), 1);
+  const affekt::BandPowerOptions of_bands;
+  CHECK_EQ(launches([&] { bands_of<float>(of_bands, x, 1, 2); }), 2);
   CHECK_EQ(launches([&] { welch_of<float>({}, std::vector<float>(9000, 1.0f), 1); }), 2);
+  // More blocks than a launch can have: nothing starts, where fewer would if the count were cut to 32 bits.
+  const gpu::FrameTables<float> plan(o, true);
+  const gpu::Wide many = gpu::Wide{1} << 40;
+  const auto far = plan.task(plan.bytes().data(), x.data(), many, 4000, nullptr);
+  CHECK_EQ(launches([&] { CHECK(gpu::frame_rows(far, false, nullptr) != nullptr); }), 0);
   // Nothing in, nothing out.
   CHECK_EQ(rows_of<float>(o, true, std::vector<float>(10), 2).size(), 0u);
 
@@ -320,5 +455,8 @@ int main() {
   WelchOptions bad;
   bad.average = affekt::Average::median;
   CHECK_THROWS(gpu::WelchTables<float>(bad), affekt::InvalidArgument, "average");
+  affekt::BandPowerOptions bands;
+  bands.welch.average = affekt::Average::median;
+  CHECK_THROWS(gpu::BandTables<float>(bands), affekt::InvalidArgument, "average");
   return affekt::test::result();
 }

@@ -326,6 +326,8 @@ inline float root(float x) { return std::sqrt(x); }
 inline double root(double x) { return std::sqrt(x); }
 inline float power_of(float x, float exponent) { return std::pow(x, exponent); }
 inline double power_of(double x, double exponent) { return std::pow(x, exponent); }
+inline bool negative(float x) { return std::signbit(x); }
+inline bool negative(double x) { return std::signbit(x); }
 template <class T>
 T infinity() {
   return static_cast<T>(HUGE_VAL);

@@ -327,13 +327,67 @@ def gpu_contrast(
     grad_scale: int,
     workspace: int,
 ) -> tuple[int, list[_Launch]]: ...
+def gpu_tcn_block(
+    *,
+    sizes: Sequence[int],
+    weights: Sequence[int],
+    slope: float,
+    dropout: float,
+    in_double: bool,
+    tf32: bool,
+    keys: int,
+    x: int,
+    outputs: Sequence[int],
+    workspace: int,
+) -> tuple[int, list[_Launch]]: ...
+def gpu_tcn_block_gradient(
+    *,
+    sizes: Sequence[int],
+    weights: Sequence[int],
+    slope: float,
+    dropout: float,
+    in_double: bool,
+    tf32: bool,
+    x: int,
+    outputs: Sequence[int],
+    grad: int,
+    gradients: Sequence[int],
+    workspace: int,
+) -> tuple[int, list[_Launch]]: ...
 
 class GpuFrames(metaclass=_BindingType):
     def __init__(self, options: str, mel: bool) -> None: ...
     def shape(self, samples: int) -> tuple[int, int]: ...
     def tables(self, in_double: bool) -> bytes: ...
     def launches(
-        self, *, in_double: bool, tables: int, x: int, signals: int, samples: int, out: int
+        self,
+        *,
+        in_double: bool,
+        tables: int,
+        x: int,
+        signals: int,
+        samples: int,
+        out: int,
+        complex: bool = False,
+    ) -> list[_Launch]: ...
+
+class GpuBands(metaclass=_BindingType):
+    def __init__(self, options: str) -> None: ...
+    def shape(self, samples: int) -> tuple[int, int]: ...
+    def tables(self, in_double: bool) -> bytes: ...
+    def workspace(self, in_double: bool, recordings: int, channels: int, samples: int) -> int: ...
+    def launches(
+        self,
+        *,
+        in_double: bool,
+        tables: int,
+        x: int,
+        recordings: int,
+        channels: int,
+        samples: int,
+        power: int,
+        valid: int,
+        workspace: int,
     ) -> list[_Launch]: ...
 
 class GpuWelch(metaclass=_BindingType):

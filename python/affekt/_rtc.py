@@ -11,7 +11,7 @@ from affekt.errors import AffektError
 
 __all__ = ["folder", "options", "program"]
 
-_FILES = ("ccc.cuh", "contrast.cuh", "spectra.cuh")
+_FILES = ("causal_conv.cuh", "ccc.cuh", "contrast.cuh", "spectra.cuh")
 
 
 def folder() -> Path:

@@ -11,9 +11,11 @@ The kernels are those of the torch ops; NVRTC compiles them at first use in a pr
 modules with name expressions (newer than 14.1.1) keeps the binaries on disk.
 Inputs are taken without a copy where they are dense: CuPy arrays, and anything on the GPU with
 ``__cuda_array_interface__`` or DLPack (detached torch tensors). Results are CuPy arrays, which offer both as
-well. Work goes on CuPy's current stream: what another library computes on another stream must be done. Only
-the first `features` with new options waits for the GPU: values there are not checked. NaN and infinity come
-out as each function says.
+well. Work goes on CuPy's current stream. DLPack makes that stream wait for what the other library (torch,
+say) has under way on its own; what offers no DLPack and names no stream is waited for by the host. Inputs
+must stay alive until the work is done: another library may use its memory again at once. Otherwise only the
+first `features` with new options waits for the GPU: values there are not checked. NaN and infinity
+come out as each function says.
 
 Needs CuPy, ``pip install 'affekt[cuda]'``, and a GPU of compute capability 8.0 or higher.
 """
@@ -32,7 +34,7 @@ from affekt import _core, _rtc
 from affekt._checks import choice, integer, number
 from affekt._lazy import require
 from affekt.errors import InputError
-from affekt.features import LogMel, Mfcc, PowerSpectrogram, Welch
+from affekt.features import BandPower, BandRows, LogMel, Mfcc, PowerSpectrogram, Stft, Welch
 
 cp = require("cupy", purpose="affekt.cupy")
 
@@ -51,11 +53,16 @@ def _array(name: str, value: Any) -> Any:
     if isinstance(value, cp.ndarray):
         return value
     try:
-        if getattr(value, "__cuda_array_interface__", None) is not None:
-            return cp.asarray(value)
-        # 2 and 13: memory of CUDA, and memory that it manages.
+        # First DLPack, which orders the streams. 2 and 13: memory of CUDA, and memory that it manages.
         if hasattr(value, "__dlpack__") and value.__dlpack_device__()[0] in (2, 13):
             return cp.from_dlpack(value)
+        interface = getattr(value, "__cuda_array_interface__", None)
+        if interface is not None:
+            array = cp.asarray(value)  # waits for the stream, where one is named
+            if "stream" not in interface:
+                with array.device:
+                    cp.cuda.runtime.deviceSynchronize()
+            return array
     except (
         BufferError,
         RuntimeError,
@@ -104,9 +111,11 @@ def _run(launches: Sequence[Any]) -> None:
 # ---- front ends --------------------------------------------------------------------------------------------
 @lru_cache(maxsize=16)
 def _plan(kind: type, options: str) -> Any:
-    return (
-        _core.GpuWelch(options) if kind is Welch else _core.GpuFrames(options, kind is not PowerSpectrogram)
-    )
+    if kind is Welch:
+        return _core.GpuWelch(options)
+    if kind is BandPower:
+        return _core.GpuBands(options)
+    return _core.GpuFrames(options, kind in (LogMel, Mfcc))
 
 
 @lru_cache(maxsize=32)
@@ -130,50 +139,78 @@ def _signals(name: str, value: Any, full_scale: int) -> Any:
         return _dense(array)
 
 
-def features(front_end: LogMel | Mfcc | PowerSpectrogram | Welch, samples: Any) -> Any:
-    """Rows of a front end, or Welch spectra: frames and their spectra never touch the GPU's memory.
+def features(front_end: LogMel | Mfcc | PowerSpectrogram | Stft | Welch | BandPower, samples: Any) -> Any:
+    """Rows of a front end: frames, and spectra that nobody asked for, never touch the GPU's memory.
 
     Parameters
     ----------
-    front_end : a `LogMel`, `Mfcc`, `PowerSpectrogram` or `Welch`. `n_fft` must be a power of two from 64 to
-        4096, `n_mels` at most ``n_fft / 2``, no step may need the whole clip (``ref="max"``, `top_db`,
-        `deltas`), and Welch spectra are means.
-    samples : array (..., time) on the GPU; float32, float64 or int16, taken as `front_end` does.
+    front_end : a `LogMel`, `Mfcc`, `PowerSpectrogram`, `Stft`, `Welch` or `BandPower`. `n_fft` must be a
+        power of two from 64 to 4096, `n_mels` at most ``n_fft / 2``, no step may need the whole clip
+        (``ref="max"``, `top_db`, `deltas`), and Welch spectra and band power are means.
+    samples : array (..., time) on the GPU, for `BandPower` (..., channels, time); float32, float64 or int16,
+        taken as `front_end` does.
 
     Returns
     -------
-    CuPy array (..., frames, columns), or (..., bins) of Welch spectra; float64 for float64 samples, else
-    float32. The numbers are those of `front_end` on the CPU to rounding. A sample that is NaN or infinite
-    makes the rows of its frames NaN or infinite, and no others. Welch spectra leave segments with NaN out,
-    and are NaN without a segment or with an infinite sample.
+    CuPy array (..., frames, columns), complex for `Stft`, or (..., bins) of Welch spectra; for `BandPower`
+    its `BandRows` of them. In double precision for float64 samples, else in single. The numbers are those of
+    `front_end` on the CPU to rounding. A sample that is NaN or infinite makes the rows of its frames NaN or
+    infinite, and no others. Welch spectra and band power leave segments with NaN out, and are NaN without a
+    segment or with an infinite sample.
 
     Raises
     ------
-    InputError : another dtype, 0 dimensions, an array that is not on a GPU, or an option that the kernels do
-        not have, or too few samples; the message names it.
+    InputError : another dtype, too few dimensions, an array that is not on a GPU, or an option that the
+        kernels do not have, or too few samples; the message names it.
     """
-    kinds = (LogMel, Mfcc, PowerSpectrogram, Welch)
+    kinds = (LogMel, Mfcc, PowerSpectrogram, Stft, Welch, BandPower)
     kind = next((k for k in kinds if isinstance(front_end, k)), None)
     if kind is None:
         raise InputError(
-            f"front_end must be a LogMel, Mfcc, PowerSpectrogram or Welch; got {type(front_end).__name__}"
+            "front_end must be a LogMel, Mfcc, PowerSpectrogram, Stft, Welch or BandPower; got "
+            f"{type(front_end).__name__}"
         )
     options = json.dumps(front_end.options, sort_keys=True)
     plan = _plan(kind, options)
-    x = _signals("samples", samples, 1 if kind is Welch else 32768)
-    signals, time = math.prod(x.shape[:-1]), x.shape[-1]
+    x = _signals("samples", samples, 1 if kind in (Welch, BandPower) else 32768)
+    in_double = bool(x.dtype == np.float64)
     with x.device:
-        out = cp.empty((*x.shape[:-1], *((plan.bins,) if kind is Welch else plan.shape(time))), x.dtype)
-        if not out.size:
-            return out
-        in_double = bool(x.dtype == np.float64)
         task = {"in_double": in_double, "tables": _at(_tables(kind, options, in_double, x.device.id))}
-        task |= {"x": _at(x), "signals": signals, "samples": time, "out": _at(out)}
-        if kind is Welch:
-            workspace = cp.empty(plan.workspace(signals, time), np.uint8)
-            task |= {"used": 0, "workspace": _at(workspace)}
-        _run(plan.launches(**task))
+        task |= {"x": _at(x), "samples": x.shape[-1]}
+        return (_bands if kind is BandPower else _rows)(kind, plan, x, task)
+
+
+def _rows(kind: type, plan: Any, x: Any, task: dict[str, Any]) -> Any:
+    dtype = np.result_type(x.dtype, np.complex64) if kind is Stft else x.dtype
+    shape = (plan.bins,) if kind is Welch else plan.shape(x.shape[-1])
+    out = cp.empty((*x.shape[:-1], *shape), dtype)
+    if not out.size:
+        return out
+    task |= {"signals": math.prod(x.shape[:-1]), "out": _at(out)}
+    if kind is Welch:
+        workspace = cp.empty(plan.workspace(task["signals"], task["samples"]), np.uint8)
+        task |= {"used": 0, "workspace": _at(workspace)}
+    else:
+        task |= {"complex": kind is Stft}
+    _run(plan.launches(**task))
     return out
+
+
+def _bands(_: type, plan: Any, x: Any, task: dict[str, Any]) -> BandRows:
+    if x.ndim < 2:
+        raise InputError(f"samples must have shape (..., channels, time); got {x.shape}")
+    *lead, channels, time = x.shape
+    frames, bands = plan.shape(time)
+    power, valid = (
+        cp.empty((*lead, frames, channels, bands), x.dtype),
+        cp.empty((*lead, frames, channels), bool),
+    )
+    if power.size:
+        sizes = {"recordings": math.prod(lead), "channels": channels, "samples": time}
+        workspace = cp.empty(plan.workspace(task["in_double"], **sizes), np.uint8)
+        task |= {**sizes, "power": _at(power), "valid": _at(valid), "workspace": _at(workspace)}
+        _run(plan.launches(**task))
+    return BandRows(power, valid)
 
 
 # ---- losses ------------------------------------------------------------------------------------------------

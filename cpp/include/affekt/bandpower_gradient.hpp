@@ -46,7 +46,8 @@ class AFFEKT_API BandPowerGradient {
   std::size_t frames(std::size_t n_samples) const noexcept;
   /// x (n) -> to (n), overwritten, for the gradient grad[f * channels * bands() + b] in band b of frame f and
   /// the forward call's valid[f * channels]: those of one channel among `channels`. Throws InvalidArgument
-  /// where the segments that windows share would take more than 1 GiB.
+  /// where the segments that windows share would take more than 1 GiB; calls of several threads that take
+  /// more than a sixteenth of it each run one after another.
   void compute(const float* x, std::size_t n, std::size_t channels, const float* grad, const bool* valid,
                float* to) const;
   void compute(const double* x, std::size_t n, std::size_t channels, const double* grad, const bool* valid,

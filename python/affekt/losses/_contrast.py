@@ -31,12 +31,19 @@ def same_rows(*, empty: bool = False, **named: Tensor) -> tuple[Tensor, ...]:
             )
         if not value.is_floating_point():
             raise InputError(f"{name} must be floating point, got {value.dtype}")
+        beside(name, value, first)
     if all(value.dtype == first.dtype for value in named.values()) and first.dtype in _NATIVE_DTYPES:
         return tuple(named.values())
     dtype = torch.float32
     for value in named.values():
         dtype = torch.promote_types(dtype, value.dtype)
     return tuple(value.to(dtype) for value in named.values())
+
+
+def beside(name: str, value: Tensor, first: Tensor) -> None:
+    """Refuse tensors of several devices before the ranks of a gathered loss wait for each other."""
+    if value.device != first.device:
+        raise InputError(f"{name} must be on {first.device}, as the others are, got {value.device}")
 
 
 _NATIVE_DTYPES = (torch.float32, torch.float64)
@@ -53,7 +60,7 @@ def op_rows(*, empty: bool = False, **named: Tensor) -> tuple[Tensor, ...]:
 def _loose(tensor: Tensor) -> bool:
     """Tell whether products may be rounded to tf32, or as the CPU's threads have it: torch's own switches."""
     if tensor.is_cuda:
-        return bool(torch.backends.cuda.matmul.allow_tf32)
+        return ops.tf32_allowed("matmul")
     return not torch.are_deterministic_algorithms_enabled()
 
 
@@ -66,6 +73,7 @@ def more_rows(negatives: Tensor | None, like: Tensor) -> Tensor | None:
             f"negatives must be floating point (k, {like.shape[1]}), "
             f"got {negatives.dtype} {tuple(negatives.shape)}"
         )
+    beside("negatives", negatives, like)
     return negatives.detach().to(like.dtype)
 
 
@@ -106,8 +114,8 @@ def shared_rows(
 ) -> list[list[int]]:
     """Return for each entry of `rows` those of all ranks, or of this process alone.
 
-    `of`: the embeddings, anchors first and candidates last. Their dim and dtype, the temperature and `alike`
-    must be the same on all ranks.
+    `of`: the embeddings, anchors first and candidates last. Their dim, dtype and kind of device, the
+    temperature and `alike` must be the same on all ranks.
     """
     if ranks is None:
         return [[n] for n in rows]
@@ -119,6 +127,7 @@ def shared_rows(
         (grad and (of[0].requires_grad or learned), grad and of[-1].requires_grad),
         dim=of[0].shape[1],
         dtype=str(of[0].dtype),
+        device=of[0].device.type,
         temperature=float(temperature),
         **alike,
     )

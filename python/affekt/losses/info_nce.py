@@ -82,9 +82,9 @@ def info_nce_loss(
 
     Raises
     ------
-    InputError : shapes do not fit, n = 0, no candidate is left, integers, a temperature that is not positive,
-        or an unknown option. Gathered: on all ranks if on one, or where dim, dtype, temperature or options
-        differ between them, or where torch.distributed is not set up.
+    InputError : shapes or devices do not fit, n = 0, no candidate is left, integers, a temperature that is
+        not positive, or an unknown option. Gathered: on all ranks if on one, or where dim, dtype, kind of
+        device, temperature or options differ between them, or where torch.distributed is not set up.
 
     References: A. van den Oord et al., "Representation learning with contrastive predictive coding" (2018);
     A. Radford et al., "Learning transferable visual models from natural language supervision" (2021); for the
@@ -113,7 +113,8 @@ def info_nce_loss(
         n = sum(counts)
         if n < 1:
             raise InputError("anchors must have at least 1 row on any rank, got none")
-        if not positive_in_denominator and n + min(extra) < 2:
+        # Every rank with anchors must have a candidate for them besides their own.
+        if not positive_in_denominator and n + min(k for k, c in zip(extra, counts, strict=True) if c) < 2:
             raise InputError(
                 "anchors must have at least 2 rows where the positive is not in the denominator, got 1"
             )

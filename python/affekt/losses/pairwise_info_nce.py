@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from affekt.errors import InputError
-from affekt.losses._contrast import BUDGET, bytes_of, info_nce, one_of, op_rows, scale_of, shared_rows
+from affekt.losses._contrast import BUDGET, beside, bytes_of, info_nce, one_of, op_rows, scale_of, shared_rows
 from affekt.losses._gather import gatherable, together
 from affekt.losses._module import LossModule
 
@@ -88,6 +88,7 @@ def pairwise_info_nce_loss(
                 raise InputError(
                     f"present must be boolean {(modalities, n)}, got {present.dtype} {tuple(present.shape)}"
                 )
+            beside("present", present, z[0])
             if mode == "two_view":
                 raise InputError("present is not for mode 'two_view'")
         scale = scale_of(temperature, z[0])

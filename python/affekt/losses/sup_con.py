@@ -10,6 +10,7 @@ from torch import Tensor
 from affekt.errors import InputError
 from affekt.losses._contrast import (
     BUDGET,
+    beside,
     bytes_of,
     more_rows,
     op_rows,
@@ -71,6 +72,7 @@ def sup_con_loss(
             raise InputError(
                 f"labels must be integers ({len(embeddings)},), got {labels.dtype} {tuple(labels.shape)}"
             )
+        beside("labels", labels, embeddings)
         labels = labels.to(torch.int64)
         negatives = more_rows(negatives, embeddings)
         scale = scale_of(temperature, embeddings)

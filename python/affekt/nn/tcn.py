@@ -59,9 +59,10 @@ class _Block(nn.Module):
         dropout: float,
         activation: str,
         slope: float,
+        cuda_kernel: bool,
     ) -> None:
         super().__init__()
-        self.dilation = dilation
+        self.dilation, self.cuda_kernel = dilation, cuda_kernel
         # What the native op takes; none for PReLU.
         self.fixed_slope = {"relu": 0.0, "prelu": -1.0}.get(activation, float(slope))
         self.conv1 = _CausalConv(width_in, width, kernel, dilation=dilation)
@@ -127,6 +128,7 @@ class _Block(nn.Module):
             self.dilation,
             self.fixed_slope,
             dropout,
+            native.may_round(x),
         )
         return found
 
@@ -138,8 +140,8 @@ class _Block(nn.Module):
             and x.dtype in (torch.float32, torch.float64)
             and not torch.jit.is_tracing()
             and not torch.compiler.is_exporting()
-            and not torch.is_autocast_enabled("cpu")
-            and ops.native(x)
+            and ops.native(x, cuda=self.cuda_kernel)
+            and not torch.is_autocast_enabled(x.device.type)
             and self._untouched()
         )
 
@@ -172,9 +174,9 @@ class TCN(nn.Module):
     `torch.jit.script` takes it once the weight norm is folded away (`fold_`) and the ops are loaded
     (`affekt.ops.load_library`).
 
-    On the CPU each block with a fixed slope >= 0 runs, forward and backward, as one native op with draws of
-    dropout of its own. Elsewhere, in traced or exported graphs, and where a module inside the block has a
-    hook or was replaced, plain torch computes the same.
+    On the CPU, and with `cuda_kernel` on CUDA, each block with a fixed slope >= 0 runs, forward and backward,
+    as one native op with draws of dropout of its own. Elsewhere, in traced or exported graphs, under
+    autocast, and where a module inside the block has a hook or was replaced, plain torch computes the same.
 
     Parameters
     ----------
@@ -188,6 +190,9 @@ class TCN(nn.Module):
     slope : negative slope of leaky_relu (PReLU starts from it).
     init : ``"xavier"`` (uniform, gain sqrt(2)), ``"normal"`` (sd 0.01) or ``"uniform"`` (within
         1 / sqrt(fan-in), torch's own); biases start at 0. None picks normal for PReLU and xavier otherwise.
+    cuda_kernel : take the native op on CUDA too, in tf32 where torch allows that to convolutions
+        (`torch.backends.cudnn`). Off by default, as nobody has timed it against cuDNN yet:
+        ``python scripts/gpu_check.py`` does, for the GPU at hand.
 
     Shapes
     ------
@@ -218,6 +223,7 @@ class TCN(nn.Module):
         dilations: Sequence[int] | None = None,
         slope: float | None = None,
         init: str | None = None,
+        cuda_kernel: bool = False,
     ) -> None:
         super().__init__()
         channels = [int(c) for c in channels]
@@ -252,7 +258,7 @@ class TCN(nn.Module):
         )
         widths = [self.in_features, *channels]
         self.blocks = nn.ModuleList(
-            _Block(a, b, kernel_size, d, dropout, activation, slope)
+            _Block(a, b, kernel_size, d, dropout, activation, slope, cuda_kernel)
             for a, b, d in zip(widths, channels, dilations, strict=False)
         )
         for module in self.modules():

@@ -43,6 +43,7 @@ __all__ = [
     "load_library",
     "native",
     "on_cuda",
+    "tf32_allowed",
 ]
 
 
@@ -149,6 +150,19 @@ on_cuda._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as above
 @lru_cache(maxsize=64)
 def _on_cuda(op: str, options: str) -> bool:
     return not _core.gpu_unfit(op, options)
+
+
+def tf32_allowed(products: str) -> bool:
+    """Tell whether torch lets CUDA round float32 to tf32 in the products named: ``"matmul"`` or ``"conv"``.
+
+    Both spellings of its switches count, `allow_tf32` and `fp32_precision`.
+    """
+    backends = sys.modules["torch"].backends
+    if sys.modules["torch"].compiler.is_compiling():  # the compiler follows the older names alone
+        return bool(backends.cuda.matmul.allow_tf32 if products == "matmul" else backends.cudnn.allow_tf32)
+    # The older names raise once the newer ones were used.
+    of = backends.cuda.matmul if products == "matmul" else backends.cudnn.conv
+    return bool(of.fp32_precision == "tf32")
 
 
 def native(tensor: Any, *, cuda: bool = False) -> bool:

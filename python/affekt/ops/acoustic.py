@@ -6,51 +6,18 @@ native kernel. Tables come from the native plan, so that both hold the same wind
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
-from functools import cache, lru_cache, wraps
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from affekt import _core
 from affekt.errors import InputError
 from affekt.ops import _signals
-from affekt.ops._signals import Reference, exact
+from affekt.ops._signals import Reference, exact, filled, number, table
 
 __all__ = ["REFERENCES", "register"]
-
-
-def _constant(function: Callable[..., Any]) -> Any:
-    """`function` with its results kept, which the compiler takes as they are: it cannot look into a plan."""
-    kept = lru_cache(maxsize=32)(function)
-
-    @wraps(function)
-    def constant(*args: Any) -> Any:
-        return kept(*args)
-
-    constant._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compiler.assume_constant_result
-    return constant
-
-
-@lru_cache(maxsize=32)
-def _plan(options: str, spectral: bool) -> Any:
-    """The native plan of an options text; a spectrum needs no filters, which are large where n_fft is."""
-    return _core.Spectrogram(options) if spectral else _core.FrontEnd(options)
-
-
-@_constant
-def _filled(options: str, spectral: bool) -> dict[str, Any]:
-    """The options with every default filled in."""
-    found: dict[str, Any] = json.loads(_plan(options, spectral).options)
-    return found
-
-
-@_constant
-def _features(options: str) -> int:
-    return int(_plan(options, False).features)
 
 
 def _rows(time: Any, o: dict[str, Any]) -> Any:
@@ -64,45 +31,18 @@ def _rows(time: Any, o: dict[str, Any]) -> Any:
     return rows - 1 if o["drop_last"] and rows > 0 else rows
 
 
-def _table(options: str, name: str, like: Tensor, *, spectral: bool = False) -> Tensor:
-    """One of the plan's tables: "window", "mel_filters" or "dct"."""
-    make = _copied if torch.compiler.is_dynamo_compiling() else _tensor
-    found: Tensor = make(options, name, spectral)
-    return found.to(like.device, like.dtype)
-
-
-@lru_cache(maxsize=32)
-def _array(options: str, name: str, spectral: bool) -> Any:
-    return getattr(_plan(options, spectral), name)
-
-
-def _tensor(options: str, name: str, spectral: bool) -> Tensor:
-    """Never kept: a tensor made inside a transform of `torch.func` belongs to it."""
-    return torch.from_numpy(_array(options, name, spectral))
-
-
-@torch.library.custom_op(
-    "affekt_plain::table", mutates_args=(), schema="(str options, str name, bool spectral) -> Tensor"
-)
-def _copied(options: str, name: str, spectral: bool) -> Tensor:
-    """The table for a compiled graph, which cannot look into a plan."""
-    return _tensor(options, name, spectral).clone()
-
-
-@_copied.register_fake
-def _(options: str, name: str, spectral: bool) -> Tensor:
-    return torch.empty(_array(options, name, spectral).shape, dtype=torch.float64)
-
-
 def acoustic(signal: Tensor, options: str) -> Tensor:
     """Features (..., frames, features) of signals (..., time), float32 or float64.
 
     `options` is the JSON text of `LogMel.options` or `Mfcc.options`.
     """
-    o = _filled(options, False)
+    o = filled("FrontEnd", options)
     rows = _rows(signal.shape[-1], o)
     if rows == 0 or signal.numel() == 0:
-        return signal.new_zeros((*signal.shape[:-1], rows, _features(options))) + 0 * signal.sum()
+        return (
+            signal.new_zeros((*signal.shape[:-1], rows, number("FrontEnd", options, "features")))
+            + 0 * signal.sum()
+        )
     kind = signal.dtype
     # Kaldi's filters take fractions of a bin, where float32 spends the last of its digits.
     x = signal.to(torch.float64 if o["mel_scale"] == "kaldi" else kind)
@@ -116,16 +56,16 @@ def acoustic(signal: Tensor, options: str) -> Tensor:
     if o["preemphasis_mode"] == "frame" and o["preemphasis"]:
         before = torch.cat([frames[..., :1], frames[..., :-1]], -1)
         frames = frames - o["preemphasis"] * before
-    frames = frames * _table(options, "window", x)
+    frames = frames * table("FrontEnd", options, "window", x)
     if o["energy"] == "windowed":
         energy = frames.square().sum(-1)
 
     power = _power(torch.fft.rfft(frames, o["n_fft"]), o["power"])
-    mel = (power @ _table(options, "mel_filters", x).mT).clamp(min=o["floor"])
+    mel = (power @ table("FrontEnd", options, "mel_filters", x).mT).clamp(min=o["floor"])
     out = _log(mel, o)
     out = (out + o["log_shift"]) * o["log_scale"]
     if o["n_mfcc"]:
-        out = out @ _table(options, "dct", x).mT
+        out = out @ table("FrontEnd", options, "dct", x).mT
     if energy is not None:
         least = max(torch.finfo(torch.float32).eps, o["energy_floor"])  # Kaldi's
         column = energy.clamp(min=least).log()[..., None]
@@ -135,7 +75,7 @@ def acoustic(signal: Tensor, options: str) -> Tensor:
 
 def stft(signal: Tensor, options: str) -> Tensor:
     """Spectra (..., frames, bins), complex, of signals (..., time)."""
-    o = _filled(options, True)
+    o = filled("Spectrogram", options)
     rows = _rows(signal.shape[-1], o)
     if rows == 0 or signal.numel() == 0:
         empty = signal.new_zeros(
@@ -144,13 +84,13 @@ def stft(signal: Tensor, options: str) -> Tensor:
         return empty + 0 * signal.sum()
     before = (o["n_fft"] - o["win_length"]) // 2
     after = o["n_fft"] - o["win_length"] - before
-    frames = _cut(signal, rows, o) * o["scale"] * _table(options, "window", signal, spectral=True)
+    frames = _cut(signal, rows, o) * o["scale"] * table("Spectrogram", options, "window", signal)
     return torch.fft.rfft(torch.nn.functional.pad(frames, (before, after)))
 
 
 def spectrogram(signal: Tensor, options: str) -> Tensor:
     """|X|^power of `stft`."""
-    return _power(stft(signal, options), _filled(options, True)["power"])
+    return _power(stft(signal, options), filled("Spectrogram", options)["power"])
 
 
 def _power(spectrum: Tensor, exponent: float) -> Tensor:
@@ -251,8 +191,8 @@ def register() -> None:
 
 def _fake(name: str) -> Reference:
     def fake(signal: Tensor, options: str) -> Tensor:
-        o = _filled(options, name != "acoustic")
-        columns = _features(options) if name == "acoustic" else o["n_fft"] // 2 + 1
+        o = filled("FrontEnd" if name == "acoustic" else "Spectrogram", options)
+        columns = number("FrontEnd", options, "features") if name == "acoustic" else o["n_fft"] // 2 + 1
         dtype = signal.dtype.to_complex() if name == "stft" else signal.dtype
         return signal.new_empty((*signal.shape[:-1], _rows(signal.shape[-1], o), columns), dtype=dtype)
 

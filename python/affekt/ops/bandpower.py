@@ -6,43 +6,18 @@ binary or no native kernel. Window and band weights come from the native plan, s
 
 from __future__ import annotations
 
-import json
 import math
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from affekt import _core
 from affekt.errors import InputError
 from affekt.ops import _signals
-from affekt.ops._signals import Reference, exact
+from affekt.ops._signals import Reference, exact, filled, number, table
 
 __all__ = ["REFERENCES", "register"]
-
-
-@lru_cache(maxsize=32)
-def _welch_plan(options: str) -> tuple[Any, dict[str, Any]]:
-    """The native plan of an options text, and its options with every default filled in."""
-    made = _core.Welch(options)
-    return made, json.loads(made.options)
-
-
-@lru_cache(maxsize=32)
-def _band_plan(options: str) -> tuple[Any, dict[str, Any]]:
-    made = _core.BandPower(options)
-    return made, json.loads(made.options)
-
-
-@lru_cache(maxsize=32)
-def _array(made: Any, name: str) -> Any:
-    return getattr(made, name)
-
-
-def _table(made: Any, name: str, like: Tensor) -> Tensor:
-    """One of a plan's tables: "window" or "weights"."""
-    return torch.from_numpy(_array(made, name)).to(like.device, like.dtype)
 
 
 def welch(signal: Tensor, options: str) -> Tensor:
@@ -50,15 +25,16 @@ def welch(signal: Tensor, options: str) -> Tensor:
 
     `options` is the JSON text of `Welch.options`.
     """
-    made, o = _welch_plan(options)
+    o = filled("Welch", options)
     length = o["n_per_seg"]
     if signal.dim() < 1:
         raise InputError("samples: expected an array of shape (..., time), got 0 dimensions")
     if signal.shape[-1] < length:
         raise InputError(f"samples: expected at least n_per_seg = {length} of them, got {signal.shape[-1]}")
     if signal.numel() == 0:
-        return signal.new_zeros((*signal.shape[:-1], made.bins)) + 0 * signal.sum()
-    power, whole = _powers(signal.unfold(-1, length, length - o["n_overlap"]), made, o)
+        return signal.new_zeros((*signal.shape[:-1], number("Welch", options, "bins"))) + 0 * signal.sum()
+    window = table("Welch", options, "window", signal)
+    power, whole = _powers(signal.unfold(-1, length, length - o["n_overlap"]), window, o)
     count = whole.sum(-1, keepdim=True)
     if o["average"] == "median":
         spectrum = _median(power, whole)
@@ -73,18 +49,19 @@ def band_power(signal: Tensor, options: str) -> tuple[Tensor, Tensor]:
     Signals (..., channels, time), float32 or float64; NaN: a sample is missing. `options` is the JSON text of
     `BandPower.options`.
     """
-    made, o = _band_plan(options)
+    o = filled("BandPower", options)
     if signal.dim() < 2:
         raise InputError(f"samples: expected shape (..., channels, time), got {tuple(signal.shape)}")
-    frames, bands = _frames(signal.shape[-1], made), len(o["bands"])
+    frames, bands = _frames(signal.shape[-1], options), len(o["bands"])
     if frames == 0 or signal.numel() == 0:
         shape = (*signal.shape[:-2], frames, signal.shape[-2])
         empty = signal.new_zeros((*shape, bands)) + 0 * signal.nan_to_num(0, 0, 0).sum()
         return empty, signal.new_zeros(shape, dtype=torch.bool)
-    start, of = _segments(frames, made, signal.device)
-    inside = start[:, None] + torch.arange(len(_array(made, "window")), device=signal.device)
-    power, whole = _powers(signal[..., inside], made, o)
-    weights = _table(made, "weights", signal).mT  # (bins, bands and the total)
+    window = table("BandPower", options, "window", signal)
+    start, of = _segments(frames, len(window), options, signal.device)
+    inside = start[:, None] + torch.arange(len(window), device=signal.device)
+    power, whole = _powers(signal[..., inside], window, o)
+    weights = table("BandPower", options, "weights", signal).mT  # (bins, bands and the total)
     whole = whole[..., of]  # (..., frames, segments of a window)
     count = whole.sum(-1)
     if o["average"] == "median":
@@ -101,23 +78,23 @@ def band_power(signal: Tensor, options: str) -> tuple[Tensor, Tensor]:
     return out.transpose(-2, -3).contiguous(), valid.transpose(-1, -2).contiguous()
 
 
-def _frames(time: Any, made: Any) -> Any:
+def _frames(time: Any, options: str) -> Any:
     """Windows of a signal, in arithmetic that a symbolic length survives."""
-    return (time - made.win_length) // made.hop_length + 1 if time >= made.win_length else 0
+    length, hop = (number("BandPower", options, name) for name in ("win_length", "hop_length"))
+    return (time - length) // hop + 1 if time >= length else 0
 
 
-def _segments(frames: Any, made: Any, device: Any) -> tuple[Tensor, Tensor]:
+def _segments(frames: Any, length: int, options: str, device: Any) -> tuple[Tensor, Tensor]:
     """Starts of all segments (n,), and which of them each window holds (frames, segments of a window).
 
     Segment j of window f starts at f hop + j step, as does segment j + b of window f - a where a hop =
     b step: window f brings the last b, and earlier windows, perhaps before the first, brought the others.
     """
-    o = _band_plan(made.options)[1]
-    length = len(_array(made, "window"))
-    step, hop = length - round(o["overlap"] * length), made.hop_length
+    step = length - round(filled("BandPower", options)["overlap"] * length)
+    hop, win = (number("BandPower", options, name) for name in ("hop_length", "win_length"))
     common = math.gcd(hop, step)
     a, b = step // common, hop // common
-    of_window = (made.win_length - length) // step + 1
+    of_window = (win - length) // step + 1
     new = min(of_window, b)
     before = a * ((of_window - 1) // b)
     j = torch.arange(of_window, device=device)
@@ -129,7 +106,7 @@ def _segments(frames: Any, made: Any, device: Any) -> tuple[Tensor, Tensor]:
     return start.clamp(min=0).reshape(-1), of  # what starts before the signal no window holds
 
 
-def _powers(segments: Tensor, made: Any, o: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _powers(segments: Tensor, window: Tensor, o: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """One-sided power spectra (..., bins) of segments (..., n), and whether each has all its samples."""
     whole = ~segments.isnan().any(-1)
     x = torch.where(whole[..., None], segments, 0)
@@ -140,7 +117,7 @@ def _powers(segments: Tensor, made: Any, o: dict[str, Any]) -> tuple[Tensor, Ten
         i = torch.arange(x.shape[-1], device=x.device, dtype=x.dtype) - (x.shape[-1] - 1) / 2
         x = x - (x @ i)[..., None] * (i / i.square().sum())
     size = o["n_fft"]
-    spectrum = torch.fft.rfft(x * _table(made, "window", x), size)
+    spectrum = torch.fft.rfft(x * window, size)
     twice = torch.full((size // 2 + 1,), 2.0, device=x.device, dtype=x.dtype)
     twice[0] = 1
     if size % 2 == 0:
@@ -175,13 +152,13 @@ def _log(x: Tensor, o: dict[str, Any]) -> Tensor:
 
 
 def _fake_welch(signal: Tensor, options: str) -> Tensor:
-    return signal.new_empty((*signal.shape[:-1], _welch_plan(options)[0].bins))
+    return signal.new_empty((*signal.shape[:-1], number("Welch", options, "bins")))
 
 
 def _fake_band_power(signal: Tensor, options: str) -> tuple[Tensor, Tensor]:
-    made, o = _band_plan(options)
-    shape = (*signal.shape[:-2], _frames(signal.shape[-1], made), signal.shape[-2])
-    return signal.new_empty((*shape, len(o["bands"]))), signal.new_empty(shape, dtype=torch.bool)
+    shape = (*signal.shape[:-2], _frames(signal.shape[-1], options), signal.shape[-2])
+    bands = len(filled("BandPower", options)["bands"])
+    return signal.new_empty((*shape, bands)), signal.new_empty(shape, dtype=torch.bool)
 
 
 REFERENCES: dict[str, Reference] = {"welch": exact(welch), "band_power": exact(band_power)}

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from affekt.errors import InputError
-from affekt.ops import Op, compose, gradient_of
+from affekt.ops import Op, compose, gradient_of, tf32_allowed
 from affekt.ops import native as runs_natively
 
-__all__ = ["block", "causal_conv_block", "register"]
+__all__ = ["block", "causal_conv_block", "may_round", "register"]
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-    *tensors, _, dilation, slope, dropout = inputs
+    *tensors, _, dilation, slope, dropout, ctx.loose = inputs
     ctx.options = dilation, slope, dropout
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
@@ -34,10 +34,26 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
         grads = gradient_of(partial(_reference, (h1, h2), ctx.options), inputs, wanted, grad)
     else:
         found = torch.ops.affekt._tcn_block_bwd.default(
-            grad, x, y, h1, h2, weight1, weight2, residual, *ctx.options, wanted[0], any(wanted[1:])
+            grad,
+            x,
+            y,
+            h1,
+            h2,
+            weight1,
+            weight2,
+            residual,
+            *ctx.options,
+            wanted[0],
+            any(wanted[1:]),
+            ctx.loose,
         )
         grads = [g if want else None for g, want in zip(found, wanted, strict=True)]
-    return (*grads, None, None, None, None)
+    return (*grads, None, None, None, None, None)
+
+
+def may_round(x: Tensor) -> bool:
+    """Tell whether products may be rounded to tf32: as torch allows its own convolutions on CUDA."""
+    return bool(x.is_cuda) and tf32_allowed("conv")
 
 
 def causal_conv_block(
@@ -68,7 +84,8 @@ def causal_conv_block(
     residual, residual_bias : `(out, in, 1)` and `(out,)`; None where in = out and the input itself is added.
     dilation : d, at least 1.
     slope : at least 0.
-    dropout : probability within [0, 1); above 0 on the CPU in float32 and float64 alone.
+    dropout : probability within [0, 1); above 0 in float32 and float64 alone, on the CPU and on CUDA, with
+        the same draws.
     keys : int64 `(2,)`, the seed of the draws; needed where `dropout` is above 0.
 
     Returns
@@ -82,8 +99,8 @@ def causal_conv_block(
     """
     options = dilation, slope, dropout
     tensors = x, weight1, bias1, weight2, bias2, residual, residual_bias
-    if x.dtype in (torch.float32, torch.float64) and runs_natively(x):
-        found: Tensor = block(*tensors, keys, *options)
+    if x.dtype in (torch.float32, torch.float64) and runs_natively(x, cuda=True):
+        found: Tensor = block(*tensors, keys, *options, may_round(x))
         return found
     if dropout > 0:
         raise InputError(f"dropout: expected 0 beside {x.dtype} on {x.device}, got {dropout}")
@@ -131,6 +148,7 @@ def _fake(
     dilation: int,
     slope: float,
     dropout: float,
+    loose: bool,
 ) -> Any:
     return tuple(x.new_empty((*x.shape[:2], weight1.shape[0])) for _ in range(3))
 
@@ -149,6 +167,7 @@ def _fake_backward(
     dropout: float,
     for_x: bool,
     for_weights: bool,
+    loose: bool,
 ) -> Any:
     out = weight1.shape[:1]
     aside = for_weights and residual is not None
@@ -164,7 +183,7 @@ def _fake_public(x: Any, weight1: Any, *_: Any, **__: Any) -> Any:
 
 
 #: One residual block: x (batch, time, width), the weights, keys of the dropout or None, dilation, slope and
-#: dropout -> (batch, time, channels).
+#: dropout, `may_round` -> (batch, time, channels).
 block = Op("_tcn_block", _fake, _setup, _backward)
 
 
