@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -37,8 +38,28 @@ struct CccArguments {
     bool same = mask_->dim() == pred.dim() && mask_->scalar_type() == torch::headeronly::ScalarType::Bool;
     for (std::int64_t d = 0; same && d < pred.dim(); ++d) same = mask_->size(d) == pred.size(d);
     if (!same) throw InvalidArgument("mask: expected bool " + shape_of(pred) + ", got " + shape_of(*mask_));
-    kept = dense(*mask_);
+    kept = per_step(*mask_) ? spread(*mask_) : dense(*mask_);
     mask = static_cast<const std::uint8_t*>(kept.const_data_ptr());
+  }
+
+  /// Whether a mask on the CPU is one of (batch, time) that all dims share.
+  static bool per_step(const torch::stable::Tensor& mask) {
+    return mask.dim() == 3 && mask.size(2) > 1 && mask.stride(2) == 0 && mask.stride(1) == 1 &&
+           mask.stride(0) == mask.size(1) && mask.device().is_cpu();
+  }
+  /// A copy of it for every dim; torch's takes longer than the loss.
+  static torch::stable::Tensor spread(const torch::stable::Tensor& mask) {
+    const auto steps = static_cast<std::size_t>(mask.size(0) * mask.size(1));
+    const auto dims = static_cast<std::size_t>(mask.size(2));
+    torch::stable::Tensor all = fresh({mask.size(0), mask.size(1), mask.size(2)}, mask.scalar_type(), &mask);
+    const auto* from = static_cast<const std::uint8_t*>(mask.const_data_ptr());
+    auto* to = static_cast<std::uint8_t*>(all.mutable_data_ptr());
+    if (dims == 2) {  // valence and arousal
+      for (std::size_t i = 0; i < steps; ++i) to[2 * i] = to[2 * i + 1] = from[i];
+    } else {
+      for (std::size_t i = 0; i < steps; ++i, to += dims) std::memset(to, from[i], dims);
+    }
+    return all;
   }
 
   /// For one value, or one per column that stays apart.

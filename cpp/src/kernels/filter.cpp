@@ -405,43 +405,70 @@ bool zero_phase(const Cascade& cascade, const S* const* x, T* const* y, std::siz
 
 // ---- average reference
 
+/// Adds to sum, in order, n samples of each of K channels from x[channel[k]] + t on, and looks at them.
+template <std::size_t K, class T, class I>
+AFFEKT_INLINE void add_channels(const T* const* x, const std::size_t* channel, std::size_t t, std::size_t n,
+                                double* sum, I& largest) noexcept {
+  constexpr std::size_t L = kLanes<double>;
+  using V = Vec<double, L>;
+  using W = Vec<T, L>;
+  using U = Vec<I, L>;
+  constexpr I no_sign = std::numeric_limits<I>::max();
+  const T* from[K];
+  for (std::size_t k = 0; k < K; ++k) from[k] = x[channel[k]] + t;
+  // Without its sign bit a value orders as an integer, and infinities and NaN come last.
+  U most{};
+  std::size_t i = 0;
+  for (; i + L <= n; i += L) {
+    V s = load<V>(sum + i);
+    for (std::size_t k = 0; k < K; ++k) {
+      const W v = load<W>(from[k] + i);
+      const U bits = __builtin_bit_cast(U, v) & no_sign;
+      most = select<U>(bits > most, bits, most);
+      s = s + convert<double>(v);
+    }
+    store<V>(sum + i, s);
+  }
+  for (std::size_t l = 0; l < L; ++l) largest = most[l] > largest ? most[l] : largest;
+  for (; i < n; ++i) {
+    for (std::size_t k = 0; k < K; ++k) {
+      const I bits = __builtin_bit_cast(I, from[k][i]) & no_sign;
+      largest = bits > largest ? bits : largest;
+      sum[i] += static_cast<double>(from[k][i]);
+    }
+  }
+}
+
 template <class T>
 bool reference(const T* const* x, T* const* y, std::size_t channels, const std::size_t* good,
                std::size_t n_good, std::size_t begin, std::size_t end, T limit) noexcept {
+  using I = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
   constexpr std::size_t L = kLanes<double>;
-  constexpr std::size_t size = 512;
+  constexpr std::size_t size = 256;  // of many channels still near when the mean is taken off
   using V = Vec<double, L>;
   using W = Vec<T, L>;
-  double mean[size];
+  alignas(64) double mean[size];
   const double count = static_cast<double>(n_good);
-  bool fine = true;
+  I largest = 0;
   for (std::size_t t = begin; t < end; t += size) {
-    const std::size_t n = end - t < size ? end - t : size, whole = n - n % L;
-    auto bad = W{} != W{};
-    for (std::size_t i = 0; i < whole; i += L) {
-      V sum{};
-      for (std::size_t k = 0; k < n_good; ++k) {
-        const W v = load<W>(x[good[k]] + t + i);
-        bad |= ~((v <= splat<W>(limit)) & (v >= splat<W>(-limit)));
-        sum += convert<double>(v);
-      }
-      store(mean + i, sum / splat<V>(count));
-    }
-    for (std::size_t k = 0; k < L; ++k) fine &= bad[k] == 0;
-    for (std::size_t i = whole; i < n; ++i) {
-      double sum = 0;
-      for (std::size_t k = 0; k < n_good; ++k) {
-        fine &= within(x[good[k]][t + i], limit);
-        sum += sample(x[good[k]][t + i]);
-      }
-      mean[i] = sum / count;
-    }
+    const std::size_t n = end - t < size ? end - t : size;
+    for (std::size_t i = 0; i < n; ++i) mean[i] = 0;
+    // A few channels at a time, one after the other: rows that lie a multiple of a page apart push each other
+    // out of the cache where all of them are read at once.
+    std::size_t k = 0;
+    for (; k + 4 <= n_good; k += 4) add_channels<4>(x, good + k, t, n, mean, largest);
+    for (; k < n_good; ++k) add_channels<1>(x, good + k, t, n, mean, largest);
+    for (std::size_t i = 0; i < n; ++i) mean[i] /= count;
     for (std::size_t c = 0; c < channels; ++c) {
-      for (std::size_t i = 0; i < n; ++i)
-        y[c][t + i] = static_cast<T>(static_cast<double>(x[c][t + i]) - mean[i]);
+      const T* const from = x[c] + t;
+      T* const to = y[c] + t;
+      std::size_t i = 0;
+      for (; i + L <= n; i += L)
+        store<W>(to + i, convert<T>(V(convert<double>(load<W>(from + i)) - load<V>(mean + i))));
+      for (; i < n; ++i) to[i] = static_cast<T>(static_cast<double>(from[i]) - mean[i]);
     }
   }
-  return fine;
+  return largest <= __builtin_bit_cast(I, limit);
 }
 
 }  // namespace

@@ -181,11 +181,11 @@ class Engine:
         self.model = model
         self._native = native
         self.start = profile
+        start_from(self._native, self.model, profile)
+        self._listener = listening(self.model, detector)
         self.options: dict[str, Any] = dict(zip(_OPTIONS, options, strict=True))
         if detector is not None:
             self.options["detector"] = detector if isinstance(detector, str) else detector.name
-        start_from(self._native, self.model, profile)
-        self._listener = listening(self.model, detector)
         self._invalid = 0  # by the listener
         self._columns = self.model.columns
         self._modalities = {str(spec["name"]): spec for spec in self.model.inputs}
