@@ -15,11 +15,16 @@ import sys
 import tempfile
 import time
 import wave
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from affekt.errors import AffektError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PACKAGE = "pocketsphinx-testdata"
 _RATE = 16000  # of the raw files in the package, which have no header: 16 bit, little endian, mono
@@ -64,6 +69,8 @@ def _run(audio: str | None, model: str | None, out: Path) -> int:
         f"full       {len(full)} estimates along {seconds:.1f} s of sound in {spent:.2f} s, reading included"
     )
 
+    _print_last(full, native.columns)
+
     columns = native.columns
     worst = 0.0
     same = True
@@ -92,6 +99,20 @@ def _run(audio: str | None, model: str | None, out: Path) -> int:
         print("demo: FAILED: the live estimates differ from those of the whole recording", file=sys.stderr)
         return 1
     return 0
+
+
+def _print_last(estimates: pd.DataFrame, columns: Sequence[str]) -> None:
+    heard = estimates[estimates["valid"]] if "valid" in estimates else estimates
+    if heard.empty:
+        return
+    row = heard.iloc[-1]
+    said = [f"{name} {row[name]:+.2f}" for name in columns if not name.startswith("p_")]
+    classes = [name for name in columns if name.startswith("p_")]
+    if classes:
+        best = max(classes, key=lambda name: row[name])
+        said.append(f"{best[2:]} {row[best]:.2f}")
+    print(f"last       at {row['end']:.1f} s: {', '.join(said)}")
+    print("           (it learnt from acted emotions; of a voice that reads or chats this is a guess)")
 
 
 def sample_recording(cache: Path | None = None) -> Path:

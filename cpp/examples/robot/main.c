@@ -108,7 +108,7 @@ int main(int argc, char **argv) {
   const char *const *columns = NULL;
   size_t n_inputs = 0, n_columns = 0, i;
   long step;
-  int k, more = 1;
+  int k, given = 0, more = 1;
   if (argc < 3) fail("usage", "robot MODEL NAME=FILE ...");
   check(affekt_model_load(argv[1], &model), argv[1]);
   check(affekt_engine_new(model, NULL, &engine), argv[1]);
@@ -123,12 +123,15 @@ int main(int argc, char **argv) {
       const char *path;
       if (strncmp(argv[k], input->name, length) != 0 || argv[k][length] != '=') continue;
       path = argv[k] + length + 1;
+      ++given;
       if (strlen(path) > 4 && strcmp(path + strlen(path) - 4, ".wav") == 0)
         read_wav(path, &sensors[i]);
       else
         read_csv(path, &sensors[i]);
     }
   }
+  if (given != argc - 2)
+    fail("arguments", "expected NAME=FILE with the names of the model's inputs, each once");
   for (step = 1; more; ++step) { /* here a robot waits for the next 20 ms */
     const double now = 0.02 * (double)step;
     more = 0;

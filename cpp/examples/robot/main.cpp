@@ -4,6 +4,7 @@
 //
 //   robot MODEL audio=voice.wav eeg=eeg.csv face=face.csv
 #include <affekt/engine.hpp>
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -18,7 +19,8 @@ namespace {
 
 struct Sensor {
   std::string name;
-  bool rows = false;  // each sample with a time of its own
+  bool rows = false;   // each sample with a time of its own
+  bool given = false;  // on the command line
   std::size_t width = 1, at = 0;
   std::vector<double> times;   // seconds
   std::vector<float> samples;  // `width` values each, side by side
@@ -76,6 +78,7 @@ Sensor open_sensor(const affekt::InputSpec& input, int argc, char** argv) {
   for (int i = 2; i < argc; ++i) {
     const std::string argument = argv[i], path = argument.substr(argument.find('=') + 1);
     if (argument != input.name + "=" + path) continue;
+    sensor.given = true;
     if (path.size() > 4 && path.substr(path.size() - 4) == ".wav")
       read_wav(path, input.rate, sensor);
     else
@@ -92,6 +95,12 @@ int main(int argc, char** argv) try {
   std::vector<Sensor> sensors;
   for (const affekt::InputSpec& input : engine.model().inputs())
     sensors.push_back(open_sensor(input, argc, argv));
+  const auto given = std::count_if(sensors.begin(), sensors.end(), [](const Sensor& s) { return s.given; });
+  if (given != argc - 2) {
+    std::string names;
+    for (const Sensor& s : sensors) names += " " + s.name + "=FILE";
+    throw std::runtime_error("expected each input once at most, of" + names);
+  }
 
   affekt::Estimate estimate;
   const auto print = [&] {
