@@ -153,19 +153,23 @@ def test_info_nce_equals_plain_torch_in_double(
         negatives if negatives is None else negatives.double(),
         lambda a, b, t, q: native.reference_info_nce(a, b, q, 1 / t, 0, not included, symmetric, weight),
     )
-    compare(found, expected, dtype, temperature, n + extra)
+    compare(found, expected, (a, b), dtype, temperature, n + extra)
 
 
-def compare(found, expected, dtype, temperature, terms):
+def compare(found, expected, embeddings, dtype, temperature, terms):
     """Logits carry an error of the type's precision over the temperature; so do the results.
 
-    That in the temperature is a sum over all pairs, whose weights in a row add up to about one. BLAS, which
+    The gradient of an embedding is that of its direction over its length, and so is its error: they are compared
+    times the length. The error in the temperature is a sum over all pairs, whose weights in a row add up to about one. BLAS, which
     the reference uses too, promises half an eps per term; embeddings of one feature have equal terms and
     come near that.
     """
     eps = torch.finfo(dtype).eps
+    lengths = [x.detach().double().norm(dim=1, keepdim=True) for x in embeddings]
     for k, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         assert ours.dtype == dtype
+        if 0 < k < len(found) - 1:
+            ours, theirs = ours.double() * lengths[k - 1], theirs * lengths[k - 1]
         # A gradient in cosines is 1 / temperature times larger; in the temperature, one factor more.
         size = max(
             1.0, theirs.abs().max().item(), (k > 0) / temperature, (k == len(found) - 1) / temperature**2
@@ -197,7 +201,7 @@ def test_sup_con_equals_plain_torch_in_double(seed, n, dim, extra, classes, temp
     exact, s = z.detach().double().requires_grad_(), t.detach().double().requires_grad_()
     value = native.reference_sup_con(exact, labels, negatives.double(), 1 / s)
     expected = value.detach(), *torch.autograd.grad(value, (exact, s))
-    compare(found, expected, dtype, temperature, n + extra)
+    compare(found, expected, (z,), dtype, temperature, n + extra)
 
 
 def test_references_against_loops():
