@@ -55,6 +55,7 @@ $(VENV)/.stamp-venv:
 	@touch $@
 
 $(VENV)/.stamp-requires: $(VENV)/.stamp-venv pyproject.toml
+	@echo "installing torch and what affekt is built with into $(VENV): some minutes"
 	$(BIN)/python -m pip install -qq '$(TORCH)' $(BUILD_REQUIRES)
 	@touch $@
 
@@ -69,6 +70,7 @@ $(VENV)/.cuda-%: $(VENV)/.stamp-requires
 
 # The editable install: Python files are read from the tree, C++ is rebuilt by the first import after a change.
 $(VENV)/.stamp-dev: $(VENV)/.stamp-requires $(VENV)/.modules-$(MODULES) $(VENV)/.cuda-$(AFFEKT_CUDA)
+	@echo "compiling affekt and installing what its development needs into $(VENV): some minutes"
 	PATH="$(ROOT)/$(BIN):$$PATH" AFFEKT_TORCH=ON $(BIN)/python -m pip install -qq --no-build-isolation \
 	  -Cbuild-dir=build/dev -Ceditable.rebuild=true -Ceditable.verbose=false -Ccmake.define.AFFEKT_TESTS=ON -Cinstall.strip=false \
 	  -Ccmake.define.AFFEKT_CUDA=$(AFFEKT_CUDA) --editable '.[dev]' '$(TORCH)'
@@ -85,6 +87,7 @@ FOR_WHEEL = AFFEKT_CUDA=$(if $(filter ON,$(AFFEKT_TORCH)),$(AFFEKT_CUDA),OFF)
 
 # The demo installs the package as a user would: built in isolation, without torch.
 $(DEMO)/.stamp-install: $(DEMO)/.stamp-venv $(SOURCES)
+	@echo "installing affekt and what its demo needs into $(DEMO): some minutes"
 	$(FOR_WHEEL) $(DEMO)/bin/python -m pip install -qq '.[audio,report]'
 	@touch $@
 

@@ -280,13 +280,15 @@ def test_predict_draws_a_picture_per_file(voice, model, tmp_path, capsys):
     [
         (["--out", "table.xlsx"], r"--out: expected a name that ends in .csv or .parquet"),
         (["--out", "no/such/folder/t.csv"], r"--out: the folder .*no/such/folder does not exist"),
-        (["--plot", "picture.docx"], r"plot: expected a file name that ends in one of .*png"),
+        (["--plot", "picture.docx"], r"--plot: expected a file name that ends in one of .*png"),
+        (["--plot", "no/such/folder/t.png"], r"--plot: the folder .*no/such/folder does not exist"),
         (["--window", "2"], r"window, hop: for mode='window' only"),
     ],
 )
 def test_predict_refuses_targets_and_options(voice, model, words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["predict", voice, "--model", model, *words]) == 2
+    # Before any work: a file that is not there is not even looked for.
+    assert main(["predict", voice if "--window" in words else "missing.wav", "--model", model, *words]) == 2
     err = capsys.readouterr().err
     assert re.search(message, err)
     assert "Traceback" not in err
@@ -531,14 +533,20 @@ def test_stream_can_print_the_table_alone(voice, model, capsys):
 
 
 @pytest.mark.parametrize(
-    ("package", "words"),
-    [("pyarrow", ["predict", "a.wav", "--out", "t.parquet"]), ("sklearn", ["evaluate", "labels.csv"])],
+    ("package", "words", "extra"),
+    [
+        ("pyarrow", ["predict", "a.wav", "--out", "t.parquet"], "train"),
+        ("sklearn", ["evaluate", "labels.csv"], "evaluate"),
+        ("matplotlib", ["predict", "a.wav", "--plot", "a.png"], "report"),
+    ],
 )
-def test_a_missing_package_is_said_before_the_work(package, words, model, tmp_path, monkeypatch, capsys):
+def test_a_missing_package_is_said_before_the_work(
+    package, words, extra, model, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "labels.csv").write_text("file,emotion\na.wav,happy\n")  # and there is no a.wav
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     assert main([*words, "--model", model]) == 2
-    assert "pip install 'affekt[train]'" in capsys.readouterr().err
+    assert f"pip install 'affekt[{extra}]'" in capsys.readouterr().err

@@ -159,10 +159,10 @@ def test_info_nce_equals_plain_torch_in_double(
 def compare(found, expected, embeddings, dtype, temperature, terms):
     """Logits carry an error of the type's precision over the temperature; so do the results.
 
-    The gradient of an embedding is that of its direction over its length, and so is its error: they are compared
-    times the length. The error in the temperature is a sum over all pairs, whose weights in a row add up to about one. BLAS, which
-    the reference uses too, promises half an eps per term; embeddings of one feature have equal terms and
-    come near that.
+    The gradient of an embedding is that of its direction over its length, and so is its error: they are
+    compared times the length. The error in the temperature is a sum over all pairs, whose weights in a row
+    add up to about one. BLAS, which the reference uses too, promises half an eps per term; embeddings of one
+    feature have equal terms and come near that.
     """
     eps = torch.finfo(dtype).eps
     lengths = [x.detach().double().norm(dim=1, keepdim=True) for x in embeddings]

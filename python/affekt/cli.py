@@ -23,6 +23,7 @@ __all__ = ["main"]
 
 _EXTRAS = {  # extra -> what it is for, and the packages that make it up
     "audio": ("reading recordings, tables", ("pandas", "soundfile", "soxr")),
+    "evaluate": ("scores, without torch", ("sklearn", "scipy", "pandas", "soundfile", "soxr")),
     "train": ("training and protocols", ("torch", "pytorch_lightning", "omegaconf", "sklearn", "scipy")),
     "floors": ("classical floors", ("opensmile", "sklearn")),
     "report": ("plots", ("pandas", "matplotlib")),
@@ -118,7 +119,7 @@ def _info(args: argparse.Namespace) -> int:
     for extra, (purpose, packages) in _EXTRAS.items():
         missing = [package for package in packages if not _importable(package)]
         state = "yes" if not missing else f"no   (pip install 'affekt[{extra}]')"
-        print(f"  {extra:<8}{purpose:<28}{state}")
+        print(f"  {extra:<9}{purpose:<28}{state}")
     from affekt.data import list_corpora
 
     print("corpora")
@@ -131,6 +132,7 @@ def _predict(args: argparse.Namespace) -> int:
     import affekt
 
     _check_table_path(args.out)
+    _check_picture_path(args.plot)
     table = affekt.predict(
         args.files,
         args.model,
@@ -315,6 +317,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from affekt._predict import evaluate
 
     _check_table_path(args.out)
+    _check_picture_path(args.plot)
     manifest = _manifest(args)
     for problem in manifest.attrs.get("skipped", ()):
         print(f"affekt evaluate: skipped: {problem}", file=sys.stderr)
@@ -1244,6 +1247,17 @@ def _check_table_path(path: str | None) -> None:
         require("pyarrow", purpose="writing Parquet files")
     if not Path(path).resolve().parent.is_dir():
         raise InputError(f"--out: the folder {Path(path).resolve().parent} does not exist")
+
+
+def _check_picture_path(path: str | None) -> None:
+    """Refuse a picture that cannot be drawn or written before the work is done."""
+    if path is not None:
+        from affekt.report.plots import picture_path
+
+        try:
+            picture_path(path)
+        except InputError as error:
+            raise InputError(f"--{error}") from None
 
 
 def _write_table(table: Any, path: str | None) -> None:

@@ -352,14 +352,22 @@ def robustness_figure(table: pandas.DataFrame, condition: str, *, title: str | N
     return figure
 
 
-def save_figure(figure: Figure, path: str | PathLike[str]) -> Path:
-    """Write `figure`; the suffix of `path` gives the format."""
+def picture_path(path: str | PathLike[str]) -> Path:
+    """Return `path`; an `InputError` where its suffix names no format or its folder does not exist."""
     path = Path(path)
-    known = figure.canvas.get_supported_filetypes()
+    known = require("matplotlib.backend_bases", purpose="plots").FigureCanvasBase.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in known:
         raise InputError(
             f"plot: expected a file name that ends in one of {', '.join(sorted(known))}, got {str(path)!r}"
         )
+    if not path.resolve().parent.is_dir():
+        raise InputError(f"plot: the folder {path.resolve().parent} does not exist")
+    return path
+
+
+def save_figure(figure: Figure, path: str | PathLike[str]) -> Path:
+    """Write `figure`; the suffix of `path` gives the format."""
+    path = picture_path(path)
     try:
         figure.savefig(path, dpi=130)
     except OSError as error:
