@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 from affekt import ops
 from affekt.errors import InputError
 from affekt.losses import CCCLoss, ccc_loss
+from checklist import row
 
 pytestmark = pytest.mark.usefixtures("native_or_plain")
 
@@ -22,6 +23,7 @@ P = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.4]], dtype=torch.double)
 Q = torch.tensor([[0.0, 0.2, 0.1, 0.4, 0.3]], dtype=torch.double)
 
 
+@row("zhang", 2)
 @pytest.mark.parametrize(
     ("pred", "target", "ccc"), [(P, Q, 0.8), (P, P + 0.1, 0.8), (P, 2 * P, 0.5714286), (P, P, 1.0)]
 )
@@ -52,6 +54,7 @@ def reference_gradient(p, y, eps=1e-8):
     return -2 / (p.size * denominator) * ((y - y.mean()) - ccc * (p - y.mean()))
 
 
+@row("zhang", 2)
 @given(seed=st.integers(0, 10**6), batch=st.integers(1, 4), time=st.integers(2, 30), dims=st.integers(1, 3))
 @settings(max_examples=30, deadline=None)
 def test_time_and_batch_aggregation_under_masks(seed, batch, time, dims):
@@ -77,6 +80,7 @@ def test_time_and_batch_aggregation_under_masks(seed, batch, time, dims):
     assert torch.equal(ccc_loss(args[0], args[1], per_dim), ccc_loss(*args))
 
 
+@row("zhang", 2)
 @pytest.mark.parametrize("over", ["time", "batch"])
 @pytest.mark.parametrize("bias", ["population", "mixed"])
 def test_gradcheck(over, bias):
@@ -88,6 +92,7 @@ def test_gradcheck(over, bias):
     assert torch.autograd.gradgradcheck(lambda p: ccc_loss(p, target, mask, over=over, bias=bias), pred)
 
 
+@row("zhang", 2)
 def test_gradient_is_the_published_closed_form():
     pred, target = P.clone().requires_grad_(), Q
     ccc_loss(pred, target, eps=0).backward()
@@ -164,6 +169,7 @@ def test_small_losses_keep_their_digits(native_or_plain):
     assert ccc_loss(torch.tensor(pred), torch.tensor(pred), eps=0).item() == 0
 
 
+@row("zhang", 2)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_constant_inputs_give_one_and_no_gradient(dtype):
     flat = torch.full((1, 8), 0.3, dtype=dtype)

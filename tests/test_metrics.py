@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from affekt import metrics
 from affekt.errors import InputError
 from affekt.metrics import ccc, pcc, rmse
+from checklist import row
 
 P = np.array([0, 0.1, 0.2, 0.3, 0.4])
 Q = np.array([0, 0.2, 0.1, 0.4, 0.3])
@@ -23,6 +24,7 @@ numbers = st.integers(-640, 640).map(lambda i: i / 64)
 pairs = st.lists(st.tuples(numbers, numbers), min_size=2, max_size=40).map(lambda rows: np.array(rows).T)
 
 
+@row("zhang", 1)
 def test_golden_values() -> None:
     assert ccc(P, Q) == pytest.approx(0.8, abs=1e-12)
     assert pcc(P, Q) == pytest.approx(0.8, abs=1e-12)
@@ -60,6 +62,7 @@ def test_agreement_with_numpy_by_definition(pair: np.ndarray) -> None:
         assert pcc(p, t) == pytest.approx(np.corrcoef(p, t)[0, 1], abs=1e-10)
 
 
+@row("zhang", 1)
 @given(pairs, st.floats(0.01, 100), st.floats(-100, 100))
 def test_properties_of_ccc(pair: np.ndarray, gain: float, offset: float) -> None:
     p, t = pair

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from affekt import nn
 from affekt.errors import InputError
 from affekt.nn.pool import POOL_KINDS
+from checklist import row
 
 # input -> channels, and parameters at k = 3, 5, 7 (weight norm folded)
 SIZES = [
@@ -37,6 +38,7 @@ def test_tcn_parameter_counts(width, channels, counts):
         assert sum(t.size for t in normed.folded().values()) == count
 
 
+@row("zhang", 3)
 @pytest.mark.parametrize(
     ("levels", "kernel", "field"), [(4, 3, 61), (4, 5, 121), (4, 7, 181), (2, 3, 13), (2, 5, 25), (2, 7, 37)]
 )
@@ -68,6 +70,7 @@ def test_tcn_folded_weights_reproduce_the_module(activation):
     assert not tcn.weight_norm
 
 
+@row("zhang", 3)
 def test_tcn_against_the_written_recurrence():
     """Two blocks by loops over time and taps."""
     torch.manual_seed(1)
@@ -320,9 +323,9 @@ def test_augment_leaves_the_least_rows_of_a_recording(options) -> None:
         new = kept.sum(1)
         shortest = torch.minimum(shortest, new)
         assert (new >= lengths.clamp(max=12)).all()
-        for row, n, length in zip(y[..., 0], new, lengths, strict=True):
-            step = row[:n].diff()
-            assert (row[:n] <= length - 1).all()
+        for rows, n, length in zip(y[..., 0], new, lengths, strict=True):
+            step = rows[:n].diff()
+            assert (rows[:n] <= length - 1).all()
             assert (step > 0)[:-1].all()  # rows of the recording, not one of them over and over
     if "crop" in options:
         assert shortest[3] < 15

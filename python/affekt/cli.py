@@ -407,12 +407,20 @@ def _level_list(name: str, words: str) -> list[float | str]:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from affekt import training
+    import numpy
+
+    from affekt import data, training
 
     store, skipped = training.prepare(_config(args), say=_say)
     table = store.manifest.table
     people = f" of {table['subject'].nunique()} subjects" if "subject" in table else ""
-    print(f"{len(store)} recordings{people}, {int(store.lengths.sum())} feature rows: {store.folder}")
+    what = ("trials", "steps") if isinstance(store, data.Trials) else ("recordings", "feature rows")
+    print(f"{len(store)} {what[0]}{people}, {int(store.lengths.sum())} {what[1]}: {store.folder}")
+    if isinstance(store, data.Trials):
+        steps = numpy.concatenate([store.trace(i) for i in range(len(store))])
+        for name, values in zip(store.labels, steps.T, strict=True):
+            known = values[numpy.isfinite(values)]
+            print(f"{name}: {len(known)} labelled steps, mean {known.mean():+.2f}, sd {known.std():.3f}")
     for name in store.manifest.labels:
         if name == "emotion":
             counts = table[name].value_counts().sort_index()
@@ -422,7 +430,16 @@ def _prepare(args: argparse.Namespace) -> int:
             print(f"{name}: {len(values)} labels, mean {values.mean():+.2f}, sd {values.std(ddof=0):.2f}")
     for entry in skipped:
         print(f"skipped: {entry['file']}: {entry['reason']}")
-    print(f"{len(skipped)} recordings skipped")
+    print(f"{len(skipped)} {what[0]} skipped")
+    return 0
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from affekt import data
+
+    manifest = data.generate(args.folder, seed=args.seed, subjects=args.subjects, delay=args.delay)
+    people = manifest.table["subject"].nunique()
+    print(f"{len(manifest)} trials of {people} subjects: {Path(args.folder) / 'manifest.csv'}")
     return 0
 
 
@@ -667,6 +684,31 @@ def _parser() -> argparse.ArgumentParser:
         """,
     )
     _add_config(sub)
+
+    sub = verb(
+        "generate",
+        _generate,
+        "write generated trials to try a training on",
+        """
+        Write trials with planted effects: rows of features (eeg, 24 wide, weak; cnn, 16 wide, 4 rows per
+        label, strong), a valence trace at 4 Hz each, manifest.csv, and what was planted. The same seed
+        gives the same files.
+
+        examples:
+          affekt generate demo-trials
+          affekt train s3_eeg data.manifest=demo-trials/manifest.csv system.signal.features=24
+        """,
+    )
+    sub.add_argument("folder", metavar="FOLDER", help="where they go")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of everything (default: 0)")
+    sub.add_argument("--subjects", type=int, default=8, metavar="N", help="how many (default: 8)")
+    sub.add_argument(
+        "--delay",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="seconds by which the signals lag; negative: they run ahead of the labels (default: 0)",
+    )
 
     sub = verb(
         "train",

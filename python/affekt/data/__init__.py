@@ -1,8 +1,9 @@
 """Recordings, labels and partitions: from files on disk to leak-free training sets.
 
 `read_audio` and `stream_audio` turn a file into samples; `corpus` and `read_manifest` give a `Manifest`,
-`prepare` makes a `FeatureStore` of it, `group_kfold`, `leave_one_group_out` and `published_folds` give
-`Split` objects, and `audit` checks afterwards that nothing leaked. Everything here loads at first use.
+`prepare` makes a `FeatureStore` of it (`prepare_trials`, of several signals and a label trace: `Trials`),
+`group_kfold`, `leave_one_group_out` and their like give `Split` objects, and `audit` checks afterwards that
+nothing leaked. Everything here loads at first use.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from affekt.data.auditing import AuditReport, Finding, audit
     from affekt.data.corpora import corpus, list_corpora
     from affekt.data.emotions import match_emotions
-    from affekt.data.manifest import Manifest, read_manifest
+    from affekt.data.generated import generate
+    from affekt.data.manifest import Manifest, Place, read_manifest
+    from affekt.data.sources import Matrix, Rows, Source, Trace, list_sources, make_source, source
     from affekt.data.splits import (
         Split,
         group_kfold,
@@ -24,8 +27,19 @@ if TYPE_CHECKING:
         published_folds,
         random_split,
         read_split,
+        row_kfold,
+        split_halves,
+        split_kfold,
     )
-    from affekt.data.store import FeatureStore, Statistics, feature_key, prepare
+    from affekt.data.store import (
+        FeatureStore,
+        Statistics,
+        feature_key,
+        load_statistics,
+        prepare,
+        save_statistics,
+    )
+    from affekt.data.trials import Trials, prepare_trials
     from affekt.data.windowing import Windows, cut_windows, overlap_mean, windows
 
 # Public name -> module. The modules are named so that none shadows a public function.
@@ -42,8 +56,17 @@ _NAMES = {
     "corpus": "corpora",
     "list_corpora": "corpora",
     "match_emotions": "emotions",
+    "generate": "generated",
     "Manifest": "manifest",
+    "Place": "manifest",
     "read_manifest": "manifest",
+    "Matrix": "sources",
+    "Rows": "sources",
+    "Source": "sources",
+    "Trace": "sources",
+    "list_sources": "sources",
+    "make_source": "sources",
+    "source": "sources",
     "Split": "splits",
     "group_kfold": "splits",
     "leave_one_group_out": "splits",
@@ -51,10 +74,17 @@ _NAMES = {
     "published_folds": "splits",
     "random_split": "splits",
     "read_split": "splits",
+    "row_kfold": "splits",
+    "split_halves": "splits",
+    "split_kfold": "splits",
     "FeatureStore": "store",
     "Statistics": "store",
     "feature_key": "store",
+    "load_statistics": "store",
     "prepare": "store",
+    "save_statistics": "store",
+    "Trials": "trials",
+    "prepare_trials": "trials",
     "Windows": "windowing",
     "cut_windows": "windowing",
     "overlap_mean": "windowing",
@@ -69,26 +99,42 @@ __all__ = [
     "FeatureStore",
     "Finding",
     "Manifest",
+    "Matrix",
+    "Place",
+    "Rows",
+    "Source",
     "Split",
     "Statistics",
+    "Trace",
+    "Trials",
     "Windows",
     "audio_info",
     "audit",
     "corpus",
     "cut_windows",
     "feature_key",
+    "generate",
     "group_kfold",
     "leave_one_group_out",
     "list_corpora",
+    "list_sources",
     "listed_folds",
+    "load_statistics",
+    "make_source",
     "match_emotions",
     "overlap_mean",
     "prepare",
+    "prepare_trials",
     "published_folds",
     "random_split",
     "read_audio",
     "read_manifest",
     "read_split",
+    "row_kfold",
+    "save_statistics",
+    "source",
+    "split_halves",
+    "split_kfold",
     "stream_audio",
     "windows",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 from affekt import _checks, _native
 from affekt._lazy import require
 from affekt.data.splits import PARTITIONS, check_split_table, read_split
-from affekt.data.store import INITIAL, UNNAMED, FeatureStore, Moments, Statistics
+from affekt.data.store import INITIAL, UNNAMED, FeatureStore, Moments, Statistics, load_statistics
 from affekt.errors import AffektError, DataError, InputError
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class _Moments:
             key = (str(store.folder.resolve()), int(i))
             if key not in self._rows:
                 self._rows[key] = Moments()
-                self._rows[key].add(store.load(int(i)))
+                self._rows[key].add(store.counted(int(i)))
             total = total.joined(self._rows[key])
         return total
 
@@ -346,12 +346,13 @@ class _Audit:
             self.add(
                 "unverified", f"{model.name} lies here without the statistics.json that it was made with"
             )
-        stored: Statistics | None = None
+        found: dict[str, Statistics] = {}
         if statistics is not None:
-            stored = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
-        source = store if store is not None else stored.store if stored is not None else None
+            found = {"": statistics} if isinstance(statistics, Statistics) else load_statistics(statistics)
+        single = found.get("")
+        source = store if store is not None else next((s.store for s in found.values() if s.store), None)
         if not source:
-            if stored is not None:
+            if found:
                 self.add("unverified", "the statistics name no feature store, so they cannot be recomputed")
             return
         try:
@@ -363,21 +364,52 @@ class _Audit:
         self.checks.append("content")
         self._same_content(opened.manifest.table["object"].to_numpy()[rows])
         self._initial(opened.manifest.table.iloc[rows], seen or _seen(model))
-        if stored is not None:
+        if single is None and statistics is not None:
+            self._modalities(found, model, tolerance, cache)
+            return
+        if single is not None:
             self.checks.append("statistics")
-            if stored.key and stored.key != opened.key:
+            if single.key and single.key != opened.key:
                 self.add(
                     "unverified", "the statistics belong to other feature options than the store holds now"
                 )
                 return
-            self._statistics(stored, opened, rows, tolerance, cache)
+            self._statistics(single, opened, rows, tolerance, cache)
         if model is not None:
             self.checks.append("model")
             train = rows[(self.table["partition"] == "train").to_numpy()]
-            if stored is not None and stored.fitted_on == INITIAL:
-                self._model(model, stored, tolerance)
+            if single is not None and single.fitted_on == INITIAL:
+                self._model(model, single, tolerance)
             elif len(train):
                 self._model(model, cache.of(opened, train), tolerance)
+
+    def _modalities(
+        self, found: Mapping[str, Statistics], model: Path | None, tolerance: float, cache: _Moments
+    ) -> None:
+        """Statistics of the signals of a run on trials, each against its own store and node."""
+        if not found:
+            return  # nothing is standardised
+        self.checks.append("statistics")
+        if model is not None:
+            self.checks.append("model")
+        for name, stored in found.items():
+            if not stored.store:
+                self.add("unverified", f"the statistics of {name} name no feature store")
+                continue
+            try:
+                opened = cache.store(stored.store)
+                rows = self._store_rows(opened, partial=True)
+            except DataError as error:
+                self.add("unverified", f"the feature store of {name} cannot be used: {error}")
+                continue
+            if stored.key != opened.key:
+                self.add("unverified", f"the statistics of {name} belong to other options than its store has")
+                continue
+            self._statistics(stored, opened, rows, tolerance, cache)
+            train = rows[(self.table["partition"] == "train").to_numpy()]
+            if model is not None and (train >= 0).any():
+                fitted = _fitted(cache.of(opened, train[train >= 0]), stored.mode)
+                self._model(model, fitted, tolerance, f"{name}_norm")
 
     def _initial(self, rows: pd.DataFrame, seen: Sequence[str]) -> None:
         """Test rows of a corpus that an initial model was trained on, or perhaps was."""
@@ -405,15 +437,24 @@ class _Audit:
                 both,
             )
 
-    def _model(self, file: Path, train: Moments | Statistics, tolerance: float) -> None:
-        """Mean and scale that the model uses, against those of the training rows or of the initial model."""
+    def _model(
+        self, file: Path, train: Moments | Statistics, tolerance: float, node: str | None = None
+    ) -> None:
+        """Mean and scale that the model uses, in `node` or all that standardise, against those of the
+        training rows or of the initial model."""
         try:
             model = _native.load(file)
         except AffektError as error:
             self.add("unverified", f"the model cannot be read: {error}")
             return
         tensors = model.tensors()
-        names = [node["name"] for node in model.card["nodes"] if node["type"] == "standardise"]
+        names = [
+            n["name"]
+            for n in model.card["nodes"]
+            if n["type"] == "standardise" and (node is None or n["name"] == node)
+        ]
+        if node is not None and not names:
+            self.add("unverified", f"the model has no node {node} to compare with its statistics")
         unit = np.maximum(train.sd, _SD_FLOOR)
         for name in names:
             mean, scale = (tensors[f"{name}.{part}"].astype(np.float64) for part in ("mean", "scale"))
@@ -431,7 +472,7 @@ class _Audit:
                 self.add(
                     "statistics",
                     f"the mean and scale in the model (node {name}) are not those of the "
-                    f"{'training part' if isinstance(train, Moments) else 'initial model'} "
+                    f"{'initial model' if _is_initial(train) else 'training part'} "
                     f"(largest difference {gap:.3g} sd)",
                     ("train", "test"),
                     [name],
@@ -454,8 +495,9 @@ class _Audit:
                     sorted(same),
                 )
 
-    def _store_rows(self, store: FeatureStore) -> np.ndarray:
-        """Row of the store for each row of the split, by file (absolute, or by its ending) and part."""
+    def _store_rows(self, store: FeatureStore, *, partial: bool = False) -> np.ndarray:
+        """Row of the store for each row of the split, by file (absolute, or by its ending) and part; with
+        `partial`, -1 where the store lacks it."""
         table = store.manifest.table.reindex(columns=["file", "start", "end"])
         index: dict[Any, int] = {}
         by_name: dict[Any, list[int]] = {}
@@ -477,8 +519,8 @@ class _Audit:
                 row = same[0] if len(same) == 1 else None
             if row is None:
                 lost.append(file)
-            rows.append(row)
-        if lost:
+            rows.append(-1 if row is None else row)
+        if lost and not partial:
             raise DataError(f"{store.folder}: lacks {len(lost)} row(s) of the split: {_checks.some(lost, 3)}")
         return np.array(rows, dtype=np.int64)
 
@@ -487,10 +529,12 @@ class _Audit:
     ) -> None:
         which = self.table["partition"].to_numpy(dtype=object)
         present = [part for part in PARTITIONS if (which == part).any()]
-        moments = {part: cache.of(store, rows[which == part]) for part in present}
+        moments = {part: cache.of(store, rows[(which == part) & (rows >= 0)]) for part in present}
+        moments = {part: found for part, found in moments.items() if found.count}
+        present = list(moments)
         if "train" not in moments:
             return
-        train = moments["train"]
+        train = _fitted(moments["train"], stored.mode)
         if train.mean.shape != stored.mean.shape:
             self.add(
                 "statistics",
@@ -498,15 +542,16 @@ class _Audit:
                 f"{len(train.mean)}",
             )
             return
-        candidates: dict[str, Moments] = {}
+        joint: dict[str, Moments] = {}
         for size in range(1, len(present) + 1):
             for parts in itertools.combinations(present, size):
                 total = Moments()
                 for part in parts:
                     total = total.joined(moments[part])
-                candidates["+".join(parts)] = total
+                joint["+".join(parts)] = total
         if len(store) > len(rows):
-            candidates["the whole store"] = cache.of(store, np.arange(len(store)))
+            joint["the whole store"] = cache.of(store, np.arange(len(store)))
+        candidates = {name: _fitted(total, stored.mode) for name, total in joint.items()}
         # A feature that does not vary in the training part has no unit to measure in; its mean then sets one.
         unit = np.where(train.sd > 0, train.sd, np.maximum(np.abs(train.mean), 1.0))
         gap = {
@@ -558,6 +603,16 @@ def _seen(model: Path | None) -> list[str]:
     except AffektError:
         return []
     return list((card.get("info", {}).get("initial_model") or {}).get("data", ()))
+
+
+def _fitted(moments: Moments, mode: str) -> Statistics:
+    """What statistics of these rows would be."""
+    found = Statistics(moments.mean, moments.sd, moments.count)
+    return found.scalar() if mode == "scalar" else found
+
+
+def _is_initial(statistics: Moments | Statistics) -> bool:
+    return isinstance(statistics, Statistics) and statistics.fitted_on == INITIAL
 
 
 def _overlaps(ours: list[tuple[float, float]], theirs: list[tuple[float, float]]) -> list[str]:

@@ -12,7 +12,10 @@ One row per recording or part of one. Columns:
 ``valence`` ...         continuous labels ``valence, arousal, dominance`` in [-1, 1]; NaN means none
 ======================  =====================================================================================
 
-Any further column is carried along.
+Any further column is carried along. A row of several signals (a trial) names the file of each in a column of
+the signal's name, for example ``eeg``, with ``eeg_start`` and ``eeg_end`` where it is a part of that file and
+``eeg_key`` where the file holds several things by name (see `Manifest.place`); ``file`` then stands for the
+trial.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import os
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,11 +36,27 @@ from affekt.errors import DataError, InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CONTINUOUS", "Manifest", "read_manifest"]
+__all__ = ["CONTINUOUS", "Manifest", "Place", "read_manifest"]
 
 # Continuous labels by name, always in this order.
 CONTINUOUS = ("valence", "arousal", "dominance")
 _TEXT = ("file", "subject", "session", "split", "emotion")
+
+
+class Place(NamedTuple):
+    """Where a signal lies.
+
+    Attributes
+    ----------
+    file : absolute path.
+    start, end : part of the file in seconds; end None: to the end of the file.
+    key : name inside the file, for files that hold several things; None: the only one.
+    """
+
+    file: Path
+    start: float = 0.0
+    end: float | None = None
+    key: str | None = None
 
 
 class Manifest:
@@ -99,8 +118,52 @@ class Manifest:
 
     def path(self, i: int) -> Path:
         """Absolute path of the recording of row `i`."""
-        file = Path(self.table["file"].iloc[i]).expanduser()
+        return self.resolve(self.table["file"].iloc[i])
+
+    def resolve(self, name: str) -> Path:
+        """Absolute path of a file as the table names it."""
+        file = Path(name).expanduser()
         return file if file.is_absolute() else (self.root or Path.cwd()).absolute() / file
+
+    def place(self, i: int, signal: str = "file") -> Place | None:
+        """Where the signal of that name lies in row `i`; None where its cell is empty.
+
+        A table without a column `signal` keeps it in ``file``, ``start``, ``end``; ``<signal>_key`` counts in
+        any case.
+        """
+        row = self.table.iloc[i]
+        own = signal if signal in self.table else "file"
+        prefix = "" if own == "file" else f"{own}_"
+        if row[own] is None or row[own] != row[own] or not str(row[own]):
+            return None
+
+        def cell(name: str) -> Any:
+            value = row[name] if name in self.table else None
+            return None if value is None or value != value or value == "" else value
+
+        try:
+            start, end = float(cell(f"{prefix}start") or 0.0), cell(f"{prefix}end")
+            end = None if end is None else float(end)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"row {i}: {prefix}start and {prefix}end must be seconds ({error})") from error
+        if start < 0 or (end is not None and end <= start):
+            raise DataError(f"row {i}: {signal} must be a part of its file; got {start:g} to {end:g} s")
+        key = cell(f"{signal}_key")
+        if isinstance(key, (float, np.floating)) and float(key).is_integer():
+            key = int(key)  # a column of numbers with gaps
+        return Place(self.resolve(str(row[own])), start, end, None if key is None else str(key))
+
+    def absolute(self, signals: Sequence[str] = ()) -> Manifest:
+        """The same with absolute paths, in ``file`` and in the columns `signals` as far as they are there."""
+        table = self.table.copy()
+        for name in dict.fromkeys(("file", *signals)):
+            if name in table:
+                known = table[name].notna() & (table[name] != "")
+                table[name] = [
+                    str(self.resolve(str(value))) if ok else None
+                    for value, ok in zip(table[name], known, strict=True)
+                ]
+        return Manifest(table, attrs=self.attrs)
 
     def part(self, i: int) -> tuple[float, float | None]:
         """Start and end of row `i` in seconds; the end is None where the row runs to the end of the file."""

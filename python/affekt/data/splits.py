@@ -9,6 +9,7 @@ manifest or store); `partition` is ``train``, ``dev`` or ``test``. Beside it lie
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Hashable, Iterable, Sequence
@@ -36,6 +37,9 @@ __all__ = [
     "published_folds",
     "random_split",
     "read_split",
+    "row_kfold",
+    "split_halves",
+    "split_kfold",
 ]
 
 PARTITIONS = ("train", "dev", "test")
@@ -214,17 +218,159 @@ def leave_one_group_out(
     seed: int = 0,
     dev: Dev = None,
     column: str = "subject",
+    dev_by: str = "group",
 ) -> list[Split]:
     """One fold per group, in sorted order, named after the group that is tested.
 
-    Parameters and errors are those of `group_kfold`.
+    Parameters and errors are those of `group_kfold`; beside them
+
+    dev_by : ``"group"``, or ``"row"``: `dev` is a share of the training *rows*, drawn one by one, whose
+        groups train too (as published protocols have it; the development figures then know their speakers).
     """
-    unique, code = _encode(_groups(groups, column))
+    names = _groups(groups, column)
+    unique, code = _encode(names)
     seed = _checks.integer(seed, "seed", low=0)
-    return [
-        _grouped(code, unique, np.array([i]), _safe(name), dev, (seed, i), column)
+    _checks.choice(dev_by, ("group", "row"), "dev_by")
+    by_row = dev_by == "row" and dev is not None
+    splits = [
+        _grouped(code, unique, np.array([i]), _safe(name), None if by_row else dev, (seed, i), column)
         for i, name in enumerate(unique)
     ]
+    if not by_row:
+        return splits
+    return [_carve_rows(split, dev, (seed, i)) for i, split in enumerate(splits)]
+
+
+def row_kfold(rows: Manifest | int, k: int, *, seed: int = 0, dev: float | int = 0.4) -> list[Split]:
+    """`k` folds of single rows that look at no group: the same subjects train and are tested.
+
+    Rows are shuffled once; the k test parts tile them, the first ones larger by one where n is no multiple
+    of k. The other rows of each fold are shuffled anew and cut into training and development. The figures are
+    those of people whom the model knows ("trial-wise random shuffling", TRS).
+
+    Parameters
+    ----------
+    rows : manifest, or number of rows.
+    k : number of folds, from 2 to the number of rows.
+    seed : of all draws. The same arguments give the same folds on every machine and with every version.
+    dev : share of the rows that are not tested, or their number.
+
+    Returns
+    -------
+    list of `Split` named ``fold_1 ... fold_k``; `grouped_by` is None.
+
+    >>> [(len(s.train), len(s.dev), len(s.test)) for s in row_kfold(239, 10)][::9]
+    [(129, 86, 24), (130, 86, 23)]
+    """
+    count = len(rows) if isinstance(rows, Manifest) else _checks.integer(rows, "rows", low=2)
+    k = _checks.integer(k, "k", low=2)
+    seed = _checks.integer(seed, "seed", low=0)
+    if k > count:
+        raise InputError(f"k must not exceed the number of rows, {count}; got {k}")
+    order = np.array(_drawn([str(i) for i in range(count)], "rows", seed), dtype=np.int64)
+    out = []
+    for i, test in enumerate(np.array_split(order, k)):
+        rest = np.setdiff1d(order, test)
+        split = Split(rest, np.array([], np.int64), test, f"fold_{i + 1}")
+        out.append(_carve_rows(split, dev, (seed, i)))
+    return out
+
+
+def split_kfold(manifest: Manifest, k: int = 5) -> list[Split]:
+    """k + 1 folds around a published partition (the column ``split``): fold_1 is the published one; in fold
+    i + 1 the i-th of k consecutive stretches of its training rows is the development part, and all other
+    training and development rows train.
+
+    The stretches follow the order of the table; row j of n is in stretch floor(j k / n), so that 341 rows
+    make 68, 68, 68, 68, 69. The test part is the published one in every fold, and may be empty.
+
+    Raises
+    ------
+    DataError : the column lacks train or dev, or holds something else.
+    """
+    train_rows, dev_rows, test_rows = _published(manifest)
+    k = _checks.integer(k, "k", low=2, high=len(train_rows))
+    splits = [Split(train_rows, dev_rows, test_rows, "fold_1", _kept_apart(manifest, train_rows, dev_rows))]
+    edges = [len(train_rows) * i // k for i in range(k + 1)]
+    for i, (begin, end) in enumerate(itertools.pairwise(edges)):
+        held = train_rows[begin:end]
+        rest = np.concatenate([np.setdiff1d(train_rows, held), dev_rows])
+        splits.append(Split(rest, held, test_rows, f"fold_{i + 2}", _kept_apart(manifest, rest, held)))
+    return splits
+
+
+def split_halves(
+    manifest: Manifest, *, seed: int = 0, column: str = "subject", strata: str | None = None
+) -> Split:
+    """A published development part cut at random into a new development and a new test part, for corpora
+    whose own test labels are not published. Groups stay together; training rows stay; rows of the published
+    test part take no part.
+
+    Parameters
+    ----------
+    seed : of the draw. column : of the groups.
+    strata : column of which each half gets the same number of groups per value (the larger half tests, where
+        a value has an odd number).
+
+    Raises
+    ------
+    DataError : the column ``split`` lacks train or dev; a value of `strata` has a single group, or a group
+        several values.
+    """
+    train_rows, dev_rows, _ = _published(manifest)
+    seed = _checks.integer(seed, "seed", low=0)
+    groups = manifest.groups(column)[dev_rows]
+    kinds = np.full(len(dev_rows), "") if strata is None else manifest.groups(strata)[dev_rows]
+    chosen: set[str] = set()
+    for kind in sorted(set(kinds)):
+        names = sorted(set(groups[kinds == kind]))
+        if len(names) < 2:
+            raise DataError(
+                f"the development part has {len(names)} {column}(s) of {strata or 'any kind'} {kind!r}; both "
+                "halves need one"
+            )
+        drawn = _drawn(names, "halves", kind, seed)
+        chosen |= {names[i] for i in drawn[: len(names) // 2]}
+    for name in sorted(set(groups)):
+        if len(set(kinds[groups == name])) > 1:
+            raise DataError(f"{column} {name!r} has several values of {strata!r}")
+    moved = np.isin(groups.astype(str), sorted(chosen))
+    return Split(train_rows, dev_rows[moved], dev_rows[~moved], "halves", column)
+
+
+def _published(manifest: Manifest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of the published partition, which must have a training and a development part."""
+    parts = manifest.groups("split")
+    strangers = sorted(set(parts) - set(PARTITIONS))
+    lacking = [name for name in ("train", "dev") if name not in set(parts)]
+    if strangers or lacking:
+        raise DataError(
+            "the column 'split' must hold train, dev and perhaps test; it "
+            + (f"also has {_checks.some(strangers)}" if strangers else f"lacks {' and '.join(lacking)}")
+        )
+    train_rows, dev_rows, test_rows = (np.flatnonzero(parts == name) for name in PARTITIONS)
+    return train_rows, dev_rows, test_rows
+
+
+def _kept_apart(manifest: Manifest, train_rows: np.ndarray, dev_rows: np.ndarray) -> str | None:
+    """ "subject" where the two parts share none, else None."""
+    if "subject" not in manifest.table:
+        return None
+    names = manifest.groups()
+    return None if set(names[train_rows]) & set(names[dev_rows]) else "subject"
+
+
+def _carve_rows(split: Split, dev: Any, key: tuple[int, int]) -> Split:
+    """Move single rows out of the training part."""
+    if isinstance(dev, (list, tuple, set, frozenset, np.ndarray)):
+        raise InputError(
+            f"dev must be a share or a number of rows where they are drawn one by one; got {dev!r}"
+        )
+    count = _count(dev, len(split.train), "dev", where=f" of split {split.name!r}", what="row")
+    order = _drawn([str(row) for row in split.train], "dev rows", *key)
+    moved = np.zeros(len(split.train), dtype=bool)
+    moved[order[:count]] = True
+    return replace(split, train=split.train[~moved], dev=split.train[moved])
 
 
 def listed_folds(
@@ -429,7 +575,7 @@ def _carve(split: Split, groups: np.ndarray, dev: Dev, key: tuple[int, int]) -> 
     return replace(split, train=split.train[~moved], dev=split.train[moved])
 
 
-def _count(value: float | int, available: int, name: str, where: str = "") -> int:
+def _count(value: float | int, available: int, name: str, where: str = "", what: str = "group") -> int:
     """A number or fraction of groups as a number that leaves at least one."""
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         count = _checks.integer(value, name, low=1)
@@ -437,12 +583,12 @@ def _count(value: float | int, available: int, name: str, where: str = "") -> in
         fraction = _checks.number(value, name)
         if not 0 < fraction < 1:
             raise InputError(
-                f"{name} must be a number of groups or a fraction between 0 and 1; got {value!r}"
+                f"{name} must be a number of {what}s or a fraction between 0 and 1; got {value!r}"
             )
         count = max(1, round(fraction * available))
     if count >= available:
         raise DataError(
-            f"{name} = {value} takes all {available} group(s){where}; at least 1 must be left to train on"
+            f"{name} = {value} takes all {available} {what}(s){where}; at least 1 must be left to train on"
         )
     return count
 

@@ -5,9 +5,10 @@ A store is a folder::
     features.json     what was computed: type, options, key
     manifest.csv      the manifest (with manifest.csv.json), plus the columns ``object`` and ``frames``
     failures.csv      recordings that were left out, with the reason
-    objects/          one safetensors file per row: tensor ``features``, float32 (frames, features)
+    objects/          one safetensors file per row: tensor ``features``, (frames, ...) float32 or uint8, and,
+                      where frames are missing, ``present``, uint8 (frames,)
 
-The name of an object is a hash over the feature type and options, the bytes of the audio file, the part of it
+The name of an object is a hash over the feature type and options, the bytes of its file, the part of it
 that is used and how it is read. A changed option or file therefore gives another name: `prepare` computes
 what is missing and nothing else, and can be killed and repeated at any time.
 """
@@ -21,7 +22,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +33,20 @@ import numpy as np
 from affekt import __version__, _checks
 from affekt._lazy import require
 from affekt.data.audio import audio_info, read_audio
-from affekt.data.manifest import Manifest, read_manifest
+from affekt.data.manifest import Manifest, Place, read_manifest
 from affekt.errors import DataError, InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FeatureStore", "Statistics", "feature_key", "prepare"]
+__all__ = [
+    "FeatureStore",
+    "Statistics",
+    "feature_key",
+    "load_statistics",
+    "prepare",
+    "save_statistics",
+]
 
 
 INITIAL = "initial"
@@ -71,6 +80,7 @@ class Statistics:
     fitted_on : partition that the rows were, or ``"initial"`` where they came with the model that a training
         started from; `count` is then 0.
     store, key : folder and feature key of the store, or empty.
+    mode : ``"feature"``, or ``"scalar"``: the same mean and sd for all features.
     """
 
     mean: np.ndarray
@@ -79,19 +89,29 @@ class Statistics:
     fitted_on: str = "train"
     store: str = ""
     key: str = ""
+    mode: str = "feature"
 
-    def save(self, path: str | PathLike[str]) -> Path:
-        """Write ``statistics.json`` (into `path` if that is a folder)."""
-        file = _checks.path(path, "path")
-        file = file / "statistics.json" if file.is_dir() else file
-        record = {
+    def scalar(self) -> Statistics:
+        """One mean and one sd for all features together, by the moments of their union (`mode` "scalar")."""
+        mean = float(self.mean.mean())
+        sd = float(np.sqrt(np.mean(self.sd**2 + (self.mean - mean) ** 2)))
+        return replace(self, mean=np.full_like(self.mean, mean), sd=np.full_like(self.sd, sd), mode="scalar")
+
+    def record(self) -> dict[str, Any]:
+        """As it stands in ``statistics.json``."""
+        return {
             "mean": [float(value) for value in self.mean],
             "sd": [float(value) for value in self.sd],
             "count": int(self.count),
             "fitted_on": self.fitted_on,
             "features": {"store": self.store, "key": self.key},
-        }
-        file.write_text(json.dumps(record, indent=1) + "\n")
+        } | ({"mode": self.mode} if self.mode != "feature" else {})
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write ``statistics.json`` (into `path` if that is a folder)."""
+        file = _checks.path(path, "path")
+        file = file / "statistics.json" if file.is_dir() else file
+        file.write_text(json.dumps(self.record(), indent=1) + "\n")
         return file
 
     @staticmethod
@@ -104,8 +124,12 @@ class Statistics:
         """
         file = _checks.path(path, "path")
         file = file / "statistics.json" if file.is_dir() else file
+        return Statistics._read(_read_json(file), file)
+
+    @staticmethod
+    def _read(record: Any, file: Path) -> Statistics:
+        """From its record in `file`."""
         try:
-            record = json.loads(file.read_text())
             mean = np.asarray(record["mean"], dtype=np.float64)
             sd = np.asarray(record["sd"], dtype=np.float64)
             features = record.get("features") or {}
@@ -116,9 +140,8 @@ class Statistics:
                 str(record.get("fitted_on", "")),
                 str(features.get("store", "")),
                 str(features.get("key", "")),
+                str(record.get("mode", "feature")),
             )
-        except OSError as error:
-            raise DataError(f"{file}: cannot be read ({error.strerror or error})") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{file}: not statistics of a run ({error!r})") from error
         if (
@@ -128,6 +151,40 @@ class Statistics:
         ):
             raise DataError(f"{file}: mean and sd must be finite lists of one length")
         return out
+
+
+def save_statistics(statistics: Mapping[str, Statistics], path: str | PathLike[str]) -> Path:
+    """Write ``statistics.json`` of a run on several modalities: modality -> statistics, none for those that
+    are not standardised (into `path` if that is a folder)."""
+    file = _checks.path(path, "path")
+    file = file / "statistics.json" if file.is_dir() else file
+    records = {name: each.record() for name, each in statistics.items()}
+    file.write_text(json.dumps({"modalities": records}, indent=1) + "\n")
+    return file
+
+
+def load_statistics(path: str | PathLike[str]) -> dict[str, Statistics]:
+    """Statistics of every modality of a run, by name; those of a run on one signal alone by the empty name.
+
+    Raises
+    ------
+    DataError : as for `Statistics.load`.
+    """
+    file = _checks.path(path, "path")
+    file = file / "statistics.json" if file.is_dir() else file
+    record = _read_json(file)
+    if not (isinstance(record, dict) and isinstance(record.get("modalities"), dict)):
+        return {"": Statistics._read(record, file)}
+    return {str(name): Statistics._read(each, file) for name, each in record["modalities"].items()}
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise DataError(f"{file}: not statistics of a run ({error!r})") from error
 
 
 class FeatureStore:
@@ -140,6 +197,7 @@ class FeatureStore:
         ``frames`` are added to those of the manifest given.
     features : dict with ``type`` and ``options`` of the extractor.
     key : feature key (see `feature_key`).
+    column : of the manifest, with the file of each row (see `affekt.data.Manifest.place`).
     failures : DataFrame ``file, start, end, reason`` of the rows that were left out.
     """
 
@@ -152,6 +210,7 @@ class FeatureStore:
         try:
             record = json.loads(card.read_text())
             self.key: str = record["key"]
+            self.column: str = record.get("column", "file")
             self.features: dict[str, Any] = {"type": record["type"], "options": record["options"]}
             self.manifest = read_manifest(self.folder / "manifest.csv", require_columns=("object", "frames"))
             self.failures: pd.DataFrame = pandas.read_csv(self.folder / "failures.csv")
@@ -168,22 +227,37 @@ class FeatureStore:
             f"{self.features['type']}, {len(self.failures)} failure(s))"
         )
 
-    def load(self, i: int) -> np.ndarray:
-        """Features of row `i`, float32 ``(frames, features)``.
+    def load(self, i: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Features of row `i`, ``(frames, ...)``, or frames `start` to `stop` of them; no more is read.
 
         Raises
         ------
         DataError : the object is gone, damaged, or not what the store says it is.
         """
+        return self._read(i, "features", start, stop)
+
+    def present(self, i: int) -> np.ndarray:
+        """Which frames of row `i` hold something, bool ``(frames,)``; the others are zeros."""
+        return self._read(i, "present", 0, None).astype(bool)
+
+    def _read(self, i: int, tensor: str, start: int, stop: int | None) -> np.ndarray:
         i = _checks.integer(i, "i", low=0, high=len(self) - 1)
         name = self.manifest.table["object"].iloc[i]
         file = _object(self.folder, name)
-        values = _read_object(file, name)
-        if len(values) != self.lengths[i]:
+        frames, values = _read_object(file, name, tensor, start, stop)
+        if frames != self.lengths[i]:
             raise DataError(
-                f"{file}: holds {len(values)} frames, the store says {self.lengths[i]}; run prepare again"
+                f"{file}: holds {frames} frames, the store says {self.lengths[i]}; run prepare again"
             )
         return values
+
+    def counted(self, i: int) -> np.ndarray:
+        """The frames of row `i` that are there, ``(frames, features)``: those that statistics count."""
+        values = self.load(i)
+        if values.ndim != 2:
+            raise InputError(f"{self.folder}: rows of shape {values.shape[1:]} have no statistics")
+        present = self.present(i)
+        return values if present.all() else values[present]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self.load(i) for i in range(len(self)))
@@ -199,7 +273,7 @@ class FeatureStore:
             raise InputError(f"rows must be a non-empty list of row numbers; got {_checks.show(rows)}")
         moments = Moments()
         for i in rows:
-            moments.add(self.load(int(i)))
+            moments.add(self.counted(int(i)))
         return Statistics(
             moments.mean, moments.sd, moments.count, fitted_on, str(self.folder.resolve()), self.key
         )
@@ -209,7 +283,8 @@ class FeatureStore:
         out = []
         for i in range(len(self)):
             try:
-                name = _object_name(self.key, self.manifest.path(i), self.manifest.part(i), self._mono)
+                place = self.manifest.place(i, self.column)
+                name = "" if place is None else _object_name(self.key, place, self._mono)
             except DataError:
                 name = ""
             if name != self.manifest.table["object"].iloc[i]:
@@ -217,7 +292,7 @@ class FeatureStore:
         return out
 
     @property
-    def _mono(self) -> str | int:
+    def _mono(self) -> str | int | None:
         return self.manifest.attrs.get("mono", "mean")
 
     def prune(self) -> int:
@@ -280,6 +355,7 @@ def prepare(
     features: Any,
     out_dir: str | PathLike[str],
     *,
+    column: str = "file",
     on_error: str = "raise",
     workers: int = 1,
     mono: str | int = "mean",
@@ -296,6 +372,8 @@ def prepare(
     manifest : recordings.
     features : callable on float32 ``(time,)`` that gives ``(frames, features)``, with an ``options`` mapping
         whose ``sample_rate`` says at which rate it wants its samples; the objects of `affekt.features` do.
+        Or an object that reads its files itself: `affekt.data.Source`.
+    column : of the manifest, with the file of each row (see `affekt.data.Manifest.place`).
     out_dir : folder of the store; made if needed.
     on_error : recordings that are missing, broken, silent throughout or too short for one frame: ``"raise"``
         goes through all and then raises one error that names them; ``"skip"`` leaves them out, warns, and
@@ -324,16 +402,23 @@ def prepare(
     require("safetensors", purpose="feature stores")
     description = _describe(features)
     key = _hash(description)
+    reads = _reads(features)
     rate = description["options"].get("sample_rate")
-    if rate is None:
+    if rate is None and not reads:
         raise InputError("features must have 'sample_rate' among its options")
     folder = _checks.path(out_dir, "out_dir")
     (folder / "objects").mkdir(parents=True, exist_ok=True)
 
     def one(i: int) -> tuple[str, int] | str:
         try:
-            _check_length(manifest.path(i), manifest.part(i), longest)
-            return _prepare_row(folder, key, manifest.path(i), manifest.part(i), features, rate, mono)
+            place = manifest.place(i, column)
+            if place is None:
+                return f"{manifest.path(i)}: no file in the column {column!r}"
+            if reads:
+                return _prepare_row(folder, _object_name(key, place, None), place, features.rows)
+            _check_length(place.file, (place.start, place.end), longest)
+            compute = partial(_computed, features, rate, mono)
+            return _prepare_row(folder, _object_name(key, place, mono), place, compute, audio=True)
         except (DataError, InputError) as error:
             return str(error)
 
@@ -359,14 +444,22 @@ def prepare(
             f"left out {len(names)} of {len(table)} recordings: {_checks.some(names)}", stacklevel=2
         )
     kept = [result for result in results if not isinstance(result, str)]
-    good = table[~failed].assign(
-        file=[str(manifest.path(int(i))) for i in np.flatnonzero(~failed)],
-        object=[name for name, _ in kept],
-        frames=[frames for _, frames in kept],
+    good = (
+        manifest.absolute([column])
+        .table[table.columns][~failed]
+        .assign(
+            object=[name for name, _ in kept],
+            frames=[frames for _, frames in kept],
+        )
     )
     failures = table[failed].reindex(columns=["file", "start", "end"])
     failures["reason"] = [result for result in results if isinstance(result, str)]
-    attrs = {**manifest.attrs, "mono": mono, "rows_given": len(table), "rows_failed": len(names)}
+    attrs = {
+        **manifest.attrs,
+        "mono": None if reads else mono,
+        "rows_given": len(table),
+        "rows_failed": len(names),
+    }
     # The card goes last and each file is replaced in one step: a killed run leaves the old store or the new.
     _replace(folder / "failures.csv", failures.to_csv(index=False))
     _replace(folder / "manifest.csv", good.to_csv(index=False))
@@ -374,7 +467,8 @@ def prepare(
         folder / "manifest.csv.json", json.dumps(attrs, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     )
     _replace(
-        folder / "features.json", json.dumps({**description, "key": key}, indent=2, sort_keys=True) + "\n"
+        folder / "features.json",
+        json.dumps({**description, "key": key, "column": column}, indent=2, sort_keys=True) + "\n",
     )
     return FeatureStore(folder)
 
@@ -395,41 +489,58 @@ def _check_length(path: Path, part: tuple[float, float | None], longest: float |
 
 
 def _prepare_row(
-    folder: Path,
-    key: str,
-    path: Path,
-    part: tuple[float, float | None],
-    features: Any,
-    rate: float,
-    mono: str | int,
+    folder: Path, name: str, place: Place, compute: Callable[[Place], Any], *, audio: bool = False
 ) -> tuple[str, int]:
     """Make sure that the object of one row exists; returns its name and number of frames."""
-    name = _object_name(key, path, part, mono)
     file = _object(folder, name)
     if file.is_file():
         try:
-            frames = len(_read_object(file, name))
+            frames = _read_object(file, name)[0]
         except DataError:
             pass  # damaged, for example by a full disk: computed again
         else:
-            audio_info(path)  # warns of a recording that is cut off, as reading it would
+            if audio:
+                audio_info(place.file)  # warns of a recording that is cut off, as reading it would
             return name, frames
-    samples = read_audio(path, rate, mono=mono, start=part[0], end=part[1])
-    if not samples.any():
-        raise DataError(f"{path}: every sample is zero, so there is nothing to learn from")
-    values = np.ascontiguousarray(features(samples), dtype=np.float32)
-    if values.ndim != 2:
-        raise InputError(f"features must give (frames, features); got shape {values.shape} for {path}")
-    if not len(values):
-        raise DataError(f"{path}: {len(samples) / rate:.3f} s are too short for one frame of features")
-    if not np.isfinite(values).all():
-        raise DataError(f"{path}: the features hold NaN or Inf")
+    values, present, gaps = compute(place)
+    values = np.asarray(values)
+    values = np.ascontiguousarray(values, dtype=np.uint8 if values.dtype == np.uint8 else np.float32)
+    if values.ndim < 2:
+        raise InputError(f"features must give (frames, features); got shape {values.shape} for {place.file}")
+    tensors = {"features": values}
+    if present is not None:
+        present = np.asarray(present)
+        if present.shape != (len(values),) or present.dtype != bool:
+            raise InputError(
+                f"present must be {len(values)} booleans; got {present.dtype} {present.shape} for "
+                f"{place.file}"
+            )
+        values[~present] = 0
+        if not present.any():
+            raise DataError(f"{place.file}: nothing of it is there")
+        if not present.all():
+            tensors["present"] = present.astype(np.uint8)
+    finite = ~np.isinf(values) if gaps else np.isfinite(values)
+    if not finite.all():
+        raise DataError(f"{place.file}: the features hold {'Inf' if gaps else 'NaN or Inf'}")
     save = require("safetensors.numpy", purpose="feature stores").save
-    _replace(file, save({"features": values}, metadata={"object": name}))
+    _replace(file, save(tensors, metadata={"object": name}))
     return name, len(values)
 
 
-def _object_name(key: str, path: Path, part: tuple[float, float | None], mono: str | int) -> str:
+def _computed(features: Any, rate: float, mono: str | int, place: Place) -> tuple[np.ndarray, None, bool]:
+    """Rows of an extractor that takes samples."""
+    samples = read_audio(place.file, rate, mono=mono, start=place.start, end=place.end)
+    if not samples.any():
+        raise DataError(f"{place.file}: every sample is zero, so there is nothing to learn from")
+    values = np.asarray(features(samples))
+    if values.ndim == 2 and not len(values):
+        raise DataError(f"{place.file}: {len(samples) / rate:.3f} s are too short for one frame of features")
+    return values, None, False
+
+
+def _object_name(key: str, place: Place, mono: str | int | None) -> str:
+    path = place.file
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     digest = hashlib.sha256()
@@ -439,29 +550,47 @@ def _object_name(key: str, path: Path, part: tuple[float, float | None], mono: s
                 digest.update(block)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return _hash({"features": key, "sha256": digest.hexdigest(), "part": list(part), "mono": mono})[:32]
+    record = {"features": key, "sha256": digest.hexdigest(), "part": [place.start, place.end], "mono": mono}
+    if place.key is not None:
+        record["key"] = place.key
+    return _hash(record)[:32]
 
 
 def _object(folder: Path, name: str) -> Path:
     return folder / "objects" / f"{name}.safetensors"
 
 
-def _read_object(file: Path, name: str) -> np.ndarray:
+def _read_object(
+    file: Path, name: str, tensor: str = "features", start: int = 0, stop: int | None = None
+) -> tuple[int, np.ndarray]:
+    """Number of frames, and those from `start` to `stop` of a tensor; without ``present``, ones."""
     safetensors = require("safetensors", purpose="feature stores")
     try:
         with safetensors.safe_open(file, "numpy") as stream:
             stored = (stream.metadata() or {}).get("object")
-            values = stream.get_tensor("features")
+            shape = stream.get_slice("features").get_shape()
+            frames = int(shape[0])
+            begin, end, _ = slice(start, stop).indices(frames)
+            if tensor in stream.keys():  # noqa: SIM118  it is no mapping
+                values = stream.get_slice(tensor)[begin:end] if (begin, end) != (0, frames) else None
+                values = stream.get_tensor(tensor) if values is None else values
+            else:
+                values = np.ones(max(0, end - begin), np.uint8)
     except (OSError, safetensors.SafetensorError) as error:
         raise DataError(f"{file}: cannot be read ({error}); run prepare again") from error
-    if stored != name or values.ndim != 2:
+    if stored != name or len(shape) < 2:
         raise DataError(f"{file}: holds other features ({stored}) than the store says; run prepare again")
-    return values
+    return frames, values
+
+
+def _reads(features: Any) -> bool:
+    """Whether an extractor reads its files itself."""
+    return callable(getattr(features, "rows", None))
 
 
 def _describe(features: Any) -> dict[str, Any]:
     options = getattr(features, "options", None)
-    if not callable(features) or not isinstance(options, Mapping):
+    if not (callable(features) or _reads(features)) or not isinstance(options, Mapping):
         raise InputError(
             f"features must be callable and have an 'options' mapping; got {type(features).__name__}"
         )

@@ -13,11 +13,13 @@ require("torch", purpose="affekt.nn")
 from affekt.nn.acoustic import Acoustic
 from affekt.nn.augment import FeatureAugment
 from affekt.nn.pool import Pool
+from affekt.nn.recurrent import LSTM
 from affekt.nn.rows import Stack, Standardise, lengths_to_mask
 from affekt.nn.speaker import Activity, Adapt, SpeakerState, speaker_normalise
 from affekt.nn.tcn import TCN
 
 __all__ = [
+    "LSTM",
     "TCN",
     "Acoustic",
     "Activity",

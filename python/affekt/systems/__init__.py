@@ -22,12 +22,16 @@ from affekt.systems.base import (
     restore,
     source_of,
 )
+from affekt.systems.cer import Cer
 from affekt.systems.speech import Speech
+from affekt.systems.traced import TracedSystem
 
 __all__ = [
+    "Cer",
     "Head",
     "Speech",
     "System",
+    "TracedSystem",
     "create",
     "export",
     "get",

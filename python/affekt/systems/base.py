@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from affekt._checks import nearest
 from affekt.errors import InputError, ModelFileError
-from affekt.modelfile import members_of, names_of, provenance, write_model
+from affekt.modelfile import NEWEST_SCHEMA, members_of, names_of, provenance, write_model
 from affekt.systems.schema import as_dict, build
 
 __all__ = [
@@ -89,6 +89,7 @@ class System(nn.Module):
         super().__init__()
         self.config = config
         self.temperatures: dict[str, float] = {}
+        self._class_weights: dict[str, Tensor] = {}
 
     @property
     def heads(self) -> dict[str, Head]:
@@ -114,6 +115,24 @@ class System(nn.Module):
         """Output steps of a recording of `rows` feature rows, for a system that answers per step."""
         return rows
 
+    @property
+    def traced(self) -> bool:
+        """Whether it learns from the label traces of trials (`affekt.data.Trials`), one estimate per step;
+        such a system is a `affekt.systems.TracedSystem`."""
+        return False
+
+    def backbone_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that learn only once they are released (`training.release`); by default none."""
+        return iter(())
+
+    def release_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Groups of `backbone_parameters` by name, in the order in which they are customarily released."""
+        return {}
+
+    def clock(self) -> dict[str, float] | None:
+        """The card's `clock`, for a model of several inputs; None for none."""
+        return None
+
     def front_end(self) -> Any:
         """The feature extractor: called on a signal, gives the rows that the system takes."""
         raise NotImplementedError
@@ -127,8 +146,18 @@ class System(nn.Module):
         raise NotImplementedError
 
     def set_class_weights(self, head: str, weights: Any) -> None:
-        """Weights of a categorical head's classes in its loss (not stored in the model)."""
-        raise NotImplementedError
+        """Weights of a categorical head's classes in its loss (not stored in the model).
+
+        Raises
+        ------
+        InputError : no such head, or not one weight per class.
+        """
+        value = torch.as_tensor(weights, dtype=torch.float32)
+        if head not in self.heads or value.shape != (len(self.heads[head].labels),):
+            raise InputError(
+                f"weights of head {head!r} must be one number per class, got {tuple(value.shape)}"
+            )
+        self._class_weights[head] = value
 
     def set_temperature(self, head: str, temperature: float) -> None:
         """Let the probabilities of a categorical head be softmax(logits / temperature), here and in the model
@@ -284,7 +313,7 @@ def export(
     InputError : a weight is not finite.
     """
     nodes, tensors = system.graph()
-    card = {
+    card: dict[str, Any] = {
         "name": name or system.system_name,
         "version": version,
         "inputs": system.inputs(),
@@ -296,6 +325,8 @@ def export(
     }
     if (validity := system.validity()) is not None:
         card["validity"] = validity
+    if (clock := system.clock()) is not None:
+        card |= {"schema": NEWEST_SCHEMA, "clock": clock}
     return write_model(path, card, tensors)
 
 

@@ -268,7 +268,6 @@ class Speech(System):
         for linear in self.linear.values():  # the first predictions say nothing, instead of something random
             nn.init.normal_(cast(nn.Linear, linear).weight, std=0.01)
             nn.init.zeros_(cast(nn.Linear, linear).bias)
-        self._class_weights: dict[str, Tensor] = {}
 
     # -- what it is -----------------------------------------------------------------------------------------
 
@@ -324,14 +323,6 @@ class Speech(System):
 
     def set_statistics(self, mean: Any, sd: Any) -> None:
         self.standardise.set(mean, sd)
-
-    def set_class_weights(self, head: str, weights: Any) -> None:
-        value = torch.as_tensor(weights, dtype=torch.float32)
-        if head not in self.heads or value.shape != (len(self.heads[head].labels),):
-            raise InputError(
-                f"weights of head {head!r} must be one number per class, got {tuple(value.shape)}"
-            )
-        self._class_weights[head] = value
 
     # -- forward --------------------------------------------------------------------------------------------
 

@@ -77,12 +77,18 @@ class DataConfig(SourceConfig):
     `longest` is the length in seconds that a recording, or the part of it in one row, may have: a longer one
     counts as broken, since one label over it says little and a batch has to hold it. `extra` are further
     sources; labels that one of them lacks are masked.
+
+    For systems that follow traces: `trace` are options of `affekt.data.Trace` (``invalid``, ``scale``,
+    ``shift``, a ``kind`` of one's own); `slack` and `missing` go to `affekt.data.prepare_trials`.
     """
 
     cache: str | None = None
     on_error: str = "raise"
     workers: int = 1
     longest: float | None = 120.0
+    trace: dict[str, Any] = field(default_factory=dict)
+    slack: float = 2.0
+    missing: str = "drop"
     extra: list[ExtraConfig] = field(default_factory=list)
 
 
@@ -112,13 +118,19 @@ class ProtocolConfig:
 
     kind : ``"group_kfold"`` (`folds` parts), ``"leave_one_group_out"``, ``"listed"`` (`tests` names the ones
         each fold tests), ``"published"`` (fold files in the folder `files`), ``"column"`` (the
-        manifest's own split column) or ``"all"`` (no test part: train on everything).
+        manifest's own split column), ``"column_kfold"`` (that one, and `folds` more that each hold another
+        part of its training rows out), ``"column_halves"`` (its development part in two halves, of which one
+        tests), ``"rows"`` (`folds` parts of single rows, whoever they are of) or ``"all"`` (no test part:
+        train on everything).
     group : manifest column whose values stay together.
     select : numbers of the folds to run, from 1; all when null.
     dev : development groups carved out of each fold's training part, for early stopping and model selection:
         a count, a share below 1, or a list of names. The choice depends on `seed` and the fold only, so all
         `seeds` share it. Where the split already has a development part, that is used. 0 for none: all epochs
         are trained and the last weights kept.
+    dev_by : ``"group"``, or ``"row"``: `dev` is a share of single training rows (leave_one_group_out; rows
+        always).
+    strata : column of which each of ``column_halves`` gets its share.
     choices : groups on which choices of the recipe were made; the tables then also give every pooled figure
         over the others, ``untouched``.
     by : columns such as gender for which the tables give figures value by value, where the data have them.
@@ -136,6 +148,8 @@ class ProtocolConfig:
     group: str = "subject"
     select: list[int] | None = None
     dev: int | float | list[str] = 0.15
+    dev_by: str = "group"
+    strata: str | None = None
     choices: list[str] = field(default_factory=list)
     by: list[str] = field(default_factory=lambda: ["gender", "language"])
     seeds: list[int] = field(default_factory=lambda: [0])
@@ -159,6 +173,12 @@ class LoopConfig:
     accumulate : batches per optimiser step.
     clip : largest gradient norm, null for none.
     patience : stop after this many epochs without improvement on the development part, null to never.
+    reload_best : every epoch starts from the best weights so far (the optimiser goes on); they are kept.
+    release : groups of layers of the backbone that do not learn until they are released, one after the other,
+        each when the rate of a plateau has come down to `min_lr`; the rate then starts anew. The names are
+        those of the system. The training ends where none is left. Needs ``schedule=plateau`` and
+        `reload_best`. `release_at_start`: the first of them learns from the beginning.
+    decay : ``"weights"``: weight decay on kernels and matrices alone; ``"all"``: on every parameter.
     keep : ``"best"`` epoch on the development part, or the ``"last"``.
     averaging : ``"none"``, ``"ema"`` (exponential, per step, decay `ema_decay`) or ``"swa"`` (plain mean of
         the weights after each epoch from the share `swa_start` of the epochs on). The averaged weights are
@@ -186,6 +206,10 @@ class LoopConfig:
     accumulate: int = 1
     clip: float | None = 5.0
     patience: int | None = 15
+    reload_best: bool = False
+    release: list[str] = field(default_factory=list)
+    release_at_start: bool = False
+    decay: str = "weights"
     keep: str = "best"
     averaging: str = "none"
     ema_decay: float = 0.99
@@ -448,7 +472,11 @@ def _adopted(values: dict[str, Any], own: Any) -> dict[str, Any]:
     if not isinstance(init, Mapping) or not isinstance(init.get("model"), str) or init.get("sha256"):
         return values
     path, shipped = _model_path(init["model"])
-    name, system = source_of(native_load(shipped or path).card)
+    card = native_load(shipped or path).card
+    name, system = source_of(card)
+    wanted = own.get("name") if isinstance(own, Mapping) else None
+    if wanted not in (None, name):
+        raise InputError(f"init.model: {card['name']} is a model of the system {name}, got {wanted}")
     heads = (values.get("system") or {}).get("heads") or system["heads"]
     system = {"name": name, **merge(system, own if isinstance(own, Mapping) else {}), "heads": heads}
     init = {**init, "model": shipped or str(path), "sha256": _sha256(path)}
@@ -478,10 +506,28 @@ def _check(config: RunConfig) -> None:
     choice("training.schedule", loop.schedule, ("cosine", "constant", "plateau"))
     choice("training.averaging", loop.averaging, ("none", "ema", "swa"))
     choice("training.keep", loop.keep, ("best", "last"))
+    choice("training.decay", loop.decay, ("weights", "all"))
+    if loop.release and not (loop.schedule == "plateau" and loop.reload_best and loop.min_lr > 0):
+        raise InputError(
+            "training.release needs training.schedule=plateau, training.reload_best=true and a "
+            f"training.min_lr above 0, got {loop.schedule}, {loop.reload_best} and {loop.min_lr}"
+        )
+    if loop.reload_best and loop.averaging != "none":
+        raise InputError("training.reload_best and training.averaging exclude each other: set one of them")
+    if loop.release and loop.freeze_epochs:
+        raise InputError("training.release and training.freeze_epochs exclude each other: set one of them")
     least("training.per_speaker", loop.per_speaker or 0, 0)
     choice("data.on_error", config.data.on_error, ("raise", "skip"))
-    kinds = ("group_kfold", "leave_one_group_out", "listed", "published", "column", "all")
+    kinds = ("group_kfold", "leave_one_group_out", "listed", "published", "column", "column_kfold",
+             "column_halves", "rows", "all")  # fmt: skip
     choice("protocol.kind", protocol.kind, kinds)
+    choice("protocol.dev_by", protocol.dev_by, ("group", "row"))
+    if protocol.dev_by == "row" and protocol.kind not in ("leave_one_group_out", "rows"):
+        raise InputError(
+            f"protocol.dev_by=row goes with protocol.kind=leave_one_group_out or rows, got {protocol.kind}"
+        )
+    choice("data.missing", config.data.missing, ("drop", "mask"))
+    least("data.slack", config.data.slack, 0)
     choice("init.statistics", config.init.statistics, ("keep", "refit"))
     choice("monitor", config.monitor, (None, "uar", "ccc"))
     for name in ("epochs", "batch_size", "accumulate", "patience", "plateau", "threads"):
@@ -515,7 +561,7 @@ def _check(config: RunConfig) -> None:
         raise InputError("protocol.files must name the folder of the published fold files")
     if protocol.kind == "listed" and not protocol.tests:
         raise InputError("protocol.tests must list the groups that each fold tests, got none")
-    if protocol.kind == "group_kfold":
+    if protocol.kind in ("group_kfold", "rows", "column_kfold"):
         least("protocol.folds", protocol.folds, 2)
     choice("floor.features", config.floor.features, ("none", "egemaps", "compare"))
     if config.floor.only and config.floor.features == "none":

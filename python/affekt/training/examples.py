@@ -11,12 +11,60 @@ import torch
 
 from affekt.data.manifest import as_text
 from affekt.errors import DataError, InputError
-from affekt.systems.base import Head
+from affekt.systems.base import Head, System
 
-__all__ = ["Examples", "batch_order", "labels_from_table", "speaker_batches"]
+__all__ = ["Examples", "Part", "batch_order", "labels_from_table", "speaker_batches"]
 
 
-class Examples:
+class Part:
+    """What the loop trains or scores on: items that batches are made of.
+
+    Attributes
+    ----------
+    labels : head -> labels, as `affekt.training.scoring.figures` takes them.
+    speakers : (items,) integers, equal for items of one speaker, or None. neutral : places of neutral speech.
+    features : rows per item, for `affekt.systems.System.settle`; empty where there is nothing to settle.
+    """
+
+    labels: dict[str, Any]
+    speakers: np.ndarray | None = None
+    neutral: np.ndarray = np.zeros(0, np.int64)
+    features: Sequence[np.ndarray] = ()
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Rows per item: those of like length go into one batch."""
+        raise NotImplementedError
+
+    def strata(self) -> np.ndarray:
+        """Number of each item's kind (n,): batches hold their share of each."""
+        return np.zeros(len(self), dtype=np.int64)
+
+    def batch(self, index: Sequence[int], epoch: int | None = None) -> dict[str, Any]:
+        """Some items, as `System.loss` takes them; `epoch` is that of the training, None otherwise."""
+        raise NotImplementedError
+
+    def given(self, batch: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The arguments that a system is called with."""
+        return batch["features"], batch["mask"]
+
+    def steps(self, system: System, i: int) -> int:
+        """Output steps of item `i`, of a system that answers per step."""
+        raise NotImplementedError
+
+    def joined(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        """Outputs of all items beside the labels that they are scored against; by default as they are."""
+        return outputs
+
+    def fingerprint(self) -> Iterator[bytes]:
+        """Bytes that tell this part from any other."""
+        raise NotImplementedError
+
+
+class Examples(Part):
     """Recordings as feature rows with their labels.
 
     Parameters
@@ -74,7 +122,23 @@ class Examples:
         variance = sum(np.square(f - mean).sum(0) for f in self.features) / count
         return mean, np.sqrt(variance)
 
-    def batch(self, index: Sequence[int]) -> dict[str, Any]:
+    def steps(self, system: System, i: int) -> int:
+        return system.out_rows(len(self.features[i]))
+
+    def fingerprint(self) -> Iterator[bytes]:
+        yield self.lengths.tobytes()
+        for rows in self.features:
+            yield repr((rows.shape, rows.dtype.str)).encode()
+            yield np.ascontiguousarray(rows).tobytes()
+        for name in sorted(self.labels):
+            for value in self.labels[name]:
+                yield np.ascontiguousarray(value).tobytes()
+        # The speakers make the batches, the neutral recordings the reference.
+        for known in (self.speakers, self.neutral):
+            yield repr(None if known is None else known.shape).encode()
+            yield b"" if known is None else known.tobytes()
+
+    def batch(self, index: Sequence[int], epoch: int | None = None) -> dict[str, Any]:
         """Zero-padded batch of the given recordings, as `System.loss` takes it."""
         lengths = [len(self.features[i]) for i in index]
         features = np.zeros((len(lengths), max(lengths), self.features[0].shape[1]), np.float32)

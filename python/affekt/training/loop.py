@@ -17,7 +17,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, cast
@@ -25,7 +25,7 @@ from typing import Any, cast
 import numpy as np
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
 from affekt._lazy import available
@@ -33,7 +33,8 @@ from affekt.errors import AffektError, DataError, InputError
 from affekt.systems.base import System, create, export
 from affekt.systems.schema import as_dict
 from affekt.training.config import LoopConfig
-from affekt.training.examples import Examples, batch_order, speaker_batches
+from affekt.training.control import Control
+from affekt.training.examples import Part, batch_order, speaker_batches
 
 __all__ = ["LoopResult", "derive_seed", "export_checkpoint", "predict_examples", "train"]
 
@@ -57,8 +58,8 @@ class LoopResult:
 
 def train(
     system: System,
-    train_part: Examples,
-    dev_part: Examples | None,
+    train_part: Part,
+    dev_part: Part | None,
     config: LoopConfig,
     folder: str | Path,
     *,
@@ -100,6 +101,12 @@ def train(
         dev_part = None
     if dev_part is not None and score is None:
         raise InputError("a development part needs a score")
+    unknown = sorted(set(config.release) - set(system.release_groups()))
+    if unknown:
+        raise InputError(
+            f"training.release names {', '.join(unknown)}; the groups of {system.system_name} are "
+            f"{', '.join(system.release_groups()) or 'none, it has no backbone'}"
+        )
     system.check_settling(train_part.features)  # before hours of training, not after
     module = _Module(system, train_part, dev_part, config, seed, score, monitor)
     identity = _identity(system, train_part, dev_part, config, seed)
@@ -109,15 +116,12 @@ def train(
         raise InputError(f"{last} belongs to another run (seed, configuration or data differ); remove it")
     module.identity = identity
     keeper = _Keeper(folder / "log.csv")
-    callbacks: list[Callback] = [_Schedule(), _Averaging(config), keeper]
-    over = False
+    controller = _Controller(config)
+    callbacks: list[Callback] = [controller, _Averaging(config), keeper]
+    if checkpoint is not None:
+        controller.load_state_dict(checkpoint["callbacks"][controller.state_key])
+    over = controller.control.state.stop is not None
     if dev_part is not None:
-        if config.patience is not None:
-            stopper = EarlyStopping(
-                monitor, mode="max", patience=config.patience, check_on_train_epoch_end=True
-            )
-            callbacks.append(stopper)
-            over = checkpoint is not None and _stopped(checkpoint, stopper, keeper)
         best = _Checkpoint(
             folder, "best", monitor=monitor, mode="max", save_on_train_epoch_end=True,
             enable_version_counter=False, save_weights_only=True,
@@ -133,8 +137,11 @@ def train(
     else:
         system.train()  # Lightning leaves the mode as it finds it
         _fit(module, callbacks, folder, None if checkpoint is None else last)
-    kept = last if dev_part is None or config.keep == "last" else folder / "best.ckpt"
-    state = torch.load(kept, map_location="cpu", weights_only=True)
+    # Where every epoch ends with the best weights, the last checkpoint holds them.
+    live = dev_part is None or config.keep == "last" or config.reload_best
+    state = torch.load(last if live else folder / "best.ckpt", map_location="cpu", weights_only=True)
+    if dev_part is not None and config.reload_best:
+        state["epoch"] = controller.control.state.best_epoch
     _load_weights(system, state)
     system.settle(train_part.features, train_part.neutral.tolist())
     store_kept(folder, system, state)
@@ -177,14 +184,6 @@ def _fit(module: _Module, callbacks: list[Callback], folder: Path, start: Path |
             trainer.fit(module, ckpt_path=None if start is None else str(start), weights_only=True)
     finally:
         torch.set_num_threads(threads)
-
-
-def _stopped(checkpoint: Mapping[str, Any], stopper: EarlyStopping, keeper: _Keeper) -> bool:
-    """Whether the run had stopped early at this checkpoint, which Lightning does not say."""
-    states = checkpoint["callbacks"]
-    waited = states[stopper.state_key]["wait_count"]
-    score = states[keeper.state_key]["history"][-1][stopper.monitor]
-    return waited >= max(1, stopper.patience) or not math.isfinite(score)
 
 
 def export_checkpoint(
@@ -239,30 +238,30 @@ def _load_weights(system: System, state: Mapping[str, Any]) -> None:
 
 
 @torch.no_grad()
-def predict_examples(system: System, part: Examples, batch_size: int = 64) -> dict[str, Any]:
+def predict_examples(system: System, part: Part, batch_size: int = 64) -> dict[str, Any]:
     """Outputs of every head for all recordings in order: probabilities or values.
 
-    (n, labels), or a list of n arrays (steps, labels) from a system that answers per step.
+    (n, labels), or a list of n arrays (steps, labels) from a system that answers per step; of windows, a list
+    of one array per trial.
     """
     was = system.training
     system.eval()
     out: dict[str, Any] = {}
     for index in batch_order(part.lengths, batch_size, seed=0, epoch=0, shuffle=False):
         batch = part.batch(index)
-        for name, value in system(batch["features"], batch["mask"]).items():
+        for name, value in system(*part.given(batch)).items():
             value = system.probabilities(name, value) if system.heads[name].kind == "categorical" else value
             if value.dim() == 3:
                 for i, rows in zip(index, value.numpy(), strict=True):
-                    steps = system.out_rows(len(part.features[i]))
-                    out.setdefault(name, [None] * len(part))[i] = rows[:steps]
+                    out.setdefault(name, [None] * len(part))[i] = rows[: part.steps(system, i)]
             else:
                 empty = np.zeros((len(part), value.shape[-1]), np.float32)
                 out.setdefault(name, empty)[index] = value.numpy()
     system.train(was)
-    return out
+    return part.joined(out)
 
 
-def per_speaker(config: LoopConfig, system: System, part: Examples) -> int:
+def per_speaker(config: LoopConfig, system: System, part: Part) -> int:
     """Recordings of each of its speakers that a batch holds; 0: batches do not look at speakers."""
     if config.per_speaker is not None:
         return config.per_speaker
@@ -273,7 +272,7 @@ class _Batches:
     """Batches of one epoch; asks for the epoch when iteration begins."""
 
     def __init__(
-        self, part: Examples, config: LoopConfig, seed: int, epoch: Callable[[], int], per_speaker: int
+        self, part: Part, config: LoopConfig, seed: int, epoch: Callable[[], int], per_speaker: int
     ) -> None:
         self.part, self.config, self.seed, self.epoch = part, config, seed, epoch
         self.per_speaker = per_speaker
@@ -293,8 +292,9 @@ class _Batches:
         return speaker_batches(self.part.speakers, size, self.per_speaker, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for index in self.order(self.epoch()):
-            yield self.part.batch(index)
+        epoch = self.epoch()
+        for index in self.order(epoch):
+            yield self.part.batch(index, epoch)
 
 
 class _Module(lightning.LightningModule):
@@ -303,8 +303,8 @@ class _Module(lightning.LightningModule):
     def __init__(
         self,
         system: System,
-        train_part: Examples,
-        dev_part: Examples | None,
+        train_part: Part,
+        dev_part: Part | None,
         config: LoopConfig,
         seed: int,
         score: Score | None,
@@ -324,13 +324,16 @@ class _Module(lightning.LightningModule):
         return self.batches
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        # Biases, slopes and the magnitudes of weight norm are not pulled to zero.
-        decayed = [p for p in self.system.parameters() if p.dim() > 1 and p.shape[1:].numel() > 1]
-        others = [p for p in self.system.parameters() if not (p.dim() > 1 and p.shape[1:].numel() > 1)]
+        # Biases, slopes and the magnitudes of weight norm are not pulled to zero, unless that is asked for.
+        everything, all_of_it = list(self.system.parameters()), self.loop.decay == "all"
+        decayed = [p for p in everything if all_of_it or (p.dim() > 1 and p.shape[1:].numel() > 1)]
+        chosen = {id(p) for p in decayed}
+        others = [p for p in everything if id(p) not in chosen]
         groups: list[dict[str, Any]] = [
             {"params": decayed, "weight_decay": self.loop.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
+        groups = [group for group in groups if group["params"]]
         if self.loop.encoder_lr_scale != 1:  # the heads' groups first: the log shows their rate
             encoder = {id(p) for p in self.system.encoder_parameters()}
             groups = [
@@ -354,6 +357,17 @@ class _Module(lightning.LightningModule):
     def _freeze(self, frozen: bool) -> None:
         for parameter in self.system.encoder_parameters():
             parameter.requires_grad_(not frozen)
+
+    def freeze(self, names: Sequence[str] | None) -> None:
+        """Let the system's backbone learn, but for the groups of those names and what is in no group of the
+        loop's; None: let all of it learn."""
+        groups = self.system.release_groups()
+        learning = [name for name in self.loop.release if names is not None and name not in names]
+        for parameter in self.system.backbone_parameters():
+            parameter.requires_grad_(names is None)
+        for name in learning:
+            for parameter in groups[name]:
+                parameter.requires_grad_(True)
 
     def on_fit_end(self) -> None:
         if self.loop.freeze_epochs:
@@ -388,17 +402,29 @@ class _Module(lightning.LightningModule):
         return batch
 
 
-class _Schedule(Callback):
-    """Learning rate as a function of the optimiser step and of the plateau state in the checkpoint."""
+class _Controller(Callback):
+    """Does what `Control` decides: learning rate by the optimiser step and the plateau, release, reload,
+    stop."""
 
-    def __init__(self) -> None:
-        self.state = {"scale": 1.0, "best": -math.inf, "bad": 0}
+    def __init__(self, config: LoopConfig) -> None:
+        self.control = Control(config)
+        self.best: dict[str, Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self.state)
+        return self.control.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.state = dict(state)
+        self.control = Control(self.control.config, dict(state))
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        if self.control.config.release:
+            self._learn(module)
+        if self.control.config.reload_best:  # an epoch ends with the best weights: also the resumed one's
+            self._remember(module)
+
+    def on_fit_end(self, trainer: Any, module: Any) -> None:
+        if self.control.config.release:
+            module.freeze(None)
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         loop = module.loop
@@ -410,21 +436,29 @@ class _Schedule(Callback):
             share = (step - warm) / max(1, total - warm)
             lr = loop.min_lr + (loop.lr - loop.min_lr) * 0.5 * (1 + math.cos(math.pi * share))
         else:
-            lr = max(loop.min_lr, loop.lr * self.state["scale"])
+            lr = self.control.lr
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = lr * group.get("scale", 1.0)
 
-    def after_epoch(self, module: _Module, value: float | None) -> None:
-        """Plateau rule; called once the epoch's score is known."""
-        loop = module.loop
-        if loop.schedule != "plateau" or value is None:
-            return
-        if value > self.state["best"]:
-            self.state |= {"best": value, "bad": 0}
-        else:
-            self.state["bad"] += 1
-            if self.state["bad"] > loop.plateau:
-                self.state |= {"scale": self.state["scale"] * loop.factor, "bad": 0}
+    def after_epoch(self, trainer: Any, module: _Module, value: float) -> None:
+        """Called once the epoch's figure is known."""
+        decision = self.control.after(trainer.current_epoch, value)
+        if self.control.config.reload_best:
+            if decision.improved:
+                self._remember(module)
+            elif self.best is not None:
+                module.system.load_state_dict(self.best)
+        if decision.release is not None:
+            trainer.optimizers[0].state.clear()  # a new optimiser, for all that an optimiser remembers
+            self._learn(module)
+        if decision.stop is not None:
+            trainer.should_stop = True
+
+    def _remember(self, module: Any) -> None:
+        self.best = {key: value.detach().clone() for key, value in module.system.state_dict().items()}
+
+    def _learn(self, module: Any) -> None:
+        module.freeze(self.control.config.release[self.control.state.released :])
 
 
 class _Averaging(Callback):
@@ -498,13 +532,15 @@ class _Keeper(Callback):
         self.history = list(state["history"])
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        schedule = next(c for c in trainer.callbacks if isinstance(c, _Schedule))
+        controller = next(c for c in trainer.callbacks if isinstance(c, _Controller))
         averaging = next(c for c in trainer.callbacks if isinstance(c, _Averaging))
         averaging.after_epoch(trainer.current_epoch)
         row: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row |= {f"train_{name}": float(torch.stack(v).double().mean()) for name, v in module.sums.items()}
         row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         dev = module.parts[1]
+        if controller.control.config.release:
+            row["released"] = controller.control.state.released
         value = None
         if dev is not None and module.score is not None:
             with averaging.applied(module):
@@ -515,7 +551,8 @@ class _Keeper(Callback):
             row |= {name: float(v) for name, v in figures.items()}
             module.log_dict({name: float(v) for name, v in figures.items()}, prog_bar=True)
         module.log("train_loss", row["train_loss"], prog_bar=True)
-        schedule.after_epoch(module, value)
+        if value is not None:
+            controller.after_epoch(trainer, module, value)
         row["seconds"] = time.perf_counter() - module.started
         self.history.append(row)
         columns = list(dict.fromkeys(key for r in self.history for key in r))
@@ -592,26 +629,15 @@ def derive_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence([n & 0xFFFFFFFF for n in numbers]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _identity(
-    system: System, train_part: Examples, dev_part: Examples | None, config: LoopConfig, seed: int
-) -> str:
+def _identity(system: System, train_part: Part, dev_part: Part | None, config: LoopConfig, seed: int) -> str:
     """Hash of what a resumed run must share with the one it continues."""
     digest = hashlib.sha256()
     loop = {k: v for k, v in as_dict(config).items() if k not in ("progress", "tensorboard")}
     digest.update(repr((system.system_name, as_dict(system.config), loop, seed)).encode())
     for part in (train_part, dev_part):
         if part is not None:
-            digest.update(part.lengths.tobytes())
-            for rows in part.features:
-                digest.update(repr((rows.shape, rows.dtype.str)).encode())
-                digest.update(np.ascontiguousarray(rows).data)
-            for name in sorted(part.labels):
-                for value in part.labels[name]:
-                    digest.update(np.ascontiguousarray(value).tobytes())
-            # The speakers make the batches, the neutral recordings the reference.
-            for known in (part.speakers, part.neutral):
-                digest.update(repr(None if known is None else known.shape).encode())
-                digest.update(b"" if known is None else known.tobytes())
+            for piece in part.fingerprint():
+                digest.update(piece)
     return digest.hexdigest()
 
 

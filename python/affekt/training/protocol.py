@@ -26,46 +26,61 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
 
-from affekt import __version__, data
+from affekt import data
 from affekt._cost import cost
 from affekt._lazy import require
 from affekt._predict import summarise
 from affekt.data.manifest import as_text, read_csv
-from affekt.data.store import INITIAL, UNNAMED
+from affekt.data.store import INITIAL
 from affekt.errors import DataError, InputError
-from affekt.systems.base import System, create, export, initialise
+from affekt.systems.base import System, export
 from affekt.systems.schema import as_dict, differences
-from affekt.training import scoring
-from affekt.training.calibration import calibrate, with_temperature
+from affekt.systems.traced import TracedSystem
+from affekt.training import scoring, traces
+from affekt.training.calibration import with_temperature
 from affekt.training.conditions import run_conditions
 from affekt.training.config import (
     ProtocolConfig,
     RunConfig,
     SourceConfig,
-    initial_model,
     load_config,
     save_config,
 )
 from affekt.training.examples import Examples, labels_from_table
 from affekt.training.floors import FloorResult, run_floors
-from affekt.training.loop import derive_seed, store_kept, train
+from affekt.training.loop import store_kept, train
 from affekt.training.processes import in_processes
+from affekt.training.runs import (
+    Say,
+    by_condition,
+    calibrated,
+    card_info,
+    close_folder,
+    environment,
+    group_names,
+    labelled_rows,
+    left_out,
+    new_system,
+    open_folder,
+    present_groups,
+    score_of,
+    store_tables,
+    truth_of,
+    write_csv,
+    write_json,
+)
 
 __all__ = ["ProtocolResult", "RunResult", "environment", "fit", "prepare", "run_protocol"]
-
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -113,10 +128,17 @@ class ProtocolResult:
         pooled = self.summary[self.summary["over"] == "pooled"]
         figures = [k.upper() for k in ("uar", "war", "ccc") if pooled["metric"].str.startswith(k).any()]
         seeds = self.results["seed"].nunique() if len(self.results) else 0  # a floor alone has none
+        steps = "n_test_steps" in self.results
         if figures:
+            what = "every labelled step of the test trials" if steps else "all test recordings"
+            how = (
+                "mode window: mean of overlapping windows; mode full: one causal pass, as live"
+                if steps
+                else "mode full, last valid estimate of each recording"
+            )
             lines.append(
-                f"  mode full, last valid estimate of each recording; {', '.join(figures)} over all test "
-                "recordings concatenated" + (f", mean of {seeds} seeds" if seeds > 1 else "")
+                f"  {how}; {', '.join(figures)} over {what} concatenated"
+                + (f", mean of {seeds} seeds" if seeds > 1 else "")
             )
         if len(self.summary) and self.summary["condition"].nunique() > 1:
             lines.append(
@@ -138,12 +160,15 @@ class ProtocolResult:
 
 def _figures(summary: Any) -> list[str]:
     """The figures of a summary that people look at first, one per line, condition by condition."""
-    lines = []
-    conditions = list(dict.fromkeys(summary["condition"])) if len(summary) else []
-    for condition in conditions:
-        own = summary[summary["condition"] == condition]
-        if len(conditions) > 1:
-            lines.append(f"  {condition}:")
+    lines: list[str] = []
+    if not len(summary):
+        return lines
+    kinds = summary[["condition", "mode"]].drop_duplicates().to_dict("records")
+    several = [name for name in ("condition", "mode") if summary[name].nunique() > 1]
+    for kind in kinds:
+        own = summary[(summary["condition"] == kind["condition"]) & (summary["mode"] == kind["mode"])]
+        if several:
+            lines.append(f"  {', '.join(kind[name] for name in several)}:")
         for name in dict.fromkeys(own["metric"]):
             if name.startswith(("uar", "war", "ccc_", "ece")):
                 lines.append("  " + _line(own[own["metric"] == name].set_index("over")))
@@ -181,19 +206,19 @@ def fit(config: RunConfig | Mapping[str, Any] | str | Path, *, say: Say | None =
 
 def prepare(
     config: RunConfig | Mapping[str, Any] | str | Path, *, say: Say | None = None
-) -> tuple[data.FeatureStore, list[dict[str, Any]]]:
+) -> tuple[data.FeatureStore | data.Trials, list[dict[str, Any]]]:
     """Read the recordings and cache the features as `run_protocol` does first; parameters as there.
 
     Returns
     -------
-    store : the features of everything usable.
+    store : the features of everything usable; of a system that follows traces, the trials.
     skipped : ``file`` and ``reason`` of everything else.
     """
     config = load_config(config)
     folder = Path(config.out)
     _claim(folder, config)
     manifests, main = _manifests(config)
-    system = _new_system(config, seed=0)
+    system = new_system(config, seed=0)
     store, _, noted = _features(config, manifests, main, system, folder, say or (lambda line: None))
     return store, noted
 
@@ -221,7 +246,7 @@ def run_protocol(
     say = say or (lambda line: None)
     folder = Path(config.out)
     _claim(folder, config)
-    system = _new_system(config, seed=0, say=say)
+    system = new_system(config, seed=0, say=say)
     if config.protocol.kind == "published" and (config.data.root or config.data.manifest):
         _fold_files(config)  # said before the corpus is looked for, which may need another answer
     manifests, main = _manifests(config)
@@ -229,11 +254,11 @@ def run_protocol(
     store, main_rows, noted = _features(config, manifests, main, system, folder, say)
     splits, unused = _as_rows(config, folds, main, store, main_rows)
     noted += unused
-    labels, unknown = labels_from_table(store.manifest.table, system.heads)
+    labels, unknown = ({}, {}) if system.traced else labels_from_table(store.manifest.table, system.heads)
     short = np.flatnonzero(store.lengths < system.min_rows)
     for i in short:
         noted.append(
-            _skip(store, int(i), f"shorter than the {system.min_rows} feature rows that the model needs")
+            left_out(store, int(i), f"shorter than the {system.min_rows} feature rows that the model needs")
         )
     for name, count in unknown.items():
         if count:
@@ -244,14 +269,15 @@ def run_protocol(
                 "they neither train nor test it"
             )
     parted = {number: _without(split, short) for number, split in splits}
-    people = {str(name) for name in _group_names(store.manifest.table, config.protocol.group)}
+    people = {str(name) for name in group_names(store.manifest.table, config.protocol.group)}
     absent = set(config.protocol.choices) - people
     if absent:
         raise DataError(
             f"protocol.choices names {', '.join(sorted(absent))}: no {config.protocol.group} of the data"
         )
     numbers = config.protocol.select or list(parted)
-    for line in _thin_classes(config, store, labels, system, {number: parted[number] for number in numbers}):
+    chosen = {number: parted[number] for number in numbers}
+    for line in [] if system.traced else _thin_classes(config, store, labels, system, chosen):
         say(line)
     for number in numbers:  # every fold is checked before the first one trains
         usable = parted[number]
@@ -259,7 +285,7 @@ def run_protocol(
             raise DataError(f"fold {number} has no usable training recording")
         leaks = data.audit(
             usable.table(store.manifest),
-            store=store,
+            store=_audited(store),
             allow=_allowed(config),
             seen=system.initial["data"] if system.initial else (),
         )
@@ -283,10 +309,10 @@ def run_protocol(
                 )
     floor = None
     if config.floor.features != "none":  # first: it takes minutes, and what it lacks is said at once
-        table = _labelled(store, np.arange(len(store)), system, config.protocol)
-        table["group"] = _group_names(table, config.protocol.group)
+        table = labelled_rows(store, np.arange(len(store)), system, config.protocol)
+        table["group"] = group_names(table, config.protocol.group)
         floor = run_floors(
-            config, store, parted, table, system.heads, lambda part: _truth(part, system),
+            config, store, parted, table, system.heads, lambda part: truth_of(part, system),
             left_out=_skipped_table(noted), allow=_allowed(config), say=say,
         )  # fmt: skip
         if config.floor.only:
@@ -298,13 +324,13 @@ def run_protocol(
             place = _place(folder, number, seed)
             done = _finished(place)
             if done is not None:
-                runs[number, seed] = RunResult(place, place / "model.safetensors", done, reused=True)
+                runs[number, seed] = RunResult(place, _model_of(place), done, reused=True)
                 say(f"fold {number}, seed {seed}: {_shown(done)} (there already)")
-    shared = _Shared(config, store, labels, {number: parted[number] for number in numbers})
+    shared = _Shared(config, store, labels, chosen)
     missing = [(n, s) for n in numbers for s in config.protocol.seeds if (n, s) not in runs]
     for (number, seed), done in in_processes(_train_task, shared, missing, config.protocol.jobs, say):
         place = _place(folder, number, seed)
-        runs[number, seed] = RunResult(place, place / "model.safetensors", done)
+        runs[number, seed] = RunResult(place, _model_of(place), done)
         say(f"fold {number}, seed {seed}: {_shown(done)}")
     asked = [runs[n, s] for n in numbers for s in config.protocol.seeds]
     others = _others(folder, parted, store, {run.folder for run in asked}, say)
@@ -312,38 +338,6 @@ def run_protocol(
 
 
 # ---- pieces of a run
-
-
-def _new_system(config: RunConfig, seed: int, say: Say | None = None) -> System:
-    """The system with initial weights that depend on the seed and the initial model alone; torch's generator
-    is left as it was."""
-    options = dict(config.system)
-    if options.get("task") == "trace":
-        raise InputError(
-            "system.task: a trace needs labels per step, which a manifest does not carry; "
-            "train it with affekt.training.train on Examples"
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, 0x5EED))
-        system = create(options.pop("name"), **options)
-    path = initial_model(config)
-    if path is not None:
-        taken = initialise(system, path)
-        if say is not None:
-            say(_starting_point(system, taken))
-    return system
-
-
-def _starting_point(system: System, taken: Mapping[str, str]) -> str:
-    """What came from the initial model, and what starts anew."""
-    initial = cast(dict[str, Any], system.initial)
-    kept = [name for name in system.heads if name in taken]
-    new = [f"{name} ({', '.join(h.labels)})" for name, h in system.heads.items() if name not in taken]
-    return (
-        f"starting from {initial['name']} {initial['version']} (sha256 {initial['sha256'][:12]}): front end "
-        f"and encoder taken; heads kept: {', '.join(kept) or 'none'}; heads that start anew: "
-        f"{', '.join(new) or 'none'}; its licence binds the result: {initial['licence']}"
-    )
 
 
 def _claim(folder: Path, config: RunConfig) -> None:
@@ -360,7 +354,7 @@ def _claim(folder: Path, config: RunConfig) -> None:
                 "choose another folder or remove that one"
             )
     save_config(config, file)
-    _write_json(folder / "environment.json", environment())
+    write_json(folder / "environment.json", environment())
 
 
 def _essence(config: RunConfig) -> dict[str, Any]:
@@ -429,9 +423,12 @@ def _features(
     system: System,
     folder: Path,
     say: Say,
-) -> tuple[data.FeatureStore, np.ndarray, list[dict[str, Any]]]:
+) -> tuple[Any, np.ndarray, list[dict[str, Any]]]:
     """Prepared features of all sources; the store's row of each row of the manifest that the folds
     part (-1: left out); what was left out so far."""
+    if isinstance(system, TracedSystem):
+        trials, left = traces.gather(config, manifests, system, folder, say)
+        return trials, _rows_in(trials.manifest, main), left
     everything = data.Manifest.concat(manifests) if len(manifests) > 1 else manifests[0]
     cache = Path(config.data.cache) if config.data.cache else folder / "features"
     say(f"features of {len(everything)} recordings in {cache}")
@@ -454,8 +451,7 @@ def _features(
     resampled = _resampled(store, store.features["options"]["sample_rate"])
     if resampled:
         say(resampled)
-    place = {(str(store.manifest.path(i)), *store.manifest.part(i)): i for i in range(len(store))}
-    rows = np.array([place.get((str(main.path(i)), *main.part(i)), -1) for i in range(len(main))])
+    rows = _rows_in(store.manifest, main)
     noted: list[dict[str, Any]] = [
         {str(name): value for name, value in row.items()} for row in store.failures.to_dict("records")
     ]
@@ -463,6 +459,12 @@ def _features(
         noted += [{"file": entry, "reason": "not a recording of the corpus's layout"}
                   for entry in manifest.attrs.get("skipped", [])]  # fmt: skip
     return store, rows, noted
+
+
+def _rows_in(found: data.Manifest, asked: data.Manifest) -> np.ndarray:
+    """Row of `found` for each row of `asked`, -1 where it is not there."""
+    place = {(str(found.path(i)), *found.part(i)): i for i in range(len(found))}
+    return np.array([place.get((str(asked.path(i)), *asked.part(i)), -1) for i in range(len(asked))])
 
 
 def _resampled(store: data.FeatureStore, rate: float) -> str:
@@ -524,7 +526,7 @@ def _others(
         if int(number) not in splits or not _same_split(place, splits[int(number)], store):
             say(f"{place} was trained on other partitions and is not in the tables")
             continue
-        out.append(RunResult(place, place / "model.safetensors", row, reused=True))
+        out.append(RunResult(place, _model_of(place), row, reused=True))
     return out
 
 
@@ -545,7 +547,7 @@ def _thin_classes(
 ) -> list[str]:
     """What to say about classes that a head cannot learn, or that are not tested where they are learnt."""
     lines = []
-    groups = np.asarray(_group_names(store.manifest.table, config.protocol.group), dtype=object)
+    groups = np.asarray(group_names(store.manifest.table, config.protocol.group), dtype=object)
     groups = np.broadcast_to(groups, len(store))
     for name, head in system.heads.items():
         for number, label in enumerate(head.labels if head.kind == "categorical" else ()):
@@ -585,7 +587,17 @@ def _folds(config: RunConfig, manifest: data.Manifest) -> list[data.Split]:
             )
         splits = data.group_kfold(manifest, protocol.folds, **options)
     elif protocol.kind == "leave_one_group_out":
-        splits = data.leave_one_group_out(manifest, **options)
+        splits = data.leave_one_group_out(manifest, **options, dev_by=protocol.dev_by)
+    elif protocol.kind == "rows":
+        if isinstance(protocol.dev, list) or not protocol.dev:
+            raise InputError(f"protocol.dev must be a share or number of rows above 0, got {protocol.dev}")
+        splits = data.row_kfold(manifest, protocol.folds, seed=protocol.seed, dev=protocol.dev)
+    elif protocol.kind == "column_kfold":
+        splits = data.split_kfold(manifest, protocol.folds)
+    elif protocol.kind == "column_halves":
+        splits = [
+            data.split_halves(manifest, seed=protocol.seed, column=protocol.group, strata=protocol.strata)
+        ]
     elif protocol.kind == "listed":
         splits = data.listed_folds(manifest, protocol.tests, **options)
     elif protocol.kind == "published":
@@ -634,7 +646,7 @@ def _as_rows(
         named = np.concatenate([part for s in splits for part in (s.train, s.dev, s.test)])
         for i in np.setdiff1d(np.arange(len(manifest)), named):
             if rows[i] >= 0:  # the others have been noted already
-                unused.append(_skip(store, int(rows[i]), "no published fold names it"))
+                unused.append(left_out(store, int(rows[i]), "no published fold names it"))
     return out, unused
 
 
@@ -687,7 +699,8 @@ def _without(split: data.Split, rows: np.ndarray) -> data.Split:
 
 def _allowed(config: RunConfig) -> list[str]:
     allowed = list(config.protocol.allow)
-    return [*allowed, "partition"] if config.protocol.kind in ("all", "column") else allowed
+    may_lack = ("all", "column", "column_kfold")
+    return [*allowed, "partition"] if config.protocol.kind in may_lack else allowed
 
 
 @dataclass
@@ -695,7 +708,7 @@ class _Shared:
     """What all trainings of a protocol work on."""
 
     config: RunConfig
-    store: data.FeatureStore
+    store: data.FeatureStore | data.Trials
     labels: Mapping[str, np.ndarray]
     splits: Mapping[int, data.Split]
 
@@ -708,6 +721,11 @@ def _train_task(shared: _Shared, task: tuple[int, int], say: Say) -> list[dict[s
         config = replace(config, training=replace(config.training, progress=False))
     say(f"fold {number} ({split.name}), seed {seed}: {split}")
     place = _place(Path(config.out), number, seed)
+    if isinstance(shared.store, data.Trials):
+        return traces.train_one(
+            config, shared.store, split, number, seed, place,
+            lambda line: say(f"fold {number}, seed {seed}: {line}"),
+        )  # fmt: skip
     return _train_one(
         config, shared.store, shared.labels, split, number, seed, place,
         lambda line: say(f"fold {number}, seed {seed}: {line}"),
@@ -745,11 +763,8 @@ def _train_one(
     """One fold with one seed, from statistics to predictions; returns its rows of the results."""
     begun = time.perf_counter()
     group = config.protocol.group
-    place.mkdir(parents=True, exist_ok=True)
-    split.save(place, store.manifest)
-    save_config(config, place / "config.yaml")
-    _write_json(place / "environment.json", environment())
-    system = _new_system(config, seed)
+    open_folder(config, store, split, place)
+    system = new_system(config, seed)
     if system.initial is not None and config.init.statistics == "keep":
         data.Statistics(*system.statistics(), 0, INITIAL, str(store.folder.resolve()), store.key).save(place)
     else:
@@ -777,24 +792,17 @@ def _train_one(
             counts = np.bincount(known[known >= 0], minlength=len(head.labels))
             system.set_class_weights(name, counts.sum() / (len(head.labels) * np.maximum(counts, 1)))
 
-    def score(outputs: dict[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
-        return scoring.figures(outputs, truth, system.heads)
-
     result = train(
-        system, train_part, dev_part, config.training, place, seed=seed, score=score,
+        system, train_part, dev_part, config.training, place, seed=seed, score=score_of(system),
         monitor=config.monitor or "score", say=say,
     )  # fmt: skip
     trained = time.perf_counter() - begun
 
     path = place / "model.safetensors"
-    info = _info(config, store, split, number, seed)
+    info = card_info(config, store, split, number, seed)
     export(system, path, info, name=config.name)
     dev_table, dev_failed = _native_predictions(config, path, store, split.dev, system, say)
-    calibration = calibrate(
-        config.calibration, system.heads,
-        scoring.outputs(dev_table, system.heads) if len(dev_table) else None,
-        _truth(dev_table, system) if len(dev_table) else None,
-    )  # fmt: skip
+    calibration = calibrated(dev_table, config, system)
     for name, value in calibration.temperature.items():
         system.set_temperature(name, value)
         columns = system.heads[name].columns
@@ -805,12 +813,8 @@ def _train_one(
     info["calibration"] = asdict(calibration)
     export(system, path, info, name=config.name)
     table, failed = _native_predictions(config, path, store, split.test, system, say)
-    spread = {f"sd_{label}": value for label, value in calibration.sd.items()}
-    table, dev_table = table.assign(**spread), dev_table.assign(**spread)
-    table.to_csv(place / "predictions.csv", index=False)
-    if len(split.dev):
-        dev_table.to_csv(place / "predictions_dev.csv", index=False)
-    scores, dev_scores = _by_condition(table, system), _by_condition(dev_table, system)
+    table, dev_table = store_tables(place, table, dev_table, split, calibration)
+    scores, dev_scores = by_condition(table, system), by_condition(dev_table, system)
     info["metrics"] = {"test": scores, "development": dev_scores}
     export(system, path, info, name=config.name)
 
@@ -829,8 +833,8 @@ def _train_one(
             "n_dev": len(split.dev),
             "n_test": int((table["condition"] == condition).sum()),
             "n_test_failed": len(failed),
-            "dev_groups": _present(manifest, group, split.dev),
-            "test_groups": _present(manifest, group, split.test),
+            "dev_groups": present_groups(manifest, group, split.dev),
+            "test_groups": present_groups(manifest, group, split.test),
             "epochs": result.epochs,
             "best_epoch": result.best_epoch,
             **scores.get(condition, {}),
@@ -842,68 +846,8 @@ def _train_one(
             "seconds_training": round(trained, 1),
             "seconds": round(time.perf_counter() - begun, 1),
         })  # fmt: skip
-    _write_json(place / "done.json", {"rows": rows, "failed": [*failed, *dev_failed]})
-    for name in ("last.ckpt", "best.ckpt"):  # after: what dies in between must not train again
-        (place / name).unlink(missing_ok=True)
+    close_folder(place, {"rows": rows, "failed": [*failed, *dev_failed]})
     return rows
-
-
-def _by_condition(table: Any, system: System) -> dict[str, dict[str, float]]:
-    """Figures of a table of predictions, condition by condition."""
-    return {
-        condition: scoring.figures(
-            scoring.outputs(part, system.heads),
-            _truth(part, system),
-            system.heads,
-            scoring.spread(part, system.heads),
-        )
-        for condition, part in table.groupby("condition", sort=False)
-    }
-
-
-def _info(
-    config: RunConfig, store: data.FeatureStore, split: data.Split, number: int, seed: int
-) -> dict[str, Any]:
-    """Provenance for the card."""
-    table = store.manifest.table
-    attrs = store.manifest.attrs
-    parts = attrs.get("parts", [attrs])
-    info: dict[str, Any] = {
-        "data": sorted({str(p.get("corpus", UNNAMED)) for p in parts}),
-        "licence": "; ".join(sorted({f"{p.get('corpus')}: {p['licence']}" for p in parts if "licence" in p}))
-        or "not stated",
-        "protocol": f"{config.protocol.kind}, fold {number}, seed {seed}",
-        "trained_on": {"recordings": len(split.train)},
-        "affekt": __version__,
-    }
-    if config.protocol.group in table:
-        info["trained_on"]["groups"] = int(table[config.protocol.group].iloc[split.train].nunique())
-    return {**info, **config.info}
-
-
-def _label_columns(table: Any, system: System) -> dict[str, bool]:
-    """Columns of `table` that the heads learn from, and whether each holds class names."""
-    out: dict[str, bool] = {}
-    for name, head in system.heads.items():
-        classes = head.kind == "categorical"
-        for column in [name if name in table else "emotion"] if classes else head.labels:
-            if column in table:
-                out[column] = classes
-    return out
-
-
-def _labelled(store: data.FeatureStore, rows: np.ndarray, system: System, protocol: ProtocolConfig) -> Any:
-    """Identity and labels of some rows, the labels as ``true_<label>``."""
-    table = store.manifest.table.iloc[rows].reset_index(drop=True)
-    identity = dict.fromkeys(("file", "start", "end", "subject", "session", protocol.group, *protocol.by))
-    out = table[[c for c in identity if c in table]].copy()
-    for name in (protocol.group, *protocol.by):
-        if name in out:
-            out[name] = as_text(out[name])
-    learned = _label_columns(table, system)
-    for name in dict.fromkeys((*store.manifest.labels, *learned)):
-        out[f"true_{name}"] = as_text(table[name]) if learned.get(name) else table[name]
-    return out
 
 
 def _read_predictions(path: Path, system: System, protocol: ProtocolConfig) -> Any:
@@ -911,20 +855,6 @@ def _read_predictions(path: Path, system: System, protocol: ProtocolConfig) -> A
     classes = [f"true_{name}" for name, head in system.heads.items() if head.kind == "categorical"]
     names = ("condition", "file", "subject", "session", protocol.group, *protocol.by)
     return read_csv(path, (*names, "true_emotion", *classes))
-
-
-def _group_names(table: Any, group: str) -> Any:
-    """Group of each row: the protocol's column or else the subject; "unknown" where that is empty, "all"
-    where there is neither."""
-    for column in (group, "subject"):
-        if column in table:
-            return table[column].astype(object).where(table[column].notna(), "unknown").to_numpy()
-    return np.full(len(table), "all", dtype=object)
-
-
-def _present(table: Any, group: str, rows: np.ndarray) -> str:
-    """Names of the groups of some rows, for people."""
-    return " ".join(sorted(set(as_text(table[group].iloc[rows]).dropna()))) if group in table else ""
 
 
 def _native_predictions(
@@ -955,7 +885,7 @@ def _native_predictions(
     # Adaptation is to a person, whatever the folds keep together.
     column = "subject" if "subject" in manifest.table else config.protocol.group
     known = manifest.table[column].notna().to_numpy() if column in manifest.table else None
-    names = _group_names(manifest.table, column)
+    names = group_names(manifest.table, column)
     speakers: dict[str, list[int]] = {}
     unknown: list[int] = []
     for row in rows:
@@ -976,26 +906,15 @@ def _native_predictions(
     parts = []
     for condition, values in found.items():
         kept = [int(row) for row in rows if int(row) in values]  # in the order of the split
-        part = _labelled(store, np.array(kept, dtype=np.int64), system, config.protocol)
+        part = labelled_rows(store, np.array(kept, dtype=np.int64), system, config.protocol)
         part.insert(0, "condition", condition)
         estimates = pandas.DataFrame([values[row] for row in kept], columns=model.columns)
         parts.append(pandas.concat([part, estimates], axis=1))
     if not parts:
-        empty = _labelled(store, np.empty(0, np.int64), system, config.protocol)
+        empty = labelled_rows(store, np.empty(0, np.int64), system, config.protocol)
         empty.insert(0, "condition", None)
         parts = [empty.reindex(columns=[*empty, *model.columns])]
-    return pandas.concat(parts, ignore_index=True), [_skip(store, row, why) for row, why in failed.items()]
-
-
-def _skip(store: data.FeatureStore, i: int, reason: str) -> dict[str, Any]:
-    begin, end = store.manifest.part(i)
-    return {"file": str(store.manifest.path(i)), "start": begin, "end": end, "reason": reason}
-
-
-def _truth(table: Any, system: System) -> dict[str, np.ndarray]:
-    """Label arrays from the ``true_*`` columns of predictions."""
-    own = table[[c for c in table if c.startswith("true_")]].rename(columns=lambda c: c.removeprefix("true_"))
-    return labels_from_table(own, system.heads, partial=True)[0]
+    return pandas.concat(parts, ignore_index=True), [left_out(store, row, why) for row, why in failed.items()]
 
 
 def _tables(
@@ -1024,7 +943,7 @@ def _tables(
             continue
         part.insert(0, "fold", run.row["fold"])
         part.insert(1, "seed", run.row["seed"])
-        part["group"] = _group_names(part, config.protocol.group)
+        part["group"] = group_names(part, config.protocol.group)
         if "start" not in part:
             part["start"] = 0.0
         parts.append(part)
@@ -1034,7 +953,7 @@ def _tables(
         predictions = pandas.concat(parts, ignore_index=True)
         protocol = config.protocol
         summary, groups = scoring.condition_tables(
-            predictions, system.heads, lambda table: _truth(table, system), group=protocol.group,
+            predictions, system.heads, lambda table: truth_of(table, system), group=protocol.group,
             by=protocol.by, choices=protocol.choices, calibrated=True,
         )  # fmt: skip
         own = config.protocol.group == "group"  # then the column is the manifest's
@@ -1045,18 +964,18 @@ def _tables(
             # Each member is calibrated by itself; their mean is less confident than any, so that figures of
             # its probabilities and sd would say nothing about calibration.
             both = scoring.condition_tables(
-                together, system.heads, lambda table: _truth(table, system), group=protocol.group,
+                together, system.heads, lambda table: truth_of(table, system), group=protocol.group,
                 by=protocol.by, choices=protocol.choices, calibrated=False,
             )  # fmt: skip
             ensemble = both[0]
-            _write_csv(folder / "ensemble_summary.csv", both[0])
-            _write_csv(folder / "ensemble_groups.csv", both[1])
-        _write_csv(folder / "predictions.csv", predictions if own else predictions.drop(columns="group"))
-        _write_csv(folder / "groups.csv", groups)
-        _write_csv(folder / "summary.csv", summary)
-    _write_csv(folder / "results.csv", results)
-    _write_csv(folder / "skipped.csv", skipped)
-    report = data.audit(folder, store=store, allow=_allowed(config))
+            write_csv(folder / "ensemble_summary.csv", both[0])
+            write_csv(folder / "ensemble_groups.csv", both[1])
+        write_csv(folder / "predictions.csv", predictions if own else predictions.drop(columns="group"))
+        write_csv(folder / "groups.csv", groups)
+        write_csv(folder / "summary.csv", summary)
+    write_csv(folder / "results.csv", results)
+    write_csv(folder / "skipped.csv", skipped)
+    report = data.audit(folder, store=_audited(store), allow=_allowed(config))
     (folder / "audit.json").write_text(report.to_json() + "\n")
     return ProtocolResult(folder, runs, results, summary, groups, skipped, report, ensemble=ensemble)
 
@@ -1067,7 +986,8 @@ def _ensemble(predictions: Any, system: System) -> Any | None:
     seeds = predictions["seed"].nunique()
     if seeds < 2:
         return None
-    keys = [c for c in ("fold", "condition", "file", "start", "end") if c in predictions]
+    identity = ("fold", "condition", "mode", "file", "start", "end", "step")
+    keys = [c for c in identity if c in predictions]
     values = [c for c in predictions if c in system.columns]
     predictions = predictions.drop(columns=[c for c in predictions if c.startswith("sd_")])  # each seed's own
     grouped = predictions.groupby(keys, sort=False, dropna=False)
@@ -1083,51 +1003,24 @@ def _skipped_table(noted: list[dict[str, Any]]) -> Any:
     return table.drop_duplicates(["file", "start", "end"])
 
 
-def environment() -> dict[str, Any]:
-    """Versions and machine, as ``environment.json`` records them."""
-    from importlib import metadata
-
-    packages = {"affekt": __version__}
-    for name in (
-        "numpy",
-        "torch",
-        "pytorch-lightning",
-        "pandas",
-        "scipy",
-        "scikit-learn",
-        "opensmile",
-        "soundfile",
-        "soxr",
-    ):
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            packages[name] = "absent"
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "packages": packages,
-    }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def _finished(place: Path) -> list[dict[str, Any]] | None:
     """The rows of a finished training, or None."""
-    if not (place / "done.json").is_file() or not (place / "model.safetensors").is_file():
+    if not (place / "done.json").is_file():
         return None
-    return json.loads((place / "done.json").read_text()).get("rows")
+    record = json.loads((place / "done.json").read_text())
+    there = (place / "model.safetensors").is_file() or record.get("not_exported")
+    return record.get("rows") if there else None
+
+
+def _model_of(place: Path) -> Path:
+    """The model of a finished training: its file, or its weights where it cannot run live."""
+    file = place / "model.safetensors"
+    return file if file.is_file() else place / "kept.ckpt"
+
+
+def _audited(store: data.FeatureStore | data.Trials) -> data.FeatureStore:
+    """The store whose objects tell one recording or trial from another."""
+    return store.first if isinstance(store, data.Trials) else store
 
 
 def _shown(rows: list[dict[str, Any]]) -> str:
@@ -1137,21 +1030,8 @@ def _shown(rows: list[dict[str, Any]]) -> str:
         names = [n for n in row if n == "uar" or n.startswith(("uar_", "ccc_"))] or [
             n for n in row if n in ("dev_uar", "dev_ccc")
         ]
-        condition = f"{row['condition']} " if len(rows) > 1 else ""
-        parts.append(condition + ", ".join(f"{n} {row[n]:.3f}" for n in names))
+        kind = "mode" if len({row["condition"] for row in rows}) == 1 else "condition"
+        parts.append(
+            (f"{row[kind]} " if len(rows) > 1 else "") + ", ".join(f"{n} {row[n]:.3f}" for n in names)
+        )
     return "; ".join(parts) + f", best epoch {rows[0]['best_epoch']}, {rows[0]['seconds']:.0f} s"
-
-
-def _write_json(path: Path, value: Any) -> None:
-    _replace(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def _write_csv(path: Path, table: Any) -> None:
-    _replace(path, table.to_csv(index=False, float_format="%.6g"))
-
-
-def _replace(path: Path, content: str) -> None:
-    """Write so that a reader, or a resumed run, sees the old content or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(content)
-    os.replace(temporary, path)

@@ -295,21 +295,23 @@ def condition_tables(
     choices: Iterable[str] = (),
     calibrated: bool = False,
 ) -> tuple[Any, Any]:
-    """`summary_table`, and `group_table` above `classes_table`, of every value of the column ``condition``.
+    """`summary_table`, and `group_table` above `classes_table`, of every value of the columns ``condition``
+    and ``mode`` (``full`` throughout where there is none).
 
     Returns
     -------
-    summary : with the columns ``condition`` and ``mode`` (``full``) beside those of `summary_table`.
+    summary : with the columns ``condition`` and ``mode`` beside those of `summary_table`.
     groups : with ``condition``, and ``by`` that says what a row's `group` is: a value of the column `group`
         or of one of the columns `by`.
     """
     pandas = require("pandas", purpose="result tables")
     summaries: list[Any] = []
     groups: list[Any] = []
-    for condition, part in predictions.groupby("condition", sort=False):
+    modes = predictions if "mode" in predictions else predictions.assign(mode="full")
+    for (condition, mode), part in modes.groupby(["condition", "mode"], sort=False):
         people = group_table(part, heads, labels, calibrated=calibrated)
         summary = summary_table(part, people, heads, labels, calibrated=calibrated, choices=choices)
-        summary.insert(2, "mode", "full")
+        summary.insert(2, "mode", mode)
         people.insert(0, "by", group)
         others = [name for name in by if name != group]
         classes = classes_table(part, others, heads, labels, calibrated=calibrated)
@@ -318,6 +320,8 @@ def condition_tables(
             (groups, pandas.concat([people, classes], ignore_index=True) if len(classes) else people),
         ):
             one.insert(0, "condition", condition)
+            if one is not summary and "mode" in predictions:
+                one.insert(1, "mode", mode)
             tables.append(one)
     return pandas.concat(summaries, ignore_index=True), pandas.concat(groups, ignore_index=True)
 
