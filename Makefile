@@ -266,7 +266,8 @@ check-install: dev
 check-symbols: dev
 	$(TEST_ENV) $(BIN)/python scripts/check_symbols.py build/dev
 
-# Compile only, for the architectures that are released; nothing runs without a GPU. The kernels also run in
+# The CUDA ops for the architectures that are released: compiled, linked, their symbols looked at, and loaded
+# where there is no GPU; the rest of the package is built for the baseline alone. The kernels also run in
 # `make test`, on the CPU (kernels/emulate). Without an nvcc of the machine, PyPI's is installed beside the build.
 CUDA := build/check-cuda
 NVCC ?= $(or $(CUDACXX),$(shell command -v nvcc))
@@ -288,9 +289,15 @@ check-cuda: dev $(if $(NVCC),,$(CUDA)/.stamp-nvcc) $(CUDA)/.stamp-nvrtc
 	  export LIBRARY_PATH="$$(dirname "$$nvcc")/../lib"; \
 	fi; \
 	$(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM="$(ROOT)/$(BIN)/ninja" -DPython_EXECUTABLE="$(ROOT)/$(BIN)/python" \
-	  -DCMAKE_CUDA_COMPILER="$$nvcc" -DAFFEKT_WERROR=ON -DAFFEKT_PYTHON=OFF -DAFFEKT_TORCH=ON -DAFFEKT_CUDA=ON \
+	  -DCMAKE_CUDA_COMPILER="$$nvcc" -DAFFEKT_WERROR=ON -DAFFEKT_ONE_ISA=ON -DAFFEKT_TORCH=ON -DAFFEKT_CUDA=ON \
 	  -S . -B $(CUDA)/build && \
-	$(BIN)/cmake --build $(CUDA)/build --target affekt_cuda_objects && echo "compiled with $$nvcc"
+	$(BIN)/cmake --build $(CUDA)/build && echo "built with $$nvcc"
+	$(TEST_ENV) $(BIN)/python scripts/check_symbols.py $(CUDA)/build
+	rm -rf $(CUDA)/site && mkdir -p $(CUDA)/site && cp -r python/affekt $(CUDA)/site/ && rm -f $(CUDA)/site/affekt/*.so
+	$(BIN)/cmake --install $(CUDA)/build --prefix $(CUDA)/site >/dev/null
+	OMP_NUM_THREADS=1 AFFEKT_REQUIRE_CUDA_OPS=1 \
+	  PYTHONPATH="$(ROOT)/$(CUDA)/site:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	  $(BIN)/python -S -m pytest -q -p no:xdist -p no:cacheprovider tests/test_ops.py -k cuda_ops
 	@nvrtc=$$(find "$(ROOT)/$(CUDA)/nvrtc" -name 'libnvrtc.so*' | head -n 1); \
 	[ -n "$$nvrtc" ] || { echo "check-cuda: no NVRTC from PyPI"; exit 1; }; \
 	$(TEST_ENV) $(BIN)/python scripts/nvrtc_check.py "$$nvrtc"

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from affekt import ops
 from affekt.errors import InputError
 from affekt.losses import (
@@ -26,6 +28,7 @@ from affekt.losses import (
     NTXentLoss,
     PairwiseInfoNCELoss,
     SupConLoss,
+    _contrast,
     icl_loss,
     info_nce_loss,
     mcl,
@@ -337,6 +340,23 @@ def test_temperature_is_learned_as_a_logarithm():
     assert module.log_temperature.grad.item() == pytest.approx((up - down) / (2 * step), rel=1e-2)
     assert not list(InfoNCELoss().parameters())
     assert "temperature=0.2" in repr(module)
+
+
+def test_a_temperature_that_is_a_number_is_no_copy_from_the_host():
+    """Such a copy waits for the GPU, and may not be in its graphs."""
+    called = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            called.append(function.overloadpacket)
+            return function(*args, **(kwargs or {}))
+
+    like = torch.zeros(2, 3, device="meta", dtype=torch.bfloat16)
+    with Seen():
+        scale = _contrast.scale_of(0.25, like)
+    assert set(called) == {torch.ops.aten.promote_types, torch.ops.aten.full}
+    assert (scale.shape, scale.dtype, scale.device.type) == ((), torch.float32, "meta")
+    assert _contrast.scale_of(0.25, torch.zeros(2, 3)).item() == 4
 
 
 def test_negatives_get_no_gradient_and_an_empty_queue_changes_nothing():

@@ -17,7 +17,7 @@ if not (dist.is_available() and dist.is_gloo_available()):
 
 from affekt import ops
 from affekt.errors import AffektError, InputError
-from affekt.losses import InfoNCELoss, info_nce_loss
+from affekt.losses import InfoNCELoss, _gather, info_nce_loss
 from affekt.ops import losses as native
 from ranks import KINDS, WORLD, Pair, Ranks, batch, gradients, model_and_batch, train
 
@@ -269,6 +269,39 @@ def test_memory_of_the_ring_does_not_grow_with_the_ranks(ranks):
     assert peaks["ring", 4] < peaks["all", 4]
     # A chunk, its gradient, and the same from elsewhere.
     assert peaks["all", 4] > peaks["all", 3] + 2.9
+
+
+@pytest.mark.parametrize("kind", ["info_nce", "sup_con"])
+def test_gradients_of_16_bit_rows_are_rounded_once(kind, monkeypatch):
+    """Such rows come from CUDA alone, where the blocks are in plain torch: here that of one rank."""
+    monkeypatch.setattr(native, "native", lambda x, **_: False)
+    rank = object.__new__(_gather.Ranks)
+    rank.rank, rank.size, rank.ring, rank.wanted = 0, 1, False, (True, True)
+    generator = torch.Generator().manual_seed(3)
+    b = torch.randn(60, 12, generator=generator)
+    a = (b + 0.3 * torch.randn(60, 12, generator=generator)).bfloat16()  # found, so that sums cancel matches
+    b, labels = b.bfloat16(), torch.arange(60) // 2
+
+    def loss(a, b, scale):
+        if kind == "sup_con":
+            both = torch.stack([a, b], 1).flatten(0, 1)[:60]
+            return _gather.gathered_sup_con(both, labels, scale, rank, [60], negatives=None, budget=2**20)
+        options = {"columns": True, "exclude": False, "shift": 0, "negatives": None, "budget": 2**20}
+        return _gather.gathered_info_nce(a, b, scale, rank, [60], weight=1 / 60, **options)
+
+    found = [x.clone().requires_grad_() for x in (a, b)]
+    value = loss(*found, torch.tensor(10.0))
+    wide = [x.double().requires_grad_() for x in (a, b)]
+    expected = loss(*wide, torch.tensor(10.0, dtype=torch.float64))
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(expected.item(), abs=1e-5)  # the scale times float32
+    for ours, theirs in zip(
+        torch.autograd.grad(value, found), torch.autograd.grad(expected, wide), strict=True
+    ):
+        assert ours.dtype == torch.bfloat16
+        # Half a unit of the last of bfloat16's 8 bits, and what float32 sums leave.
+        allowed = 2**-8 * theirs.abs() + 1e-5 * theirs.abs().max()
+        assert ((ours.double() - theirs).abs() <= allowed).all()
 
 
 def test_without_a_process_group_there_is_nothing_to_gather():

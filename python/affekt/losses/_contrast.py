@@ -90,7 +90,8 @@ def scale_of(temperature: float | Tensor, like: Tensor) -> Tensor:
             positive(temperature.item())
         return temperature.reshape(()).to(like.device, dtype).reciprocal()
     positive(temperature)
-    return torch.tensor(1 / temperature, dtype=dtype, device=like.device)
+    # Not torch.tensor: that is a copy from the host, which waits for the GPU and breaks its graphs.
+    return torch.full((), 1 / temperature, dtype=dtype, device=like.device)
 
 
 def positive(temperature: float) -> None:

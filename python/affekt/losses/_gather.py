@@ -313,8 +313,9 @@ def _loss(
             add(negatives, None, False, False)
 
     with torch.enable_grad():
-        leaves = mine.detach().requires_grad_(), theirs.detach().requires_grad_()
-        matched = positives(*(normalize(x.to(factor.dtype), dim=1) for x in leaves))
+        # In the precision of the sums: of 16-bit leaves the gradients would be rounded before they are added.
+        leaves = [x.detach().to(factor.dtype).requires_grad_() for x in (mine, theirs)]
+        matched = positives(*(normalize(x, dim=1) for x in leaves))
         by_match = torch.autograd.grad(matched, leaves, allow_unused=True)
     matched = matched.detach()
     for grad, by in zip(grads, by_match, strict=True):
@@ -322,7 +323,10 @@ def _loss(
             grad -= factor * by
     share = (weights * (rows if cols is None else rows + cols)).sum() - factor.double() * matched
     value, by_scale = ranks.total(torch.stack([share, by_scale - matched])).to(factor.dtype)
-    loss: Tensor = _Known.apply(ranks.size, value, by_scale, *grads, a, b, scale)
+    # What is both anchors and candidates has its gradients added before they are rounded to 16 bits.
+    anchors = a.to(factor.dtype)
+    candidates = anchors if b is a else b.to(factor.dtype)
+    loss: Tensor = _Known.apply(ranks.size, value, by_scale, *grads, anchors, candidates, scale)
     return loss
 
 
