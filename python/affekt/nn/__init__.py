@@ -1,8 +1,8 @@
 """Torch building blocks that the native core runs too.
 
 Everything is time-major: `(batch, time, feature)`, with a boolean `(batch, time)` mask beside it where
-lengths differ. `TCN`, `Stack`, `Standardise`, `Pool`, `Activity` and `Adapt` have a node of the same name in
-the model file.
+lengths differ. `TCN`, `Stack`, `Standardise`, `Pool`, `Activity`, `Adapt` and `CoAttention` have a node of
+the same name in the model file.
 """
 
 # ruff: noqa: E402
@@ -11,6 +11,7 @@ from affekt._lazy import require
 require("torch", purpose="affekt.nn")
 
 from affekt.nn.acoustic import Acoustic
+from affekt.nn.attention import CoAttention, TemporalAttention
 from affekt.nn.augment import FeatureAugment
 from affekt.nn.pool import Pool
 from affekt.nn.recurrent import LSTM
@@ -24,11 +25,13 @@ __all__ = [
     "Acoustic",
     "Activity",
     "Adapt",
+    "CoAttention",
     "FeatureAugment",
     "Pool",
     "SpeakerState",
     "Stack",
     "Standardise",
+    "TemporalAttention",
     "lengths_to_mask",
     "speaker_normalise",
 ]

@@ -23,12 +23,14 @@ from affekt.systems.base import (
     source_of,
 )
 from affekt.systems.cer import Cer
+from affekt.systems.lfan import Lfan
 from affekt.systems.speech import Speech
 from affekt.systems.traced import TracedSystem
 
 __all__ = [
     "Cer",
     "Head",
+    "Lfan",
     "Speech",
     "System",
     "TracedSystem",

@@ -371,8 +371,11 @@ def source_of(card: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         )
     try:
         name, config = str(card["system"]["name"]), dict(card["system"]["config"])
-        # The card's JSON sorts its keys; the outputs keep the order of the heads.
+        # The card's JSON sorts its keys; outputs keep the order of the heads, inputs that of the signals.
         config["heads"] = {output["name"]: config["heads"][output["name"]] for output in card["outputs"]}
+        if "modalities" in config:
+            own = config["modalities"]
+            config["modalities"] = {given["name"]: own[given["name"]] for given in card["inputs"]}
     except (KeyError, TypeError) as error:
         raise ModelFileError(
             f"the model {card.get('name', '')!r} does not say which system it was trained as ({error!r})"

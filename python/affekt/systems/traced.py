@@ -19,7 +19,17 @@ from affekt.nn import LSTM, TCN, Standardise
 from affekt.systems.base import Head, System
 from affekt.systems.speech import TcnConfig
 
-__all__ = ["WIDTHS", "LstmConfig", "ModalityConfig", "TraceLossConfig", "TracedSystem", "WindowConfig"]
+__all__ = [
+    "WIDTHS",
+    "EncoderTcnConfig",
+    "LstmConfig",
+    "ModalityConfig",
+    "TraceLossConfig",
+    "TracedSystem",
+    "WindowConfig",
+    "as_array",
+    "as_tensor",
+]
 
 WIDTHS: dict[str, tuple[int, list[int]]] = {
     "video": (512, [256, 256, 128, 128]),
@@ -178,9 +188,7 @@ class TracedSystem(System):
 
     def num_parameters(self) -> int:
         """Parameters, weight norm folded, as the model file stores them."""
-        extra = sum(
-            2 * sum(e.channels) for e in self.encoders.values() if isinstance(e, TCN) and e.weight_norm
-        )
+        extra = sum(2 * sum(m.channels) for m in self.modules() if isinstance(m, TCN) and m.weight_norm)
         return sum(p.numel() for p in self.parameters()) - extra
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
@@ -342,6 +350,10 @@ class TracedSystem(System):
                 as_array(own.scale),
             )
         last = add(f"{name}_in", "gate", last, f"{name}_there")
+        return self._tcn_node(f"{name}_tcn", last, encoder, add, tensors)
+
+    def _tcn_node(self, name: str, last: str, encoder: TCN, add: Any, tensors: dict[str, np.ndarray]) -> str:
+        """The node of a TCN; returns its name."""
         options = {
             "channels": encoder.channels,
             "kernel_size": encoder.kernel_size,
@@ -350,8 +362,8 @@ class TracedSystem(System):
         }
         if encoder.activation == "leaky_relu":
             options["slope"] = encoder.slope
-        tensors |= encoder.folded(f"{name}_tcn")
-        return add(f"{name}_tcn", "tcn", last, **options)
+        tensors |= encoder.folded(name)
+        return add(name, "tcn", last, **options)
 
     def outputs(self) -> list[dict[str, Any]]:
         squashed = self.config.activation == "tanh"
