@@ -443,3 +443,76 @@ def test_interval_coverage_counts_and_knows_the_normal(rng):
 def test_calibration_measures_name_what_is_wrong(call, words):
     with pytest.raises(InputError, match=words):
         call()
+
+
+# Tests of significance ------------------------------------------------------------------------------------
+
+# Accuracy per subject, EEG and face (Zhang 2023, table 4.1).
+# fmt: off
+EEG = [0.6034, 0.5015, 0.6113, 0.5754, 0.5444, 0.5577, 0.2254, 0.5794, 0.4797, 0.2801, 0.5097, 0.5415,
+       0.5963, 0.6156, 0.5214, 0.6150, 0.4893, 0.5058, 0.6293, 0.5809, 0.5677, 0.5118, 0.2922, 0.5233]
+FACE = [0.5235, 0.7169, 0.5837, 0.6057, 0.5121, 0.6572, 0.4174, 0.5932, 0.4360, 0.4217, 0.6083, 0.5131,
+        0.6226, 0.5755, 0.5233, 0.5211, 0.5711, 0.5266, 0.6685, 0.5299, 0.5424, 0.4880, 0.2296, 0.5203]
+# fmt: on
+
+
+@row("zhang", 16)
+def test_mean_and_sd_over_folds_are_those_of_a_published_table() -> None:
+    for values, mean, sd in ((EEG, 0.5191, 0.1075), (FACE, 0.5378, 0.0992)):
+        found = metrics.mean_interval(values)
+        assert (round(found.mean, 4), round(found.sd, 4)) == (mean, sd)
+
+
+@row("zhang", 36)
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+def test_paired_t_and_shapiro_against_scipy(alternative: str) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for a, b in ((EEG, FACE), (FACE, EEG), (EEG[:2], FACE[:2])):
+        found, theirs = (
+            metrics.paired_t(a, b, alternative=alternative),
+            stats.ttest_rel(a, b, alternative=alternative),
+        )
+        assert found.statistic == pytest.approx(theirs.statistic, rel=1e-12)
+        assert found.p == pytest.approx(theirs.pvalue, rel=1e-10)
+        assert found.n == len(a)
+    differences = np.subtract(EEG, FACE)
+    assert metrics.shapiro_wilk(differences)[:2] == pytest.approx(
+        tuple(stats.shapiro(differences)), rel=1e-12
+    )
+
+
+@given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=20), numbers)
+def test_paired_t_by_its_symmetries(rows: list[tuple[float, float]], offset: float) -> None:
+    pytest.importorskip("scipy.stats")
+    a, b = np.array(rows).T
+    both, up, down = (metrics.paired_t(a, b, alternative=x) for x in ("two-sided", "greater", "less"))
+    assert metrics.paired_t(b, a, alternative="less").p == pytest.approx(up.p, abs=1e-12)
+    assert metrics.paired_t(a + offset, b + offset).p == pytest.approx(both.p, abs=1e-9)
+    if (a == b).all():
+        assert (both.p, up.p, down.p, both.statistic) == (1, 1, 1, 0)
+    else:
+        assert up.p + down.p == pytest.approx(1)
+        assert both.p == pytest.approx(2 * min(up.p, down.p))
+    if np.ptp(a - b) == 0 and a[0] > b[0]:
+        assert (up.p, down.p, both.p, both.statistic) == (0, 1, 0, math.inf)
+
+
+@row("zhang", 36)
+def test_stars_at_their_boundaries() -> None:
+    wanted = {0.0: "***", 0.001: "***", 0.0011: "**", 0.01: "**", 0.0101: "*", 0.05: "*", 0.0501: "", 1.0: ""}
+    assert {p: metrics.stars(p) for p in wanted} == wanted
+
+
+def test_bad_input_of_tests_is_named() -> None:
+    for call, wanted in (
+        (lambda: metrics.paired_t([1.0], [2.0]), "at least 2 pairs, got 1"),
+        (lambda: metrics.paired_t([1.0, 2.0], [2.0]), "a and b must have the same length"),
+        (lambda: metrics.paired_t([1.0, np.nan], [2.0, 1.0]), "a must be finite"),
+        (lambda: metrics.paired_t([1.0, 2.0], [2.0, 1.0], alternative="more"), "alternative must be one of"),
+        (lambda: metrics.shapiro_wilk([1.0, 2.0]), "3 to 5000, not all equal; got 2"),
+        (lambda: metrics.shapiro_wilk([1.0] * 4), "not all equal"),
+        (lambda: metrics.stars(1.5), r"p must lie in \[0, 1\], got 1.5"),
+        (lambda: metrics.stars(math.nan), "p must be a finite number"),
+    ):
+        with pytest.raises(InputError, match=wanted):
+            call()

@@ -32,6 +32,7 @@ from affekt.errors import InputError
 
 __all__ = [
     "Interval",
+    "Significance",
     "bootstrap_interval",
     "brier",
     "by_group",
@@ -43,10 +44,13 @@ __all__ = [
     "macro_f1",
     "mean_interval",
     "nll",
+    "paired_t",
     "pcc",
     "recall",
     "reliability",
     "rmse",
+    "shapiro_wilk",
+    "stars",
     "uar",
     "war",
 ]
@@ -461,6 +465,94 @@ def mean_interval(values: Any, *, level: float = 0.95) -> Interval:
     t = float(require("scipy.stats", purpose="confidence intervals").t.ppf(0.5 + level / 2, n - 1))
     half = t * sd / np.sqrt(n)
     return Interval(mean, mean - half, mean + half, sd, n, level)
+
+
+class Significance(NamedTuple):
+    """What a test of significance found.
+
+    Attributes
+    ----------
+    statistic : t or W.
+    p : probability of a statistic at least as far out, if there is nothing to be found.
+    n : number of values or pairs.
+    """
+
+    statistic: float
+    p: float
+    n: int
+
+
+_ALTERNATIVES = ("two-sided", "greater", "less")
+
+
+def paired_t(a: Any, b: Any, *, alternative: str = "two-sided") -> Significance:
+    """Student's t-test of paired values, one pair per fold, seed or speaker.
+
+    ``t = mean(d) / (sd(d) / sqrt(n))`` with d = a - b, the sample sd (ddof 1) and n - 1 degrees of freedom.
+
+    Pairs that are all equal show nothing (t 0, p 1); differences that are all the same but not 0 have an
+    infinite t.
+
+    Parameters
+    ----------
+    a, b : ``(n,)`` finite, at least two pairs.
+    alternative : ``"two-sided"``: the mean of d is not 0; ``"greater"``: it is above, `a` is larger;
+        ``"less"``: it is below.
+
+    Source: Student (W. S. Gosset), "The probable error of a mean", Biometrika 6 (1908).
+
+    >>> round(paired_t([3, 4, 5, 6], [1, 3, 3, 5], alternative="greater").p, 4)
+    0.0069
+    """
+    _checks.choice(alternative, _ALTERNATIVES, "alternative")
+    x, y = (
+        _checks.finite(_checks.array(given, name, ndim=1, dtype=np.float64, empty=False), name)
+        for given, name in ((a, "a"), (b, "b"))
+    )
+    _checks.same_length(x, y, ("a", "b"))
+    d, n = x - y, len(x)
+    if n < 2:
+        raise InputError(f"a and b must have at least 2 pairs, got {n}")
+    mean, sd = float(d.mean()), 0.0 if _constant(d) else float(d.std(ddof=1))
+    far = np.copysign(np.inf, mean) if mean else 0.0
+    t = mean / (sd / np.sqrt(n)) if sd > 0 else far
+    above, below = (
+        float(require("scipy.stats", purpose="tests of significance").t.sf(s * t, n - 1)) for s in (1, -1)
+    )
+    p = {"two-sided": min(1.0, 2 * min(above, below)), "greater": above, "less": below}[alternative]
+    return Significance(float(t), 1.0 if sd == 0 and mean == 0 else p, n)
+
+
+def shapiro_wilk(values: Any) -> Significance:
+    """Test of values, such as the differences of a paired t-test, for a normal distribution: W is near 1
+    where they are, p small where they are not.
+
+    Parameters
+    ----------
+    values : ``(n,)`` finite, 3 to 5000 and not all equal.
+
+    Source: S. Shapiro, M. Wilk, "An analysis of variance test for normality", Biometrika 52 (1965). W and p
+    are those of ``scipy.stats.shapiro``.
+    """
+    x = _checks.finite(_checks.array(values, "values", ndim=1, dtype=np.float64, empty=False), "values")
+    if not 3 <= len(x) <= 5000 or _constant(x):
+        raise InputError(
+            f"values must be 3 to 5000, not all equal; got {len(x)}, from {x.min()} to {x.max()}"
+        )
+    found = require("scipy.stats", purpose="tests of significance").shapiro(x)
+    return Significance(float(found.statistic), float(found.pvalue), len(x))
+
+
+def stars(p: float) -> str:
+    """The customary marks of a p: ``"***"`` up to 0.001, ``"**"`` up to 0.01, ``"*"`` up to 0.05, else none.
+
+    >>> [stars(p) for p in (0.0005, 0.01, 0.04, 0.05001)]
+    ['***', '**', '*', '']
+    """
+    p = _checks.number(p, "p", low=0)
+    if p > 1:
+        raise InputError(f"p must lie in [0, 1], got {p}")
+    return "***" if p <= 0.001 else "**" if p <= 0.01 else "*" if p <= 0.05 else ""
 
 
 def bootstrap_interval(

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from affekt.data.auditing import AuditReport, Finding, audit
     from affekt.data.corpora import corpus, list_corpora
     from affekt.data.emotions import match_emotions
+    from affekt.data.fusion import FusedTrace, advance_traces, fuse_traces, reaction_delays
     from affekt.data.generated import generate
     from affekt.data.manifest import Manifest, Place, read_manifest
+    from affekt.data.refinement import refine_labels, refinement_grid
     from affekt.data.sources import Matrix, Rows, Source, Trace, list_sources, make_source, source
     from affekt.data.splits import (
         Split,
@@ -56,10 +58,16 @@ _NAMES = {
     "corpus": "corpora",
     "list_corpora": "corpora",
     "match_emotions": "emotions",
+    "FusedTrace": "fusion",
+    "advance_traces": "fusion",
+    "fuse_traces": "fusion",
+    "reaction_delays": "fusion",
     "generate": "generated",
     "Manifest": "manifest",
     "Place": "manifest",
     "read_manifest": "manifest",
+    "refine_labels": "refinement",
+    "refinement_grid": "refinement",
     "Matrix": "sources",
     "Rows": "sources",
     "Source": "sources",
@@ -98,6 +106,7 @@ __all__ = [
     "AuditReport",
     "FeatureStore",
     "Finding",
+    "FusedTrace",
     "Manifest",
     "Matrix",
     "Place",
@@ -108,11 +117,13 @@ __all__ = [
     "Trace",
     "Trials",
     "Windows",
+    "advance_traces",
     "audio_info",
     "audit",
     "corpus",
     "cut_windows",
     "feature_key",
+    "fuse_traces",
     "generate",
     "group_kfold",
     "leave_one_group_out",
@@ -127,9 +138,12 @@ __all__ = [
     "prepare_trials",
     "published_folds",
     "random_split",
+    "reaction_delays",
     "read_audio",
     "read_manifest",
     "read_split",
+    "refine_labels",
+    "refinement_grid",
     "row_kfold",
     "save_statistics",
     "source",

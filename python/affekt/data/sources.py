@@ -250,11 +250,15 @@ class Trace(Matrix):
                 f"{values[step, column]:g} (trace.scale tells the scale, trace.invalid what is no label)"
             )
         values = np.clip((2 * values - high - low) / (high - low), -1.0, 1.0)
-        late = min(round(self.shift * self.rate), len(values) - 1)
-        if late:
-            values = np.concatenate([values[late:], np.repeat(values[-1:], late, axis=0)])
+        values = advanced(values, round(self.shift * self.rate))
         present = np.asarray(~np.isnan(values).all(axis=1))
         return Rows(values.astype(np.float32), None if present.all() else present, gaps=True)
+
+
+def advanced(values: np.ndarray, steps: int) -> np.ndarray:
+    """Values (time, ...) `steps` earlier, the last one repeated at the end."""
+    late = min(steps, len(values) - 1)
+    return np.concatenate([values[late:], np.repeat(values[-1:], late, axis=0)]) if late > 0 else values
 
 
 def _read_matrix(file: Path, key: str | None, columns: list[str] | None) -> np.ndarray:
