@@ -117,6 +117,35 @@ def test_any_order_of_pushes_and_polls_gives_the_bits_of_engines_alone(data):
         assert pool[s].counters()["late"] == 0
 
 
+def test_sessions_that_two_threads_add_have_the_core_s_numbers():
+    pool = EnginePool(MODEL)
+    core, held = pool._native, threading.Event()
+
+    class Slow:
+        """The core's pool, whose first session is handed over late."""
+
+        def add(self):
+            session = core.add()
+            if not held.is_set():
+                held.set()
+                second.join(0.5)
+            return session
+
+        def __getattr__(self, name):
+            return getattr(core, name)
+
+    pool._native = Slow()
+    second = threading.Thread(target=lambda: held.wait(20) and pool.add())
+    second.start()
+    first = pool.add()
+    second.join(20)
+    assert len(pool) == 2
+    assert pool[0] is first
+    pool[0].push("face", np.zeros((3, 6), np.float32), 0.0)
+    pool[0].finish()
+    assert set(pool.poll().sessions) == {0}
+
+
 @pytest.mark.parametrize("file", SPEECH)
 def test_models_without_a_clock(file):
     model = affekt.load(GOLDEN / file)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affekt import DataError, InputError
+from affekt import DataError, InputError, cli
 from affekt._native import Model
 from affekt.cli import main
 from affekt.data.manifest import read_csv
-from affekt.live import CsvSink, EegSource, FileSource, GeneratedSource, RowsSource
+from affekt.live import CsvSink, EegSource, FileSource, GeneratedSource, Recording, RowsSource
 from affekt.live.opening import open_sink, open_source
 from affekt.live.sources import runs
 from affekt.modelfile import model_bytes
@@ -169,6 +171,13 @@ def test_words_open_what_they_name(files, model, tmp_path):
     assert isinstance(open_sink(str(tmp_path / "a.csv"), model), CsvSink)
 
 
+def test_words_name_an_input_with_a_dash():
+    card, tensors = fused()
+    card = json.loads(json.dumps(card).replace('"face"', '"face-2"'))
+    model = Model.from_bytes(model_bytes(card, tensors))
+    assert open_source("face-2=generated:1?seed=1", model).modality == "face-2"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -233,6 +242,40 @@ def test_the_command_tells_of_a_source_that_failed(files, model_file, tmp_path, 
 def test_the_command_refuses_what_makes_no_sense(model_file, words, message, capsys):
     assert main(["stream", "--model", str(model_file), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("failing", [True, False])
+def test_what_failed_is_told_after_ctrl_c_too(model_file, tmp_path, capsys, monkeypatch, failing):
+    show, shown = cli._Live.__call__, []
+
+    def stopped(self, estimate):
+        show(self, estimate)
+        shown.append(estimate)
+        if len(shown) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli._Live, "__call__", stopped)
+    sink, out = tmp_path / "sink.jsonl", tmp_path / "out.csv"
+    if failing:
+        sink.symlink_to("/dev/full")
+    words = ["--source", "face=generated:3", "--sink", str(sink), "--out", str(out)]
+    assert main(["stream", "--model", str(model_file), *words]) == (2 if failing else 0)
+    said = capsys.readouterr().err
+    assert ("sink.jsonl: cannot be written: No space left on device" in said) is failing
+    assert "Traceback" not in said
+    assert len(pd.read_csv(out)) >= 4
+
+
+def test_the_command_goes_on_after_a_source_that_cannot_be_closed(model_file, tmp_path, capsys, monkeypatch):
+    def stuck(self):
+        raise RuntimeError("the driver hangs")
+
+    monkeypatch.setattr(GeneratedSource, "close", stuck)
+    record, out = tmp_path / "session.csv", tmp_path / "out.csv"
+    words = ["--source", "face=generated:2", "--record", str(record), "--out", str(out)]
+    assert main(["stream", "--model", str(model_file), *words]) == 2
+    assert "error: closing face: the driver hangs" in capsys.readouterr().err
+    assert len(pd.read_csv(out)) == len(list(Recording(record).replay())) > 10
 
 
 def test_the_view_of_the_command(model_file, capsys):

@@ -3,11 +3,13 @@ recording that gives them again."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
 import math
 import re
+import resource
 import threading
 
 import numpy as np
@@ -20,6 +22,7 @@ from affekt import DataError, InputError
 from affekt._native import Model
 from affekt.data.manifest import read_csv
 from affekt.live import Chunk, CsvSink, Engine, JsonLinesSink, Recorder, Recording, Session, Source
+from affekt.live.opening import open_sink
 from affekt.live.recording import RecordingWarning
 from affekt.live.sources import GeneratedSource, Replay, estimates
 from affekt.modelfile import model_bytes
@@ -82,6 +85,7 @@ class Device(Source):
 
 
 SIZE = {"audio": 800, "eeg": 16, "face": 3}
+FACE = list(chunks_of("face", [1]))
 
 
 def same(found, whole):
@@ -396,6 +400,17 @@ def test_recordings_that_cannot_be_replayed(recorded, tmp_path, monkeypatch):
         Recording(path).replay(MODEL)
 
 
+@contextlib.contextmanager
+def room(size):
+    """No file gets longer than `size` bytes, as on a full disk: the write that meets the end comes short."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 class FullDisk:
     """A file on a disk that has room for so many more writes."""
 
@@ -412,22 +427,24 @@ class FullDisk:
         return getattr(self.file, name)
 
 
-def test_a_full_disk_ends_the_recording_and_not_the_session(tmp_path):
-    import csv
-
+@pytest.mark.parametrize("size", [150_000, 200_001])
+def test_a_full_disk_ends_the_recording_and_not_the_session(tmp_path, size):
     path = tmp_path / "session.csv"
     engine = Engine(MODEL, wait_s=math.inf)
-    recorder = Recorder(path, engine)
-    recorder._writer._rows = csv.writer(FullDisk(recorder._writer._file, 20), lineterminator="\n")
     found = []
-    sources = [Scripted(name, chunks_of(name, [400])) for name in RATES]
-    session = Session(engine, sources, recorder=recorder)
-    with pytest.raises(DataError, match=r"recording stopped at .* No space left on device; what was written"):
+    sources = [Scripted(name, chunks_of(name, [n])) for name, n in SIZE.items()]
+    session = Session(engine, sources, recorder=path)
+    with (
+        room(size),
+        pytest.raises(DataError, match=r"session\.csv: recording stopped at .* File too large; what"),
+    ):
         found.extend(session)
     same(found, WHOLE)
     assert list(session.failures) == ["recording"]
-    recorder.close()
-    again = list(Recording(path).replay(MODEL))
+    assert path.stat().st_size == size
+    with pytest.warns(RecordingWarning, match="its end was not written"):
+        again = list(Recording(path).replay(MODEL))
+    assert 3 < len(again) < len(found)
     assert again == found[: len(again)]
 
 
@@ -441,6 +458,42 @@ def test_a_full_disk_ends_a_sink_and_not_the_session(monkeypatch):
         found.extend(session)
     assert len(found) > 10
     assert closed
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_what_a_full_disk_does_to_a_sink_is_said_with_its_name(tmp_path, kind):
+    """At its first row, which a table writes when it is made, and at a later one."""
+    full = tmp_path / f"full.{kind}"
+    full.symlink_to("/dev/full")
+    message = rf"full\.{kind}: cannot be written: No space left on device"
+    with pytest.raises(DataError, match=message):
+        open_sink(str(full), MODEL).write(next(iter(Session(Engine(MODEL), Scripted("face", FACE)))))
+    path = tmp_path / f"late.{kind}"
+    session = Session(Engine(MODEL), Scripted("face", FACE), sinks=[open_sink(str(path), MODEL)])
+    found = []
+    with room(1000), pytest.raises(DataError, match=rf"late\.{kind}: cannot be written: File too large"):
+        found.extend(session)
+    assert len(found) > 10
+    assert list(session.failures) == [str(path)]
+
+
+def test_closing_goes_on_after_a_source_that_cannot_be_closed(tmp_path):
+    class Stuck(Scripted):
+        def close(self):
+            raise RuntimeError("the driver hangs")
+
+    path, out = tmp_path / "session.parquet", tmp_path / "out.csv"
+    pytest.importorskip("pyarrow")
+    sources = [Stuck("face", FACE), Scripted("eeg", chunks_of("eeg", [16]))]
+    session = Session(Engine(MODEL), sources, sinks=[CsvSink(out, MODEL)], recorder=path)
+    found = []
+    with pytest.raises(DataError, match="closing face: the driver hangs"):
+        found.extend(session)
+    session.close()
+    assert session.failures == {"closing face": "closing face: the driver hangs"}
+    assert len(found) > 10
+    assert list(Recording(path).replay(MODEL)) == found
+    assert len(read_csv(out, ())) == len(found)
 
 
 # ---- sinks, generated signals, the view

@@ -133,13 +133,15 @@ class FakeSoundDevice:
             def __init__(self, *, callback, **options):
                 if fake.problem is not None:
                     raise fake.problem
-                self.callback, self.options, self.running = callback, options, False
+                self.callback, self.options, self.running, self.closed = callback, options, False, False
                 fake.streams.append(self)
 
             def start(self):
                 self.running = True
 
             def stop(self):
+                if self.closed:
+                    raise fake.PortAudioError("Invalid stream pointer")
                 self.running = False
 
             def close(self):
@@ -172,6 +174,7 @@ def test_microphone_blocks_come_out_in_order(sounddevice):
             assert chunk.time == pytest.approx(number * 0.01)
     assert not stream.running
     assert stream.closed
+    source.close()  # again, as a session and its caller do
 
 
 def test_a_full_queue_drops_new_blocks_and_the_times_show_the_gap(sounddevice):

@@ -452,6 +452,21 @@ def test_adapting_can_stop_and_go_on():
     assert not engine.profile().empty
 
 
+def test_a_recording_knows_whether_the_engine_adapted(tmp_path):
+    from affekt.live import Chunk, Recorder, Recording
+    from affekt.live.sources import estimates
+
+    engine = Engine(SPEAKER, adapt=False)
+    engine.adapt(True)
+    rate = SPEAKER.sample_rate
+    first = Chunk("audio", SIGNAL, 0.0, rate)
+    with Recorder(tmp_path / "a.csv", engine) as recorder:
+        found = list(estimates(engine, [first, first._replace(time=first.end)], recorder.write))
+        recorder.finish()
+    assert list(Recording(tmp_path / "a.csv").replay(SPEAKER)) == found
+    assert not engine.profile().empty
+
+
 def test_a_row_that_waited_counts_only_where_it_was_the_last():
     tensors = {"a.mean": np.zeros(8, "f4"), "a.sd": np.ones(8, "f4")}
     nodes = [

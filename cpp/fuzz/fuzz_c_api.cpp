@@ -105,6 +105,7 @@ void step(Input& input, Pool& pool) {
       options.queue_s = input.ConsumeFloatingPointInRange<double>(-0.5, 2);
       options.reanchor_s = input.ConsumeBool() ? 0.1 : odd(input);
       options.wait_s = odd(input);
+      options.dejitter_s = input.ConsumeBool() ? -1 : odd(input);
       options.adapting = input.ConsumeIntegralInRange<int>(0, 2);
       affekt_engine* engine = nullptr;
       const affekt_model* const m =

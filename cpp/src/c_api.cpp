@@ -67,7 +67,7 @@ struct EngineHandle {
   const std::shared_ptr<const Model> model;
   Engine engine;
   std::vector<Adaptation> known;        // as affekt_engine_adaptations saw it
-  std::atomic<std::uint32_t> calls{0};  // a bit per input that is being pushed, and kPoll
+  std::atomic<std::uint32_t> calls{0};  // a bit per input that is being pushed, kPoll, kReplace, readers
 };
 
 struct SnapshotHandle {
@@ -230,21 +230,32 @@ affekt_status to_options(const affekt_engine_options* from, EngineOptions& to) n
 
 constexpr std::uint32_t kPoll = 1u << kMaxInputs;
 constexpr std::uint32_t kPushes = kPoll - 1;
+constexpr std::uint32_t kReplace = kPoll << 1;    // its memory is given up: restore, free
+constexpr std::uint32_t kReader = kReplace << 1;  // counts, from here up, the calls that only look
+constexpr std::uint32_t kReaders = ~(kReader - 1);
 
-/// Holds bits of EngineHandle::calls while a call runs; none if another call holds one of them.
+/// What a call is in EngineHandle::calls, and what may not be there.
+struct Call {
+  std::uint32_t bits, meets_not;
+};
+constexpr Call alone_on(std::uint32_t bits) noexcept { return {bits, bits}; }
+constexpr Call kLook{kReader, kReplace};
+constexpr Call kRenew{kPushes | kPoll | kReplace, ~std::uint32_t{0}};
+
+/// Is in EngineHandle::calls while a call runs; not if one runs that it may not meet.
 class Claim {
  public:
-  Claim(EngineHandle& engine, std::uint32_t bits) noexcept : engine_(engine) {
+  Claim(EngineHandle& engine, Call call) noexcept : engine_(engine) {
     std::uint32_t now = engine.calls.load(std::memory_order_relaxed);
-    while (!(now & bits))
-      if (engine.calls.compare_exchange_weak(now, now | bits, std::memory_order_acquire,
+    while (!(now & call.meets_not))
+      if (engine.calls.compare_exchange_weak(now, now + call.bits, std::memory_order_acquire,
                                              std::memory_order_relaxed)) {
-        bits_ = bits;
+        bits_ = call.bits;
         break;
       }
   }
   ~Claim() {
-    if (bits_) engine_.calls.fetch_and(~bits_, std::memory_order_release);
+    if (bits_) engine_.calls.fetch_sub(bits_, std::memory_order_release);
   }
   Claim(const Claim&) = delete;
   Claim& operator=(const Claim&) = delete;
@@ -255,12 +266,12 @@ class Claim {
   std::uint32_t bits_ = 0;
 };
 
-/// Finds the engine, claims `bits` of it and runs `body` on it.
+/// Finds the engine, claims it for `call` and runs `body` on it.
 template <class Body>
-affekt_status with(const affekt_engine* handle, std::uint32_t bits, Body&& body) noexcept {
+affekt_status with(const affekt_engine* handle, Call call, Body&& body) noexcept {
   EngineHandle* const engine = handles.find<EngineHandle>(handle);
   if (!engine) return no_handle<EngineHandle>(handle);
-  const Claim claim(*engine, bits);
+  const Claim claim(*engine, call);
   if (!claim) return fail(AFFEKT_BUSY, "engine: another call on it runs that this one may not meet");
   return guarded([&] { return body(*engine); });
 }
@@ -278,8 +289,7 @@ affekt_status push(affekt_engine* handle, const char* modality, const T* samples
       std::find_if(inputs.begin(), inputs.end(), [&](const InputSpec& i) { return i.name == modality; }) -
       inputs.begin());
   // The engine counts a name that it does not know with its inputs, and so it must not meet another push.
-  const std::uint32_t bits = index < inputs.size() ? 1u << index : kPushes;
-  const Claim claim(*found, bits);
+  const Claim claim(*found, alone_on(index < inputs.size() ? 1u << index : kPushes));
   if (!claim) return fail(AFFEKT_BUSY, "engine: another push to %.80s runs", modality);
   const Status status = time ? found->engine.push(modality, samples, n, *time, taken)
                              : found->engine.push(modality, samples, n, taken);
@@ -291,7 +301,7 @@ affekt_status finish(affekt_engine* handle) noexcept {
   EngineHandle* const engine = handles.find<EngineHandle>(handle);
   if (!engine) return no_handle<EngineHandle>(handle);
   const bool alone = engine->model->inputs().size() == 1;
-  return with(handle, alone ? kPushes : kPushes | kPoll, [](EngineHandle& e) -> affekt_status {
+  return with(handle, alone_on(alone ? kPushes : kPushes | kPoll), [](EngineHandle& e) -> affekt_status {
     e.engine.finish();
     return AFFEKT_OK;
   });
@@ -467,8 +477,7 @@ affekt_status affekt_engine_open(const char* path, const affekt_engine_options* 
 affekt_status affekt_engine_free(affekt_engine* engine) {
   if (!engine) return AFFEKT_OK;
   // No claim outlives this, or it would be given back to memory that is gone.
-  const affekt_status status =
-      with(engine, kPushes | kPoll, [](EngineHandle&) -> affekt_status { return AFFEKT_OK; });
+  const affekt_status status = with(engine, kRenew, [](EngineHandle&) -> affekt_status { return AFFEKT_OK; });
   return status == AFFEKT_OK ? release<EngineHandle>(engine) : status;
 }
 
@@ -482,7 +491,7 @@ affekt_status affekt_engine_push_int16(affekt_engine* engine, const char* modali
 }
 
 affekt_status affekt_engine_poll(affekt_engine* engine, affekt_estimate* estimate) {
-  return with(engine, kPoll, [&](EngineHandle& e) -> affekt_status {
+  return with(engine, alone_on(kPoll), [&](EngineHandle& e) -> affekt_status {
     // The struct first: an estimate that could not be handed over would be lost.
     if (const affekt_status status = fill(estimate, {}, "estimate"); status != AFFEKT_OK) return status;
     Estimate found;
@@ -498,14 +507,14 @@ affekt_status affekt_engine_poll(affekt_engine* engine, affekt_estimate* estimat
 affekt_status affekt_engine_finish(affekt_engine* engine) { return finish(engine); }
 
 affekt_status affekt_engine_reset(affekt_engine* engine) {
-  return with(engine, kPushes | kPoll, [](EngineHandle& e) -> affekt_status {
+  return with(engine, alone_on(kPushes | kPoll), [](EngineHandle& e) -> affekt_status {
     e.engine.reset();
     return AFFEKT_OK;
   });
 }
 
 affekt_status affekt_engine_snapshot(const affekt_engine* engine, affekt_snapshot** snapshot) {
-  return with(engine, kPushes | kPoll, [&](EngineHandle& e) -> affekt_status {
+  return with(engine, alone_on(kPushes | kPoll), [&](EngineHandle& e) -> affekt_status {
     if (!snapshot) return is_null("snapshot");
     *snapshot = nullptr;
     return hand_out(std::make_unique<SnapshotHandle>(e.engine.snapshot()), snapshot);
@@ -513,7 +522,7 @@ affekt_status affekt_engine_snapshot(const affekt_engine* engine, affekt_snapsho
 }
 
 affekt_status affekt_engine_restore(affekt_engine* engine, const affekt_snapshot* snapshot) {
-  return with(engine, kPushes | kPoll, [&](EngineHandle& e) -> affekt_status {
+  return with(engine, kRenew, [&](EngineHandle& e) -> affekt_status {
     const SnapshotHandle* const from = handles.find<SnapshotHandle>(snapshot);
     if (!from) return no_handle<SnapshotHandle>(snapshot);
     e.engine.restore(from->snapshot);
@@ -524,7 +533,7 @@ affekt_status affekt_engine_restore(affekt_engine* engine, const affekt_snapshot
 affekt_status affekt_snapshot_free(affekt_snapshot* snapshot) { return release<SnapshotHandle>(snapshot); }
 
 affekt_status affekt_engine_adaptations(affekt_engine* engine, size_t* n) {
-  return with(engine, kPoll, [&](EngineHandle& e) -> affekt_status {
+  return with(engine, alone_on(kPoll), [&](EngineHandle& e) -> affekt_status {
     if (!n) return is_null("n");
     e.known = e.engine.adaptation();
     *n = e.known.size();
@@ -533,7 +542,7 @@ affekt_status affekt_engine_adaptations(affekt_engine* engine, size_t* n) {
 }
 
 affekt_status affekt_engine_adaptation(affekt_engine* engine, size_t index, affekt_adaptation* adaptation) {
-  return with(engine, kPoll, [&](EngineHandle& e) -> affekt_status {
+  return with(engine, alone_on(kPoll), [&](EngineHandle& e) -> affekt_status {
     if (index >= e.known.size())
       return beyond(index, e.known.size(), "nodes that affekt_engine_adaptations saw");
     const Adaptation& node = e.known[index];
@@ -545,7 +554,7 @@ affekt_status affekt_engine_adaptation(affekt_engine* engine, size_t index, affe
 
 affekt_status affekt_engine_adapt(affekt_engine* engine, const affekt_adaptation* profile, size_t n) {
   constexpr std::size_t kMaxNodes = 256, kMaxWidth = 65536;  // of a model file
-  return with(engine, kPoll, [&](EngineHandle& e) -> affekt_status {
+  return with(engine, alone_on(kPoll), [&](EngineHandle& e) -> affekt_status {
     if (!profile && n > 0) return is_null("profile");
     if (n > kMaxNodes)
       return fail(AFFEKT_INVALID_ARGUMENT, "n: a model has at most %zu nodes, got %zu", kMaxNodes, n);
@@ -568,7 +577,7 @@ affekt_status affekt_engine_adapt(affekt_engine* engine, const affekt_adaptation
 }
 
 affekt_status affekt_engine_set_adapting(affekt_engine* engine, int32_t adapting) {
-  return with(engine, kPoll, [&](EngineHandle& e) -> affekt_status {
+  return with(engine, alone_on(kPoll), [&](EngineHandle& e) -> affekt_status {
     if (adapting != 0 && adapting != 1)
       return fail(AFFEKT_INVALID_ARGUMENT, "adapting: expected 0 or 1, got %d", static_cast<int>(adapting));
     e.engine.set_adapting(adapting != 0);
@@ -577,28 +586,28 @@ affekt_status affekt_engine_set_adapting(affekt_engine* engine, int32_t adapting
 }
 
 affekt_status affekt_engine_latency(const affekt_engine* engine, double* seconds) {
-  EngineHandle* const found = handles.find<EngineHandle>(engine);
-  if (!found) return no_handle<EngineHandle>(engine);
-  if (!seconds) return is_null("seconds");
-  *seconds = found->engine.latency();
-  return AFFEKT_OK;
+  return with(engine, kLook, [&](EngineHandle& e) -> affekt_status {
+    if (!seconds) return is_null("seconds");
+    *seconds = e.engine.latency();
+    return AFFEKT_OK;
+  });
 }
 
 affekt_status affekt_engine_counters(const affekt_engine* engine, const char* modality,
                                      affekt_counters* counters) {
-  EngineHandle* const found = handles.find<EngineHandle>(engine);
-  if (!found) return no_handle<EngineHandle>(engine);
-  if (modality) {
-    const auto& inputs = found->model->inputs();
-    if (std::none_of(inputs.begin(), inputs.end(), [&](const InputSpec& i) { return i.name == modality; }))
-      return fail(AFFEKT_UNKNOWN_MODALITY, "modality: %s, got %.80s", message(Status::unknown_modality),
-                  modality);
-  }
-  const Counters c = modality ? found->engine.counters(modality) : found->engine.counters();
-  return fill(counters,
-              {0, c.taken, c.refused, c.rejected, c.reanchors, c.estimates, c.invalid, c.duplicates, c.late,
-               c.silences, c.overdue, c.dejittered},
-              "counters");
+  return with(engine, kLook, [&](EngineHandle& e) -> affekt_status {
+    if (modality) {
+      const auto& inputs = e.model->inputs();
+      if (std::none_of(inputs.begin(), inputs.end(), [&](const InputSpec& i) { return i.name == modality; }))
+        return fail(AFFEKT_UNKNOWN_MODALITY, "modality: %s, got %.80s", message(Status::unknown_modality),
+                    modality);
+    }
+    const Counters c = modality ? e.engine.counters(modality) : e.engine.counters();
+    return fill(counters,
+                {0, c.taken, c.refused, c.rejected, c.reanchors, c.estimates, c.invalid, c.duplicates, c.late,
+                 c.silences, c.overdue, c.dejittered},
+                "counters");
+  });
 }
 
 affekt_status affekt_engine_model(const affekt_engine* engine, affekt_model** model) {

@@ -1,6 +1,7 @@
 // The C interface against the C++ one: the same bits, nothing allocated on the hot path, and calls that may
 // not meet are refused while the others go on.
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <random>
 #include <thread>
@@ -115,7 +116,7 @@ void threads_that_should_not_meet() {
   options.queue_s = 60;
   CHECK_EQ(affekt_engine_open(golden_path("schema1_trace.safetensors").c_str(), &options, &engine),
            AFFEKT_OK);
-  std::atomic<long> taken{0}, estimates{0}, wrong{0};
+  std::atomic<long> taken{0}, estimates{0}, wrong{0}, busy{0};
   std::atomic<bool> go{false}, stop{false};
   const std::vector<float> x(64, 0.25f);
   std::vector<std::thread> producers;
@@ -141,7 +142,9 @@ void threads_that_should_not_meet() {
     while (!stop) {
       const affekt_status status = affekt_engine_poll(engine, &estimate);
       if (status == AFFEKT_OK) ++estimates;
-      if (status == AFFEKT_BUSY && !std::strstr(affekt_last_message(), "may not meet")) ++wrong;
+      if (status != AFFEKT_BUSY) continue;
+      ++busy;
+      if (!std::strstr(affekt_last_message(), "may not meet")) ++wrong;
     }
   });
   std::thread meddler([&] {
@@ -149,15 +152,20 @@ void threads_that_should_not_meet() {
       affekt_snapshot* snapshot = nullptr;
       const affekt_status status = affekt_engine_snapshot(engine, &snapshot);
       if (status != AFFEKT_OK && status != AFFEKT_BUSY) ++wrong;
+      if (status == AFFEKT_BUSY) ++busy;
       affekt_snapshot_free(snapshot);
       std::this_thread::yield();
     }
   });
   go = true;
   for (std::thread& t : producers) t.join();
+  // Two of them do meet sooner or later: a snapshot copies a minute's queue while the other polls on.
+  const auto late = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (busy == 0 && std::chrono::steady_clock::now() < late) std::this_thread::yield();
   stop = true;
   consumer.join();
   meddler.join();
+  CHECK(busy > 0);
   affekt_estimate rest{};
   rest.size = sizeof rest;
   while (affekt_engine_poll(engine, &rest) == AFFEKT_OK) ++estimates;  // the consumer may have come too late
@@ -171,11 +179,64 @@ void threads_that_should_not_meet() {
   CHECK_EQ(affekt_engine_free(engine), AFFEKT_OK);
 }
 
+// One thread restores, which puts other memory in the engine's place, while another looks and a third pushes:
+// whoever looks gets the numbers of before or after, or AFFEKT_BUSY.
+void looking_while_another_restores() {
+  affekt_engine* engine = nullptr;
+  affekt_snapshot* kept = nullptr;
+  CHECK_EQ(affekt_engine_open(kFused.c_str(), nullptr, &engine), AFFEKT_OK);
+  const std::vector<float> x(64, 0.25f);
+  CHECK_EQ(affekt_engine_push(engine, "audio", x.data(), 64, nullptr, nullptr), AFFEKT_OK);
+  CHECK_EQ(affekt_engine_snapshot(engine, &kept), AFFEKT_OK);
+  std::atomic<long> wrong{0}, looked{0}, restored{0};
+  std::atomic<bool> stop{false};
+  double expected = 0;
+  CHECK_EQ(affekt_engine_latency(engine, &expected), AFFEKT_OK);
+  std::vector<std::thread> others;
+  for (int t = 0; t < 2; ++t)
+    others.emplace_back([&] {
+      affekt_counters counters{};
+      counters.size = sizeof counters;
+      double seconds = 0;
+      while (!stop) {
+        const affekt_status status = affekt_engine_counters(engine, "audio", &counters);
+        if (status == AFFEKT_OK) ++looked;
+        if (status == AFFEKT_OK ? counters.taken % 64 != 0 || counters.taken == 0 : status != AFFEKT_BUSY)
+          ++wrong;
+        const affekt_status asked = affekt_engine_latency(engine, &seconds);
+        if (asked == AFFEKT_OK ? seconds != expected : asked != AFFEKT_BUSY) ++wrong;
+        std::this_thread::yield();
+      }
+    });
+  others.emplace_back([&] {
+    while (!stop) {
+      const affekt_status status = affekt_engine_push(engine, "audio", x.data(), 64, nullptr, nullptr);
+      if (status != AFFEKT_OK && status != AFFEKT_BUSY && status != AFFEKT_QUEUE_FULL) ++wrong;
+      std::this_thread::yield();
+    }
+  });
+  const auto late = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while ((restored < 200 || looked < 200) && std::chrono::steady_clock::now() < late) {
+    const affekt_status status = affekt_engine_restore(engine, kept);
+    if (status == AFFEKT_OK) ++restored;
+    if (status != AFFEKT_OK && status != AFFEKT_BUSY) ++wrong;
+    std::this_thread::yield();
+  }
+  stop = true;
+  for (std::thread& t : others) t.join();
+  CHECK(restored >= 200);
+  CHECK(looked >= 200);
+  CHECK_EQ(wrong.load(), 0);
+  CHECK_EQ(affekt_snapshot_free(kept), AFFEKT_OK);
+  CHECK_EQ(affekt_engine_free(engine), AFFEKT_OK);
+}
+
 }  // namespace
 
 int main() {
   the_bits_of_the_cpp_engine();
   nothing_is_allocated();
   threads_that_should_not_meet();
+  looking_while_another_restores();
   return affekt::test::result();
 }

@@ -235,6 +235,7 @@ def _stream(args: argparse.Namespace) -> int:
         )
         if any(source.live for source in sources):
             print("listening; stop with Ctrl-C", file=sys.stderr)
+        opened.pop_all()  # the session closes them
         return _run_session(args, session)
 
 
@@ -251,7 +252,7 @@ def _run_session(args: argparse.Namespace, session: Any) -> int:
         show: Any = View(session, ranges)
     else:
         show = _Live(sys.stderr if printing else sys.stdout)
-    found, count, problem = [], 0, None
+    found, count, problem, interrupted = [], 0, None, False
     try:
         with show:
             for estimate in session:
@@ -260,7 +261,7 @@ def _run_session(args: argparse.Namespace, session: Any) -> int:
                 if args.out is not None:
                     found.append(estimate)
     except KeyboardInterrupt:
-        pass  # the usual way to end it
+        interrupted = True  # the usual way to end it
     except AffektError as error:  # by then all that could be computed has come
         problem = error
     finally:
@@ -279,11 +280,14 @@ def _run_session(args: argparse.Namespace, session: Any) -> int:
             print(f"affekt stream: {samples}: {lost} ({health.problem or 'no error'})", file=sys.stderr)
     if args.out is not None and (found or problem is None):
         _write_table(estimates_frame(model, found, args.file or args.record or "live"), args.out)
-    for what, why in session.failures.items():
-        if problem is not None and why != str(problem):
+    failures = session.failures
+    for what, why in failures.items():
+        if problem is None or why != str(problem):
             print(f"affekt stream: {what}: {why}", file=sys.stderr)
     if problem is not None:
         raise problem
+    if interrupted:
+        return 2 if failures else 0
     if args.file and not count:
         raise DataError(f"{args.file}: too short for a single estimate")
     return 0

@@ -22,7 +22,8 @@
  *
  * Threads. As for affekt::Engine: each input is pushed from one thread at a time, polls come from one, and
  * finish, reset, snapshot and restore while no other call on the engine runs (but for finish of a model with
- * one input, which may come while another thread polls). A call that finds one running that it may not meet
+ * one input, which may come while another thread polls). counters and latency may come from any thread while
+ * others push and poll, but not during restore. A call that finds one running that it may not meet
  * does nothing and returns AFFEKT_BUSY. push, poll, finish, reset and counters neither allocate nor lock. */
 #ifndef AFFEKT_AFFEKT_H
 #define AFFEKT_AFFEKT_H

@@ -109,7 +109,7 @@ class AFFEKT_API Snapshot {
 ///
 /// Threads: push each input from one thread, poll from one thread (one of these or another); finish, reset,
 /// snapshot and restore while no other call runs, but for finish of a model with one input, which may come
-/// from the thread that pushes it.
+/// from the thread that pushes it. counters and latency from any thread, but not during restore.
 ///
 /// Time: the first push sets the clock. From there sample counting rules, at the model's rate (with
 /// `dejitter_s` at the rate and offset that the stamps themselves tell); a push whose time differs from the

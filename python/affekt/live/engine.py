@@ -135,7 +135,7 @@ class Engine:
     Attributes
     ----------
     model : the `affekt.Model`.
-    options : what it was made with, by name; a `Detector` as its name.
+    options : what it was made with, by name; a `Detector` as its name, ``adapt`` as `adapt` set it last.
     start : the profile that it starts from, or None.
 
     Raises
@@ -337,6 +337,7 @@ class Engine:
         What is known stays in use either way.
         """
         self._native.set_adapting(as_switch(on))
+        self.options["adapt"] = on
 
     def latency(self) -> float:
         """Longest wait in seconds of signal from a sample to the next estimate, the first included.

@@ -181,13 +181,14 @@ class _Options:
 
 def _parts(words: str, model: Model) -> tuple[str, str, dict[str, str]]:
     names = [str(entry["name"]) for entry in model.inputs]
-    named = re.match(r"(\w+)=(.*)", words, re.S)
-    if named:
-        name, rest = named.groups()
-        if name not in names:
-            raise InputError(
-                f"source {words!r}: the model has no input {name!r}; {_checks.nearest(name, names)}"
-            )
+    given = next((name for name in names if words.startswith(f"{name}=")), None)
+    named = re.match(r"(\w+)=", words)
+    if given is not None:
+        name, rest = given, words[len(given) + 1 :]
+    elif named:
+        raise InputError(
+            f"source {words!r}: the model has no input {named[1]!r}; {_checks.nearest(named[1], names)}"
+        )
     elif len(names) == 1:
         name, rest = names[0], words
     else:

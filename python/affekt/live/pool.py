@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -91,11 +92,12 @@ class EnginePool:
         self._options = core_options(queue_s, reanchor_s, adapt, wait_s, dejitter_s)
         self._native = _core.EnginePool(self.model.native, *self._options)
         self._sessions: list[Engine] = []
+        self._adding = threading.Lock()  # a session has the same number here and in the core
         for _ in range(sessions):
             self.add()
 
     def add(self, profile: Profile | None = None) -> Engine:
-        """One session more; `pool[len(pool) - 1]` from now on.
+        """One session more; `pool[len(pool) - 1]` from now on. Any thread may add one.
 
         Parameters
         ----------
@@ -107,8 +109,10 @@ class EnginePool:
         """
         if profile is not None:  # refused before there is a session
             start_from(_core.FullPass(self.model.native), self.model, profile)
-        self._sessions.append(Engine._session(self.model, self._native.add(), self._options, profile))
-        return self._sessions[-1]
+        with self._adding:
+            session = Engine._session(self.model, self._native.add(), self._options, profile)
+            self._sessions.append(session)
+        return session
 
     def __len__(self) -> int:
         return len(self._sessions)

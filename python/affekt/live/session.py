@@ -333,25 +333,34 @@ class Session:
             work()
         except (AffektError, OSError) as error:
             self._failed("recording", error)
-            self._recorder = None
+            recorder, self._recorder = self._recorder, None
+            if recorder is not None:
+                with contextlib.suppress(AffektError, OSError):  # has been said
+                    recorder.close()
 
     def _failed(self, what: str, error: Exception) -> None:
-        self._failures.append(
-            (what, error if isinstance(error, AffektError) else DataError(f"{what}: {error}"))
-        )
+        known = error if isinstance(error, AffektError) else DataError(f"{what}: {error}")
+        known.__cause__ = error if known is not error else error.__cause__
+        self._failures.append((what, known))
 
     def close(self) -> None:
-        """End it: no more chunks are taken; sources, sinks and recorder are closed."""
+        """End it: no more chunks are taken; sources, sinks and recorder are closed.
+
+        What fails in that is in `failures`."""
         self.stop()
         if self._shut:
             return
         self._shut = True
+        # Whatever one of them raises, the others are closed: what they hold would be lost.
         for lane in self._lanes.values():
-            lane.source.close()
+            try:
+                lane.source.close()
+            except Exception as error:
+                self._failed(f"closing {lane.source.modality}", error)
         for sink in self._sinks:
             try:
                 sink.close()
-            except (AffektError, OSError) as error:
+            except Exception as error:
                 self._failed(str(sink), error)
         self._sinks = []
         if self._recorder is not None:

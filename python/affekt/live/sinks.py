@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -58,10 +60,19 @@ class CsvSink(Sink):
         self._file = _opened(self.path)
         self._rows = csv.writer(self._file, lineterminator="\n")
         present = [f"has_{name}" for name in self._inputs]
-        self._rows.writerow(["time", *self._columns, "valid", "confidence", "latency", *present])
+        try:
+            self._row(["time", *self._columns, "valid", "confidence", "latency", *present])
+        except DataError:
+            with contextlib.suppress(OSError):  # has been said
+                self._file.close()
+            raise
+
+    def _row(self, values: list[Any]) -> None:
+        with _writing(self.path):
+            self._rows.writerow(values)
 
     def write(self, estimate: Estimate) -> None:
-        self._rows.writerow(
+        self._row(
             [
                 repr(estimate.time),
                 *(repr(estimate[name]) for name in self._columns),
@@ -73,7 +84,8 @@ class CsvSink(Sink):
         )
 
     def close(self) -> None:
-        self._file.close()
+        with _writing(self.path):
+            self._file.close()
 
     def __str__(self) -> str:
         return str(self.path)
@@ -112,19 +124,30 @@ class JsonLinesSink(Sink):
             line["confidence"] = estimate.confidence if math.isfinite(estimate.confidence) else None
         if estimate.present:
             line["present"] = estimate.present
-        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        with _writing(self._name):
+            self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         if self._own:
-            self._file.close()
+            with _writing(self._name):
+                self._file.close()
 
     def __str__(self) -> str:
         return self._name
 
 
 def _opened(path: Path) -> IO[str]:
-    try:
+    with _writing(path):
         return open(path, "w", encoding="utf-8", newline="", buffering=1)
+
+
+@contextlib.contextmanager
+def _writing(name: object) -> Iterator[None]:
+    """What the system says of a file, with its name; that the reader of a pipe went away, as it is."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise DataError(f"{name}: cannot be written: {error.strerror or error}") from error

@@ -578,6 +578,7 @@ class MicrophoneSource(Source):
             int(queue_seconds * sample_rate) // chunk
         )
         self._heard = self._dropped = self._delivered = self._overflows = 0
+        self._closed = False
         try:
             self._stream = sounddevice.InputStream(
                 samplerate=sample_rate,
@@ -620,8 +621,10 @@ class MicrophoneSource(Source):
 
     def close(self) -> None:
         """Stop listening."""
-        self._stream.stop()
-        self._stream.close()
+        if not self._closed:  # PortAudio refuses to stop what is closed
+            self._closed = True
+            self._stream.stop()
+            self._stream.close()
 
 
 def runs(times: np.ndarray, rate: float, most: int) -> Iterator[tuple[int, int]]:
