@@ -97,11 +97,14 @@ class FakeCapture:
 
     def __init__(self, count, fps=30.0):
         self.count, self.fps, self.number, self.released = count, fps, 0, False
+        self.said, self.stamps = count, []
         self.more = threading.Semaphore(0)
         self.live = False
 
     def get(self, what):
-        return self.fps
+        """Milliseconds of the picture read last, frames per second, pictures in all."""
+        stamp = self.stamps[self.number - 1] if self.stamps and self.number else 0.0
+        return {0: 1000 * stamp, 5: self.fps, 7: self.said}[what]
 
     def read(self):
         if self.live:
@@ -173,13 +176,73 @@ def test_a_camera_keeps_its_newest_picture(capture):
         time.sleep(0.001)  # the third picture lies there once it has taken the place of the second
     chunk = next(chunks)
     assert chunk.end == pytest.approx(100.24)
-    assert chunk.samples[:, 0].tolist() == [3] * 5  # stands for the 0.2 s since the last
+    assert chunk.samples[:, 0].tolist() == [0, 0, 0, 0, 3]  # until it came, the one before stood
     assert source.counters()["dropped"] == 2
     capture.count = 4
     capture.more.release()
     with pytest.raises(DataError, match="camera 0 stopped giving pictures; is it unplugged"):
         next(chunks)
     assert capture.released
+
+
+def test_a_video_has_its_own_times(capture):
+    capture.stamps = [0.0, 0.1, 0.2, 0.6, 0.7]
+    capture.count = capture.said = 5
+    source = CameraSource("a.mp4", 10.0, features=seen, detector=lambda p: [face_at(30, 20)])
+    assert rows_of(source) == [
+        (pytest.approx(t), n, 0) for t, n in ((0, 0), (0.1, 1), (0.2, 2), (0.6, 3), (0.7, 4))
+    ]
+
+
+def test_a_video_that_ends_before_its_time(capture):
+    capture.said = 90
+    found = []
+    with pytest.raises(DataError, match=r"a\.mp4: ends at picture 60 of 90; is it damaged"):
+        found.extend(CameraSource("a.mp4", 30.0, features=seen, detector=lambda p: [face_at(30, 20)]))
+    assert len(found) == 60
+
+
+def test_a_bad_picture_does_not_end_a_camera_but_many_do(capture):
+    capture.live = True
+    now, bad = [100.0], [False]
+
+    def features(picture, face):
+        if bad[0]:
+            raise DataError("both eyes lie in one place")
+        return seen(picture, face)
+
+    features.width = 2
+    detect = [face_at(30, 20)]
+    source = CameraSource(
+        0, 25.0, features=features, detector=lambda p: detect, clock=lambda: now[0], patience=5.0
+    )
+    chunks = iter(source)
+
+    def picture(later):
+        now[0] += later
+        capture.more.release()
+
+    picture(0)
+    assert next(chunks).time == 100.0
+    bad[0] = True
+    picture(0.04)
+    deadline = time.monotonic() + 60
+    found = []
+    reader = threading.Thread(target=lambda: found.append(next(chunks)))
+    reader.start()
+    while "bad" not in source.counters() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    bad[0] = False
+    picture(0.04)
+    reader.join(20)
+    assert found[0].time == pytest.approx(100.08)
+    assert source.counters()["bad"] == 1
+    bad[0] = True
+    picture(6.0)
+    with pytest.raises(DataError, match="both eyes lie in one place"):
+        next(chunks)
+    capture.count = 0
+    capture.more.release()
 
 
 def test_a_camera_that_hangs(capture):
@@ -200,7 +263,7 @@ def test_bad_cameras_and_arguments(capture, tmp_path, monkeypatch):
         CameraSource(0, 25.0, features="eyes", detector=lambda p: [])
     with pytest.raises(InputError, match="detector: expected a network of five points"):
         CameraSource(0, 25.0)
-    capture.count = 0
+    capture.count = capture.said = 0
     with pytest.raises(DataError, match="holds no picture"):
         list(CameraSource("a.mp4", 25.0, features=seen, detector=lambda p: []))
     capture.fps = 0.0

@@ -229,6 +229,31 @@ def test_an_xdf_recording_is_replayed_on_one_clock(xdf, caplog):
     np.testing.assert_array_equal(next(iter(two)).samples[:, 0], made["eeg"][0, [2, 0]])
 
 
+@pytest.mark.parametrize("step", [0.05, 0.5])
+def test_stamps_of_xdf_that_go_back(xdf, monkeypatch, step):
+    import pyxdf
+
+    path, _ = xdf
+    load = pyxdf.load_xdf
+
+    def moved(*args, **options):
+        streams, header = load(*args, **options)
+        for stream in streams:
+            stream["time_stamps"] = np.array(stream["time_stamps"])
+            stream["time_stamps"][20:] -= step
+        return streams, header
+
+    monkeypatch.setattr(pyxdf, "load_xdf", moved)
+    if step > 0.1:
+        with pytest.raises(DataError, match=r"stamps go back by 0\.49\d* s at sample 20"):
+            XdfSource(path, SPECS["eeg"])
+    else:
+        source = XdfSource(path, SPECS["eeg"])
+        times = [chunk.time for chunk in source]
+        assert times == sorted(times)
+        assert source.counters()["backward"] == 6  # 50 ms at 128 Hz
+
+
 def test_xdf_recordings_that_cannot_be_used(xdf, tmp_path):
     path, _ = xdf
     with pytest.raises(DataError, match="expected one stream 'ECG', got 0 of amplifier, webcam"):

@@ -11,6 +11,7 @@ import math
 import re
 import resource
 import threading
+import time
 
 import numpy as np
 import pandas as pd
@@ -121,6 +122,45 @@ def test_threads_give_what_the_model_gives_offline():
         name: len(x) for name, x in SIGNALS.items()
     }
     assert all(0 <= session.delays()[q] < 60 for q in ("p50", "p99", "p99.9"))
+
+
+def test_long_chunks_of_replays_give_what_short_ones_do():
+    """Longer than the engine waits for an input."""
+    for sizes in ({"audio": 8000, "eeg": 8, "face": 1}, {"audio": 80, "eeg": 128, "face": 60}):
+        session = Session(Engine(MODEL), [Scripted(name, chunks_of(name, [n])) for name, n in sizes.items()])
+        same(list(session), WHOLE)
+        assert session.engine.counters()["late"] == session.engine.counters()["overdue"] == 0
+
+
+def test_what_a_device_gave_before_the_session_is_left_out():
+    now = [100.0]
+    rows = [c._replace(time=c.time + 99.03) for c in chunks_of("face", [10])]
+    session = Session(
+        Engine(MODEL), [Device("face", rows, clock="monotonic")], queue_s=100, clock=lambda: now[0]
+    )
+    found = list(session)
+    counters = session.health()["face"].counters
+    assert counters["early"] == 25  # the row at 100.03 is the first
+    assert session.engine.counters("face")["taken"] == 50
+    assert session.engine.counters("face")["late"] == 0
+    assert min(e.time for e in found) >= 0
+
+
+def test_no_source_s_thread_is_left_when_it_is_closed():
+    class Waiting(Device):
+        def close(self):
+            super().close()
+            time.sleep(0.05)
+            for item in self.script:
+                if isinstance(item, threading.Event):
+                    item.set()
+
+    script = [*chunks_of("face", [1], SIGNALS["face"][:25]), threading.Event()]
+    session = Session(Engine(MODEL), [Waiting("face", script), Device("eeg", chunks_of("eeg", [16]))])
+    for _ in session:
+        session.stop()
+    session.close()
+    assert not [t for t in threading.enumerate() if t.name in ("affekt face", "affekt eeg")]
 
 
 def test_a_dead_source_leaves_the_others_alone_and_is_told_at_the_end():
@@ -292,6 +332,14 @@ class Wrong(Scripted):
         ([Wrong(channels=5)], "channels: the model's input 'face' takes 6 values per sample, got 5"),
         ([Wrong(), Wrong()], "sources: two feed the input 'face'"),
         ([Wrong(), Device("audio", [])], "speed: the replay for 'face' would run ahead"),
+        (
+            [Wrong(speed=2.0), Device("audio", [])],
+            "speed: expected one for all sources, got 2 for 'face' and 1",
+        ),
+        (
+            [Wrong(speed=1.0, chunk_s=0.4), Device("audio", [])],
+            r"chunk: those of 'face' are 0\.4 s long; expected less than the 0\.4 s that the engine waits",
+        ),
     ],
 )
 def test_sources_that_do_not_fit_are_refused(sources, message, tmp_path):
@@ -331,6 +379,16 @@ def test_a_replayed_recording_gives_the_same_estimates(tmp_path_factory, ending,
     recording = Recording(path)
     assert recording.model == MODEL.hash
     assert list(recording.replay(MODEL)) == found
+
+
+def test_an_empty_push_is_not_the_end_of_an_input(tmp_path):
+    engine = Engine(MODEL)
+    with Recorder(tmp_path / "a.csv", engine) as recorder:
+        recorder.write(Chunk("face", np.zeros((0, 6), np.float32), 0.0, 25.0, True))
+        found = list(estimates(engine, chunks_of("face", [5]), recorder.write))
+        recorder.finish()
+    assert list(Recording(tmp_path / "a.csv").replay(MODEL)) == found
+    assert len(found) > 10
 
 
 @pytest.fixture

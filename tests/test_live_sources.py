@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 import affekt
 from affekt.errors import DataError, InputError, MissingExtraError
 from affekt.live import Engine, FileSource, MicrophoneSource
+from affekt.live.session import _Lane
 from affekt.live.sources import Chunk, estimates, rechunk
 from small_model import small_model
 
@@ -133,22 +135,22 @@ class FakeSoundDevice:
             def __init__(self, *, callback, **options):
                 if fake.problem is not None:
                     raise fake.problem
-                self.callback, self.options, self.running, self.closed = callback, options, False, False
+                self.callback, self.options, self.active, self.closed = callback, options, False, False
                 fake.streams.append(self)
 
             def start(self):
-                self.running = True
+                self.active = True
 
             def stop(self):
                 if self.closed:
                     raise fake.PortAudioError("Invalid stream pointer")
-                self.running = False
+                self.active = False
 
             def close(self):
                 self.closed = True
 
-            def give(self, samples, status=None):
-                self.callback(np.asarray(samples, np.float32)[:, None], len(samples), None, status)
+            def give(self, samples, status=None, when=None):
+                self.callback(np.asarray(samples, np.float32)[:, None], len(samples), when, status)
 
         self.InputStream = InputStream
 
@@ -161,34 +163,69 @@ def sounddevice(monkeypatch):
 
 
 def test_microphone_blocks_come_out_in_order(sounddevice):
-    with MicrophoneSource(sample_rate=16000, chunk=160) as source:
+    clock = FakeClock()
+    with MicrophoneSource(sample_rate=16000, chunk=160, clock=clock) as source:
         (stream,) = sounddevice.streams
-        assert stream.running
+        assert not stream.active  # what is heard before somebody listens would be old
         assert stream.options["samplerate"] == 16000
         assert stream.options["blocksize"] == 160
         chunks = iter(source)
         for number in range(3):
+            clock.now += 0.01
             stream.give(np.full(160, number))
             chunk = next(chunks)
+            assert stream.active
             assert chunk.samples.tolist() == [number] * 160
-            assert chunk.time == pytest.approx(number * 0.01)
-    assert not stream.running
+            assert chunk.time == pytest.approx(1000 + number * 0.01)
+    assert not stream.active
     assert stream.closed
+    assert list(chunks) == []
     source.close()  # again, as a session and its caller do
 
 
 def test_a_full_queue_drops_new_blocks_and_the_times_show_the_gap(sounddevice):
-    source = MicrophoneSource(sample_rate=16000, chunk=160, queue_seconds=0.03)
+    clock = FakeClock()
+    source = MicrophoneSource(sample_rate=16000, chunk=160, queue_seconds=0.03, clock=clock)
     (stream,) = sounddevice.streams
     for number in range(5):
+        clock.now += 0.01
         stream.give(np.full(160, number), status=number == 4)
     chunks = iter(source)
     got = [next(chunks) for _ in range(3)]
+    clock.now += 0.01
     stream.give(np.full(160, 5))
     got.append(next(chunks))
-    assert [int(chunk.samples[0]) for chunk in got] == [0, 1, 2, 5]
-    assert [round(chunk.time, 6) for chunk in got] == [0, 0.01, 0.02, 0.05]
-    assert source.counters() == {"delivered": 640, "dropped": 320, "overflows": 1}
+    clock.now += 0.04  # PortAudio lost three blocks
+    stream.give(np.full(160, 6), status=1)
+    got.append(next(chunks))
+    assert [int(chunk.samples[0]) for chunk in got] == [0, 1, 2, 5, 6]
+    assert [round(chunk.time - 1000, 6) for chunk in got] == [0, 0.01, 0.02, 0.05, 0.09]
+    assert source.counters() == {"delivered": 800, "dropped": 320, "overflows": 2}
+
+
+def test_a_block_is_stamped_with_what_portaudio_tells_where_it_does(sounddevice):
+    clock = FakeClock()
+    source = MicrophoneSource(sample_rate=16000, chunk=160, clock=clock)
+    (stream,) = sounddevice.streams
+    chunks = iter(source)
+    for adc, expected in ((49.97, 999.97), (0.0, 999.99), (50.0, 999.99)):
+        # The last two tell nothing: no time at all, and one after the end of the block.
+        stream.give(np.zeros(160), when=SimpleNamespace(currentTime=50.0, inputBufferAdcTime=adc))
+        assert next(chunks).time == pytest.approx(expected)
+
+
+def test_a_microphone_that_was_opened_long_before_the_session_is_in_time(sounddevice):
+    """While other devices were opened, which took 3 s."""
+    clock = FakeClock()
+    source = MicrophoneSource(sample_rate=16000, chunk=1600, clock=clock)
+    clock.now += 3.0
+    (stream,) = sounddevice.streams
+    lane = _Lane(source, 5.0)
+    chunks = iter(source)
+    clock.now += 0.1
+    stream.give(np.zeros(1600))
+    placed = lane.placed(next(chunks), clock.now, 1003.0, False)
+    assert placed.time == pytest.approx(0.0)
 
 
 def test_a_block_outlives_the_buffer_it_came_in(sounddevice):

@@ -76,6 +76,33 @@ def test_shipped_models(tmp_path, name):
     check(affekt.load(name), tmp_path / "model.onnx", None)
 
 
+def test_what_looks_back_at_a_pool_is_refused(tmp_path):
+    """A window has one row of it."""
+    card, tensors = reference_model.utterance(pool="mean")
+    (pool,) = (node for node in card["nodes"] if node["type"] == "pool")
+    nodes = []
+    for node in card["nodes"]:
+        behind = pool["name"] in node["inputs"]
+        nodes.append({**node, "inputs": ["again"]} if behind else node)
+        if node is pool:
+            nodes.append({**pool, "name": "again", "inputs": [pool["name"]]})
+    outputs = [{**o, "node": "again"} if o["node"] == pool["name"] else o for o in card["outputs"]]
+    model = Model.from_bytes(model_bytes({**card, "nodes": nodes, "outputs": outputs}, tensors))
+    with pytest.raises(InputError, match="'again': ONNX export does not know the type 'pool' behind a pool"):
+        affekt.export_onnx(model, tmp_path / "a.onnx", seconds=0.8)
+
+
+def test_outputs_of_any_name(tmp_path):
+    card, tensors = reference_model.utterance()
+    names = ["constant_0", "conv_3", "mul_4"]
+    outputs = [{**o, "name": name} for o, name in zip(card["outputs"], names, strict=False)]
+    check(Model.from_bytes(model_bytes({**card, "outputs": outputs}, tensors)), tmp_path / "a.onnx", 0.8)
+    outputs[0]["name"] = card["inputs"][0]["name"]
+    model = Model.from_bytes(model_bytes({**card, "outputs": outputs}, tensors))
+    with pytest.raises(InputError, match="two names for input and output 'audio'"):
+        affekt.export_onnx(model, tmp_path / "b.onnx", seconds=0.8)
+
+
 def test_what_cannot_be_exported(tmp_path, monkeypatch):
     model = affekt.load(small_model(tmp_path / "small.safetensors"))
     with pytest.raises(InputError, match=r"seconds: .* are too short for a row of node 'mel'"):

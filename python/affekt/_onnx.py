@@ -74,6 +74,9 @@ def export_onnx(
         )
     length = native.timing["context_s"] if seconds is None else seconds
     samples = round(_checks.number(length, "seconds", positive=True) * native.sample_rate)
+    for entry in native.card["outputs"]:
+        if entry["name"] == native.inputs[0]["name"]:
+            raise InputError(f"model: ONNX export needs two names for input and output {entry['name']!r}")
     graph = _Graph(onnx, native, samples)
     outputs = [graph.output(entry) for entry in native.card["outputs"]]
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
@@ -105,6 +108,9 @@ def export_onnx(
     return target
 
 
+_LOOK_BACK = ("tcn", "stack", "pool")  # whose rows rest on several of their input's
+
+
 class _Graph:
     """The nodes of an ONNX graph; a value is its name, its rows and their width, (batch, rows, width)."""
 
@@ -119,13 +125,13 @@ class _Graph:
     # ---- building
 
     def _add(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        name = f"{kind.lower()}_{len(self.nodes)}"
+        name = f"/{kind.lower()}_{len(self.nodes)}"  # no name of an input or output of a model
         self.nodes.append(self._onnx.helper.make_node(kind, list(inputs), [name], **attributes))
         return name
 
     def _constant(self, value: Any, dtype: Any = np.float32) -> str:
         array = np.array(value, dtype, order="C")  # scalars stay scalars
-        name = f"constant_{len(self.constants)}"
+        name = f"/constant_{len(self.constants)}"
         self.constants[name] = self._onnx.numpy_helper.from_array(array, name)
         return name
 
@@ -149,6 +155,11 @@ class _Graph:
         if node not in self._done:
             card = self._cards[node]
             make = getattr(self, f"_{card['type']}", None)
+            if card["type"] in _LOOK_BACK and self._pooled(str(card["inputs"][0])):
+                # Of a pool there is the last row alone.
+                raise InputError(
+                    f"model: node {node!r}: ONNX export does not know the type {card['type']!r} behind a pool"
+                )
             if make is None:
                 raise InputError(f"model: node {node!r}: ONNX export does not know the type {card['type']!r}")
             self._done[node] = make(card, card.get("options", {}))

@@ -21,6 +21,7 @@ from affekt.errors import AffektError, DataError, InputError
 
 __all__ = ["main"]
 
+_DEJITTER_S = 90.0  # half-life of the regression through the stamps of devices
 _EXTRAS = {  # extra -> what it is for, and the packages that make it up
     "audio": ("reading recordings, tables", ("pandas", "soundfile", "soxr")),
     "evaluate": ("scores, without torch", ("sklearn", "scipy", "pandas", "soundfile", "soxr")),
@@ -185,6 +186,7 @@ def _enrol(args: argparse.Namespace) -> int:
 
 
 def _stream(args: argparse.Namespace) -> int:
+    from affekt._lazy import require
     from affekt._native import load
     from affekt._predict import open_model
     from affekt.live import Engine, MicrophoneSource, Session
@@ -204,7 +206,9 @@ def _stream(args: argparse.Namespace) -> int:
         raise InputError(f"--chunk-ms: expected a positive number, got {args.chunk_ms:g}")
     _check_table_path(args.out)
     model = load(args.model) if args.source else open_model(args.model)
-    engine = Engine(model, profile=_profile(args), adapt=args.adapt, detector=args.detector)
+    profile = _profile(args)
+    if args.view:
+        require("rich.live", purpose="the terminal view")  # before a recording is begun
     speed, chunk_s = 1.0 if args.realtime else args.speed, args.chunk_ms / 1000
     with contextlib.ExitStack() as opened:
         if args.mic:
@@ -225,6 +229,15 @@ def _stream(args: argparse.Namespace) -> int:
             only = "" if args.source else f"{model.inputs[0]['name']}={os.path.join(os.curdir, args.file)}"
             for words in args.source or [only]:
                 sources.append(opened.enter_context(open_source(words, model, speed=speed, chunk_s=chunk_s)))
+        # Stamps that devices' data get when they arrive jitter, and the devices' clocks drift.
+        stamped = any(source.live and source.clock == "monotonic" for source in sources)
+        engine = Engine(
+            model,
+            profile=profile,
+            adapt=args.adapt,
+            detector=args.detector,
+            dejitter_s=_DEJITTER_S if stamped else None,
+        )
         sinks = [opened.enter_context(open_sink(words, model)) for words in args.sink]
         session = Session(
             engine,
@@ -272,12 +285,16 @@ def _run_session(args: argparse.Namespace, session: Any) -> int:
             for what, n in (
                 ("dropped: too slow to keep up", health.counters["dropped"]),
                 ("refused", health.counters["rejected"]),
+                ("times that the device lost input", health.counters.get("overflows", 0)),
             )
             if n
         )
         if lost:
             samples = f"samples of {name}" if health.counters["dropped"] else name
             print(f"affekt stream: {samples}: {lost} ({health.problem or 'no error'})", file=sys.stderr)
+    for name in session.health():
+        if late := session.engine.counters(name)["late"]:
+            print(f"affekt stream: {name}: {late} samples came too late for their estimates", file=sys.stderr)
     if args.out is not None and (found or problem is None):
         _write_table(estimates_frame(model, found, args.file or args.record or "live"), args.out)
     failures = session.failures

@@ -402,12 +402,14 @@ class Embedding:
 class CameraSource(Source):
     """Rows of one face from a camera or a video file, at the model's rate.
 
-    Row k lies at k / `rate`: the picture within half a step of it, repeated where the camera is slower (for
-    at most 0.25 s; beyond that there is a gap), left out where it is faster. A picture without the face gives
-    no row, and the engine masks the input after the model's silence.
+    Row k lies at k / `rate`: the picture within half a step of it; where the camera is slower, the one before
+    (for at most 0.25 s; beyond that there is a gap); left out where it is faster. A picture without the face
+    gives no row, and the engine masks the input after the model's silence.
 
     The face is that of one track: the largest at first, then the same until the track is over. A camera is
-    read by a thread that keeps its newest picture only; those that nobody took count as ``dropped``.
+    read by a thread that keeps its newest picture only; those that nobody took count as ``dropped``. A
+    picture of a camera that fails (`DataError` of detector or features) gives no row and counts as ``bad``;
+    failing for `patience` seconds ends it. Pictures of a file have the times that the file gives them.
 
     Parameters
     ----------
@@ -422,7 +424,8 @@ class CameraSource(Source):
 
     Raises
     ------
-    DataError : there is no such camera or file, or (while iterating) the camera stopped.
+    DataError : there is no such camera or file, or (while iterating) the camera stopped, or the file ends
+        more than half a second before it says.
     MissingExtraError : OpenCV is not installed, or no detector.
     InputError : an argument is out of range.
     """
@@ -471,14 +474,17 @@ class CameraSource(Source):
         self._name = f"camera {device}" if self.live else str(device)
         self._capture = open_capture(device)
         self._tracker, self._main = FaceTracker(), -1
-        self._delivered = self._dropped = self._faceless = 0
+        self._delivered = self._dropped = self._faceless = self._bad = 0
         self._closed = threading.Event()
+        self._wake = threading.Condition()
         self._reading = threading.Lock()  # OpenCV does not survive a release while it reads
         self.faces: list[Face] = []
         """Of the newest picture, with their numbers."""
 
     def __iter__(self) -> Iterator[Chunk]:
         due, start = None, self._now()
+        before: np.ndarray | None = None  # the row that the picture before gave
+        good = start
         for when, picture in self._newest() if self.live else self._read():
             tick = math.floor(when * self.rate + 0.5)
             if due is not None and tick < due:
@@ -488,14 +494,30 @@ class CameraSource(Source):
             if self.speed is not None:
                 while (wait := start + when / self.speed - self._now()) > 0:
                     self._sleep(wait)
-            self.faces = self._tracker.update(self._detect(picture), when)
-            face = self._chosen()
-            if face is None:
-                self._faceless += tick - first + 1
+            row = None
+            try:
+                self.faces = self._tracker.update(self._detect(picture), when)
+                face = self._chosen()
+                if face is not None:
+                    row = np.asarray(self._row(picture, face), np.float32)
+                good = self._now()
+            except DataError:
+                # One bad picture is no reason to end a camera; one after the other is.
+                if not self.live or self._now() - good > self._patience:
+                    raise
+                self._bad += 1
+                self.faces = []
+            # Until this picture came, the one before stood.
+            parts = [before] * (tick - first) + [row]
+            before = row
+            given = [part for part in parts if part is not None]
+            self._faceless += len(parts) - len(given)
+            if not given:
                 continue
-            row = np.asarray(self._row(picture, face), np.float32)
-            rows = np.tile(row, (tick - first + 1, 1))
+            rows = np.stack(given)
             self._delivered += len(rows)
+            if parts[0] is None:
+                first = tick
             yield Chunk(
                 self.modality,
                 rows[:, 0] if self.channels == 1 else rows,
@@ -518,22 +540,31 @@ class CameraSource(Source):
         return largest
 
     def _read(self) -> Iterator[tuple[float, np.ndarray]]:
-        """Pictures of a file, with the times of its frame rate."""
+        """Pictures of a file, with its times; where it gives none, by its frame rate."""
         rate = float(self._capture.get(5))  # CAP_PROP_FPS
         if not 1 <= rate <= 1000:
             raise DataError(f"{self._name}: expected a frame rate, got {rate:g} per second")
+        expected, when = float(self._capture.get(7)), -1 / rate  # CAP_PROP_FRAME_COUNT
         for number in itertools.count():
             with self._reading:
                 picture = None if self._closed.is_set() else self._capture.read()[1]
+                told = float(self._capture.get(0)) / 1000  # CAP_PROP_POS_MSEC, of the picture just read
             if picture is None:
-                if not number and not self._closed.is_set():
+                if self._closed.is_set():
+                    return
+                if not number:
                     raise DataError(f"{self._name}: holds no picture that OpenCV can read")
+                if number < expected - rate / 2:
+                    raise DataError(
+                        f"{self._name}: ends at picture {number} of {expected:.0f}; is it damaged?"
+                    )
                 return
-            yield number / rate, picture
+            when = told if math.isfinite(told) and told > when and (number or told < 1) else when + 1 / rate
+            yield when, picture
 
     def _newest(self) -> Iterator[tuple[float, np.ndarray]]:
         """The newest picture of a camera, whenever it is asked for."""
-        wake = threading.Condition()
+        wake = self._wake
         held: list[tuple[float, np.ndarray]] = []
         over = threading.Event()
 
@@ -571,12 +602,16 @@ class CameraSource(Source):
                 yield taken
 
     def counters(self) -> dict[str, int]:
-        """Rows delivered, pictures of a camera that nobody took in time, rows without the face."""
-        return {"delivered": self._delivered, "dropped": self._dropped, "faceless": self._faceless}
+        """Rows delivered, pictures of a camera that nobody took in time, rows without the face, and, where
+        there were any, ``bad``: pictures of a camera that failed."""
+        found = {"delivered": self._delivered, "dropped": self._dropped, "faceless": self._faceless}
+        return {**found, "bad": self._bad} if self._bad else found
 
     def close(self) -> None:
         """Let go of the camera or the file; one that is being read is let go of after that picture."""
         self._closed.set()
+        with self._wake:
+            self._wake.notify_all()
         if self._reading.acquire(blocking=False):
             self._capture.release()
             self._reading.release()

@@ -201,7 +201,8 @@ class XdfSource(Replay):
 
     Raises
     ------
-    DataError : the file cannot be read, has no such stream, or it has another rate or other channels.
+    DataError : the file cannot be read, has no such stream, or it has another rate or other channels; stamps
+        go back by more than 0.1 s. Smaller steps are taken as standing still and counted as ``backward``.
     MissingExtraError : pyxdf is not installed.
     """
 
@@ -246,7 +247,13 @@ class XdfSource(Replay):
         picks = _picks(where, _channel_names(chosen), channels, self.channels)
         self._values = np.asarray(chosen["time_series"], np.float32)[:, picks]
         stamps = np.asarray(chosen["time_stamps"], np.float64)
-        self._times = np.maximum.accumulate(stamps - min(s["time_stamps"][0] for s in streams))
+        reached = np.maximum.accumulate(stamps)
+        if (worst := float(np.max(reached - stamps))) > _BACK_S:
+            raise DataError(
+                f"{where}: stamps go back by {worst:g} s at sample {int(np.argmax(reached - stamps))}"
+            )
+        self._backward = int((stamps < reached).sum())
+        self._times = reached - min(s["time_stamps"][0] for s in streams)
         self._most = max(1, round(chunk_s * self.rate))
 
     def chunks(self) -> Iterator[Chunk]:
@@ -254,6 +261,10 @@ class XdfSource(Replay):
             yield _chunk(
                 self.modality, self._values[first:last], float(self._times[first]), self.rate, self._rows
             )
+
+    def counters(self) -> dict[str, int]:
+        """As of every replay, and steps back."""
+        return {**super().counters(), "backward": self._backward}
 
 
 def _dejittered(record: logging.LogRecord) -> bool:

@@ -98,6 +98,8 @@ class Recorder:
         DataError : it cannot be written, e.g. because the disk is full. What was written before can be
             replayed.
         """
+        if isinstance(chunk, Chunk) and not chunk.frames:
+            return  # nothing was pushed; a row without samples says that the input was finished
         if isinstance(chunk, End):
             self._guarded(chunk.modality, self._last, 0.0, 0, np.empty(0, np.float32))
             return

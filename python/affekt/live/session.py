@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Health", "Session"]
 
 _KEPT = 4096  # delays that the percentiles rest on
+_JOIN_S = 2.0  # for the sources' threads to end; one that hangs in its driver is left behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class Health:
     rate : samples per second that came in over the last seconds; NaN before that is known.
     queued : seconds of signal that wait.
     counters : the source's own (``delivered``, ``dropped``, ...), with what this session dropped added, and
-        ``rejected``: chunks that the engine refused (not finite, a time that goes back).
+        ``rejected``: chunks that the engine refused (not finite, a time that goes back); ``early``, where
+        there were any: samples of a device from before the session, which are left out.
     """
 
     modality: str
@@ -61,7 +63,8 @@ class _Lane:
         self.source, self.limit = source, limit * source.rate
         self.waiting: deque[tuple[float, Chunk | End]] = deque()  # time.monotonic of arrival, chunk
         self.queued = 0  # samples
-        self.dropped = self.rejected = 0
+        self.dropped = self.rejected = self.early = 0
+        self.thread: threading.Thread | None = None
         self.refused = False  # a replay that ended with a chunk that the engine does not take
         self.state, self.problem = "waiting", ""
         self.error: AffektError | None = None
@@ -74,7 +77,7 @@ class _Lane:
         return self.state in ("ended", "failed")
 
     def placed(self, chunk: Chunk, arrived: float, start: float, alone: bool) -> Chunk:
-        """The chunk with its time in the session."""
+        """The chunk with its time in the session; of a clock that ran before, what lies in the session."""
         if self.offset is None:
             if self.source.clock == "monotonic":
                 self.offset = -start
@@ -82,7 +85,14 @@ class _Lane:
                 self.offset = arrived - start - chunk.end
             else:
                 self.offset = 0.0
-        return chunk._replace(time=chunk.time + self.offset) if self.offset else chunk
+        if self.offset:
+            chunk = chunk._replace(time=chunk.time + self.offset)
+        if self.source.clock == "monotonic" and chunk.time < 0:
+            before = min(math.ceil(-chunk.time * chunk.rate - 1e-6), chunk.frames)
+            self.early += before
+            chunk = chunk.cut(before)
+            chunk = chunk._replace(time=max(chunk.time, 0.0))
+        return chunk
 
     def arrived(self, chunk: Chunk, now: float) -> None:
         if self.error is None:  # the engine may have refused an earlier one by now
@@ -104,6 +114,8 @@ class _Lane:
         counters = dict(self.source.counters())
         counters["dropped"] = counters.get("dropped", 0) + self.dropped
         counters["rejected"] = self.rejected
+        if self.early:
+            counters["early"] = self.early
         return Health(
             self.source.modality,
             self.state,
@@ -140,7 +152,8 @@ class Session:
     Raises
     ------
     InputError : a source feeds an input that the model does not have, at another rate or with other channels;
-        two feed one input; a replay without a speed beside sources in real time; no source.
+        two feed one input; a replay without a speed, or of another one, beside sources in real time; chunks
+        in real time that are as long as the engine waits for an input; no source.
     InputError, DataError : what `Recorder` raises.
 
     Notes
@@ -177,6 +190,25 @@ class Session:
                 f"speed: the replay for {free.modality!r} would run ahead of the sources in real time; "
                 "give it a speed, e.g. 1.0"
             )
+        speeds = {1.0 if source.live else source.speed: source for source in paced}
+        if len(speeds) > 1:
+            (one, first), (other, second) = list(speeds.items())[:2]
+            raise InputError(
+                f"speed: expected one for all sources, got {one:g} for {first.modality!r} and {other:g} for "
+                f"{second.modality!r}"
+            )
+        # An input whose chunks come no sooner than it is waited for is left out of every estimate.
+        wait = engine.options["wait_s"]
+        if wait is None:
+            wait = engine.model.timing["silence_s"]
+        several = engine.model.clocked and len(sources) > 1
+        for source in paced:
+            if several and 0 < wait <= source.chunk_s:
+                raise InputError(
+                    f"chunk: those of {source.modality!r} are {source.chunk_s:g} s long; expected less than "
+                    f"the {wait:g} s that the engine waits for an input (wait_s)"
+                )
+        self._piece = wait / 2 if several and 0 < wait < math.inf else math.inf
         self._threaded = bool(paced) and (len(sources) > 1 or paced[0].live)
         self._wake = threading.Condition()
         self._closed = self._shut = False
@@ -250,10 +282,18 @@ class Session:
             order, reached = list(self._lanes.values()).index(lane), -math.inf
             try:
                 for chunk in lane.source:
+                    # A long one in pieces, or the others would run ahead by more than the engine waits.
+                    most = max(1, chunk.frames)
+                    if math.isfinite(self._piece):
+                        most = max(1, int(self._piece * chunk.rate))
+                    for first in range(0, chunk.frames, most) or (0,):
+                        if self._closed or lane.error is not None:
+                            break
+                        piece = chunk if most >= chunk.frames else chunk.cut(first, first + most)
+                        reached = piece.end
+                        yield reached, order, piece
                     if self._closed or lane.error is not None:
                         break
-                    reached = chunk.end
-                    yield reached, order, chunk
                 if lane.error is None:
                     lane.state = "ended"
             except Exception as error:  # the others go on; it is raised in the end
@@ -273,9 +313,10 @@ class Session:
         """The chunks of all sources as they arrive."""
         start = self._now()
         for lane in self._lanes.values():
-            threading.Thread(
+            lane.thread = threading.Thread(
                 target=self._listen, args=(lane, start), name=f"affekt {lane.source.modality}", daemon=True
-            ).start()
+            )
+            lane.thread.start()
         while True:
             with self._wake:
                 while not (ready := [lane for lane in self._lanes.values() if lane.waiting]):
@@ -296,6 +337,8 @@ class Session:
             for chunk in lane.source:
                 now = self._now()
                 chunk = lane.placed(chunk, now, start, len(self._lanes) == 1)
+                if not chunk.frames:
+                    continue
                 with self._wake:
                     lane.arrived(chunk, now)
                     # A chunk longer than the queue goes into an empty one, or it would never go anywhere.
@@ -357,6 +400,10 @@ class Session:
                 lane.source.close()
             except Exception as error:
                 self._failed(f"closing {lane.source.modality}", error)
+        late = time.monotonic() + _JOIN_S
+        for lane in self._lanes.values():
+            if lane.thread is not None and lane.thread is not threading.current_thread():
+                lane.thread.join(max(0.0, late - time.monotonic()))
         for sink in self._sinks:
             try:
                 sink.close()

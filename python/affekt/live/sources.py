@@ -18,6 +18,7 @@ A source is an iterator of `Chunk`; each goes to `Engine.push` as it is::
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import queue
@@ -105,6 +106,7 @@ class Source(ABC):
     speed : of a replay: how many times real time, None as fast as its chunks are taken.
     clock : what the times of its chunks count from. ``"session"``: the start of the session, as recordings
         do. ``"own"``: its own first sample, whenever that was. ``"monotonic"``: they are `time.monotonic`.
+    chunk_s : seconds of its longest chunks; 0 where it does not say.
     """
 
     modality: str
@@ -113,6 +115,7 @@ class Source(ABC):
     live: bool = False
     speed: float | None = None
     clock: Literal["session", "own", "monotonic"] = "session"
+    chunk_s: float = 0.0
 
     @abstractmethod
     def __iter__(self) -> Iterator[Chunk]:
@@ -260,6 +263,7 @@ class FileSource(Replay):
         super().__init__(modality, sample_rate, **pacing)
         self.path = Path(path)
         self._chunk = int(chunk)
+        self.chunk_s = self._chunk / self.rate
 
     def chunks(self) -> Iterator[Chunk]:
         from affekt.data.audio import stream_audio
@@ -327,6 +331,7 @@ class RowsSource(Replay):
                 f"got {_checks.some(list(table.columns))}"
             )
         super().__init__(modality, rate, len(names), **pacing)
+        self.chunk_s = self._chunk / self.rate
         if times is None:
             times = np.arange(len(table)) / self.rate
         values = self._numbers(table, names, gaps=True)
@@ -444,6 +449,7 @@ class EegSource(Replay):
         self._picks = [names.index(name) for name in self.names]
         self._scale = _VOLTS[unit]
         super().__init__(modality, rate, len(self.names), **pacing)
+        self.chunk_s = self._chunk / self.rate
 
     def chunks(self) -> Iterator[Chunk]:
         for first in range(0, self._raw.n_times, self._chunk):
@@ -490,6 +496,7 @@ class GeneratedSource(Replay):
         self._total = math.inf if seconds is None else _checks.number(seconds, "seconds", low=0) * self.rate
         self._seed = _checks.integer(seed, "seed", low=0)
         self._chunk = max(1, round(_checks.number(chunk_seconds, "chunk_seconds", positive=True) * self.rate))
+        self.chunk_s = self._chunk / self.rate
 
     def chunks(self) -> Iterator[Chunk]:
         draw = np.random.default_rng([self._seed, *self.modality.encode()])
@@ -523,9 +530,11 @@ class GeneratedSource(Replay):
 class MicrophoneSource(Source):
     """Chunks from a microphone, through a queue of bounded size.
 
-    PortAudio's thread puts blocks into the queue; iterating takes them out on the caller's thread. When the
-    consumer falls so far behind that the queue is full, the *new* block is dropped and counted, and the times
-    of later chunks keep counting the lost samples, so that the engine sees the gap for what it is.
+    It listens from the first `next` on. PortAudio's thread puts blocks into the queue, each with the moment
+    at which its first sample was taken, on `time.monotonic`; iterating takes them out on the caller's thread.
+    When the consumer falls so far behind that the queue is full, the *new* block is dropped and counted. What
+    was lost there or in PortAudio shows as a gap in the times, and so does a device's clock that drifts: an
+    engine follows both where it takes the jitter out of the stamps (`dejitter_s`).
 
     Parameters
     ----------
@@ -535,6 +544,7 @@ class MicrophoneSource(Source):
     device : PortAudio's device number or part of its name; None for the default.
     patience : seconds without a block after which the microphone counts as gone.
     modality : name that the chunks carry.
+    clock : seconds that stamp the blocks; for tests.
 
     Raises
     ------
@@ -547,7 +557,7 @@ class MicrophoneSource(Source):
     """
 
     live = True
-    clock = "own"
+    clock = "monotonic"
 
     def __init__(
         self,
@@ -558,6 +568,7 @@ class MicrophoneSource(Source):
         device: int | str | None = None,
         patience: float = 5.0,
         modality: str = "audio",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if chunk < 1:
             raise InputError(f"chunk: expected at least 1 sample, got {chunk}")
@@ -572,13 +583,16 @@ class MicrophoneSource(Source):
                 f"the microphone needs the PortAudio library, which did not load ({error}); on Debian: "
                 "apt-get install libportaudio2"
             ) from error
-        self.rate = sample_rate
-        self.modality, self._patience = modality, patience
-        self._queue: queue.Queue[tuple[np.ndarray, int]] = queue.Queue(
+        self.rate, self.chunk_s = sample_rate, chunk / sample_rate
+        self.modality, self._patience, self._now = modality, patience, clock
+        self._queue: queue.Queue[tuple[np.ndarray, float] | None] = queue.Queue(
             int(queue_seconds * sample_rate) // chunk
         )
-        self._heard = self._dropped = self._delivered = self._overflows = 0
+        self._dropped = self._delivered = self._overflows = 0
+        self._last = -math.inf
         self._closed = False
+        self._problems = (sounddevice.PortAudioError, ValueError)
+        self._name = device if device is not None else "(default)"
         try:
             self._stream = sounddevice.InputStream(
                 samplerate=sample_rate,
@@ -588,32 +602,41 @@ class MicrophoneSource(Source):
                 dtype="float32",
                 callback=self._take,
             )
-            self._stream.start()
-        except (sounddevice.PortAudioError, ValueError) as error:
-            raise DataError(
-                f"the microphone {device if device is not None else '(default)'}: {error}"
-            ) from error
+        except self._problems as error:
+            raise DataError(f"the microphone {self._name}: {error}") from error
 
     def _take(self, block: Any, frames: int, when: Any, status: Any) -> None:
         # On PortAudio's thread: never blocks, never raises.
-        first = self._heard
-        self._heard += frames
+        # Some systems tell how long ago the first sample was taken; it cannot be less than the block is long.
+        ago = frames / self.rate
+        if when is not None and ago < (told := when.currentTime - when.inputBufferAdcTime) < 1 + ago:
+            ago = told
+        self._last = max(self._last, self._now() - ago)
         self._overflows += bool(status)
         try:
-            self._queue.put_nowait((block[:, 0].copy(), first))
+            self._queue.put_nowait((block[:, 0].copy(), self._last))
         except queue.Full:
             self._dropped += frames
 
     def __iter__(self) -> Iterator[Chunk]:
-        while True:
+        if not self._closed and not self._stream.active:
+            # Not before: what is heard while other devices are opened would be old by the time it is taken.
             try:
-                samples, first = self._queue.get(timeout=self._patience)
+                self._stream.start()
+            except self._problems as error:
+                raise DataError(f"the microphone {self._name}: {error}") from error
+        while not self._closed:
+            try:
+                taken = self._queue.get(timeout=self._patience)
             except queue.Empty:
                 raise DataError(
                     f"the microphone gave no sound for {self._patience:g} s; is it unplugged?"
                 ) from None
+            if taken is None:
+                return
+            samples, when = taken
             self._delivered += samples.size
-            yield Chunk(self.modality, samples, first / self.rate, self.rate)
+            yield Chunk(self.modality, samples, when, self.rate)
 
     def counters(self) -> dict[str, int]:
         """Samples delivered and dropped so far, and how often PortAudio itself reported lost input."""
@@ -623,6 +646,8 @@ class MicrophoneSource(Source):
         """Stop listening."""
         if not self._closed:  # PortAudio refuses to stop what is closed
             self._closed = True
+            with contextlib.suppress(queue.Full):  # then nobody waits for it
+                self._queue.put_nowait(None)
             self._stream.stop()
             self._stream.close()
 
