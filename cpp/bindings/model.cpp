@@ -208,6 +208,9 @@ struct PyEngine {
   std::mutex& polling;
 };
 
+/// Estimates that one poll of a pool gives at most, times its sessions.
+constexpr std::size_t kMostPerSession = 1024;
+
 /// Engines of one pool. The sessions' handles keep the pool alive, and there is one handle per session, which
 /// has its mutexes.
 struct PyPool {
@@ -221,7 +224,8 @@ struct PyPool {
     return std::make_shared<PyEngine>(std::shared_ptr<Engine>(pool, &session), polling);
   }
 
-  /// All that is due: (session, time, sample, values, valid, present, confidence, latency), a row each.
+  /// All that is due, as long as pushes do not outrun it: (session, time, sample, values, valid, present,
+  /// confidence, latency), a row each.
   py::tuple poll() {
     std::vector<std::int64_t> sessions;
     std::vector<std::uint64_t> samples;
@@ -233,7 +237,9 @@ struct PyPool {
       const std::scoped_lock lock(*polling);
       std::size_t session = 0;
       Estimate estimate;
-      while (pool->poll(session, estimate)) {
+      // A call ends, whatever is pushed meanwhile; the next one goes on where this one was.
+      const std::size_t most = kMostPerSession * std::max<std::size_t>(1, pool->size());
+      while (sessions.size() < most && pool->poll(session, estimate)) {
         sessions.push_back(static_cast<std::int64_t>(session));
         times.push_back(estimate.time);
         samples.push_back(estimate.sample);

@@ -128,7 +128,10 @@ void step(Input& input, Pool& pool) {
       known(affekt_engine_restore(pool.pick<affekt_engine>(input), pool.pick<affekt_snapshot>(input)));
       break;
     case 4:
-      known(affekt_engine_finish(pool.pick<affekt_engine>(input)));
+      if (input.ConsumeBool())
+        known(affekt_engine_finish(pool.pick<affekt_engine>(input)));
+      else
+        known(affekt_engine_finish_input(pool.pick<affekt_engine>(input), input.ConsumeBool() ? "face" : "none"));
       break;
     case 5:
       known(affekt_engine_reset(pool.pick<affekt_engine>(input)));

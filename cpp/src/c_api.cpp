@@ -276,6 +276,18 @@ affekt_status with(const affekt_engine* handle, Call call, Body&& body) noexcept
   return guarded([&] { return body(*engine); });
 }
 
+affekt_status unknown(const char* modality) noexcept {
+  return fail(AFFEKT_UNKNOWN_MODALITY, "modality: %s, got %.80s", message(Status::unknown_modality), modality);
+}
+
+/// Which input of its model; their number: none of that name.
+std::size_t input_of(const EngineHandle& engine, const char* modality) noexcept {
+  const std::vector<InputSpec>& inputs = engine.model->inputs();
+  return static_cast<std::size_t>(
+      std::find_if(inputs.begin(), inputs.end(), [&](const InputSpec& i) { return i.name == modality; }) -
+      inputs.begin());
+}
+
 template <class T>
 affekt_status push(affekt_engine* handle, const char* modality, const T* samples, std::size_t n,
                    const double* time, std::size_t* taken) noexcept {
@@ -284,12 +296,9 @@ affekt_status push(affekt_engine* handle, const char* modality, const T* samples
   if (!found) return no_handle<EngineHandle>(handle);
   if (!modality) return is_null("modality");
   if (!samples && n > 0) return fail(AFFEKT_INVALID_ARGUMENT, "samples: expected %zu samples, got NULL", n);
-  const std::vector<InputSpec>& inputs = found->model->inputs();
-  const std::size_t index = static_cast<std::size_t>(
-      std::find_if(inputs.begin(), inputs.end(), [&](const InputSpec& i) { return i.name == modality; }) -
-      inputs.begin());
+  const std::size_t index = input_of(*found, modality);
   // The engine counts a name that it does not know with its inputs, and so it must not meet another push.
-  const Claim claim(*found, alone_on(index < inputs.size() ? 1u << index : kPushes));
+  const Claim claim(*found, alone_on(index < found->model->inputs().size() ? 1u << index : kPushes));
   if (!claim) return fail(AFFEKT_BUSY, "engine: another push to %.80s runs", modality);
   const Status status = time ? found->engine.push(modality, samples, n, *time, taken)
                              : found->engine.push(modality, samples, n, taken);
@@ -506,6 +515,17 @@ affekt_status affekt_engine_poll(affekt_engine* engine, affekt_estimate* estimat
 
 affekt_status affekt_engine_finish(affekt_engine* engine) { return finish(engine); }
 
+affekt_status affekt_engine_finish_input(affekt_engine* engine, const char* modality) {
+  EngineHandle* const found = handles.find<EngineHandle>(engine);
+  if (!found) return no_handle<EngineHandle>(engine);
+  if (!modality) return is_null("modality");
+  const std::size_t index = input_of(*found, modality);
+  if (index == found->model->inputs().size()) return unknown(modality);
+  return with(engine, alone_on(1u << index), [&](EngineHandle& e) {
+    return static_cast<affekt_status>(e.engine.finish(modality));
+  });
+}
+
 affekt_status affekt_engine_reset(affekt_engine* engine) {
   return with(engine, alone_on(kPushes | kPoll), [](EngineHandle& e) -> affekt_status {
     e.engine.reset();
@@ -596,12 +616,7 @@ affekt_status affekt_engine_latency(const affekt_engine* engine, double* seconds
 affekt_status affekt_engine_counters(const affekt_engine* engine, const char* modality,
                                      affekt_counters* counters) {
   return with(engine, kLook, [&](EngineHandle& e) -> affekt_status {
-    if (modality) {
-      const auto& inputs = e.model->inputs();
-      if (std::none_of(inputs.begin(), inputs.end(), [&](const InputSpec& i) { return i.name == modality; }))
-        return fail(AFFEKT_UNKNOWN_MODALITY, "modality: %s, got %.80s", message(Status::unknown_modality),
-                    modality);
-    }
+    if (modality && input_of(e, modality) == e.model->inputs().size()) return unknown(modality);
     const Counters c = modality ? e.engine.counters(modality) : e.engine.counters();
     return fill(counters,
                 {0, c.taken, c.refused, c.rejected, c.reanchors, c.estimates, c.invalid, c.duplicates, c.late,

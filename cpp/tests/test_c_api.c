@@ -203,6 +203,34 @@ static void several_inputs_in_any_chunks(void) {
   free(x[2]);
 }
 
+/* One input ends: the others need not wait for it, and with all of them ended what is owed comes. */
+static void one_input_ends(void) {
+  affekt_engine *engine = NULL;
+  affekt_engine_options options = AFFEKT_ENGINE_OPTIONS;
+  static struct heard heard;
+  const double zero = 0;
+  float *x = noise(8000 * 2, 7);
+  options.wait_s = INFINITY;
+  options.queue_s = 10;
+  CHECK(affekt_engine_open(FUSED, &options, &engine) == AFFEKT_OK);
+  CHECK(affekt_engine_push(engine, "face", x, 50, &zero, NULL) == AFFEKT_OK);
+  CHECK(affekt_engine_push(engine, "eeg", x, 16, &zero, NULL) == AFFEKT_OK);
+  drain(engine, &heard);
+  CHECK(heard.estimates == 0); /* no sound yet */
+  CHECK(affekt_engine_finish_input(engine, "audio") == AFFEKT_OK);
+  CHECK_FAILS(affekt_engine_push(engine, "audio", x, 1, &zero, NULL), AFFEKT_FINISHED, "finish");
+  drain(engine, &heard);
+  CHECK(heard.estimates >= 1 && heard.estimates <= 3); /* as far as the EEG goes, 0.125 s */
+  CHECK(affekt_engine_finish_input(engine, "eeg") == AFFEKT_OK);
+  CHECK(affekt_engine_finish_input(engine, "eeg") == AFFEKT_OK); /* again: nothing more */
+  drain(engine, &heard);
+  CHECK(heard.estimates >= 18);
+  CHECK_FAILS(affekt_engine_finish_input(engine, "video"), AFFEKT_UNKNOWN_MODALITY, "video");
+  CHECK_FAILS(affekt_engine_finish_input(engine, NULL), AFFEKT_INVALID_ARGUMENT, "modality");
+  CHECK(affekt_engine_free(engine) == AFFEKT_OK);
+  free(x);
+}
+
 static void what_is_learnt(void) {
   affekt_engine *engine = open_engine(SPEAKER), *other = open_engine(SPEAKER);
   float *x = noise(16000, 4);
@@ -366,6 +394,7 @@ static void no_engine(affekt_engine *engine) {
               "engine");
   CHECK_FAILS(affekt_engine_poll(engine, &estimate), AFFEKT_INVALID_HANDLE, "engine");
   CHECK_FAILS(affekt_engine_finish(engine), AFFEKT_INVALID_HANDLE, "engine");
+  CHECK_FAILS(affekt_engine_finish_input(engine, "audio"), AFFEKT_INVALID_HANDLE, "engine");
   CHECK_FAILS(affekt_engine_reset(engine), AFFEKT_INVALID_HANDLE, "engine");
   CHECK_FAILS(affekt_engine_snapshot(engine, &snapshot), AFFEKT_INVALID_HANDLE, "engine");
   CHECK_FAILS(affekt_engine_restore(engine, snapshot), AFFEKT_INVALID_HANDLE, "engine");
@@ -434,6 +463,7 @@ int main(void) {
   CHECK(strcmp(affekt_last_message(), "") == 0);
   what_a_model_says();
   several_inputs_in_any_chunks();
+  one_input_ends();
   what_is_learnt();
   misuse_of_pushes();
   misuse_of_options_and_files();

@@ -220,6 +220,9 @@ AFFEKT_API affekt_status affekt_engine_push_int16(affekt_engine *engine, const c
 AFFEKT_API affekt_status affekt_engine_poll(affekt_engine *engine, affekt_estimate *estimate);
 /* No more samples will come; estimates that are owed are then due. */
 AFFEKT_API affekt_status affekt_engine_finish(affekt_engine *engine);
+/* No more samples of one input will come: estimates do not wait for it any more, and it falls silent as any
+ * input does. From the thread that pushes it; others may push and poll meanwhile. */
+AFFEKT_API affekt_status affekt_engine_finish_input(affekt_engine *engine, const char *modality);
 /* Back to the state after construction; a model that adapts, to what adapt() set last. */
 AFFEKT_API affekt_status affekt_engine_reset(affekt_engine *engine);
 
