@@ -467,6 +467,44 @@ def test_a_recording_knows_whether_the_engine_adapted(tmp_path):
     assert not engine.profile().empty
 
 
+@pytest.mark.parametrize("size", [700, 5000])
+def test_a_recording_replays_what_was_switched_on_the_way(tmp_path, size):
+    """At an estimate among several of one push, and after the last of one."""
+    from affekt.live import Chunk, Recorder, Recording, Session
+    from affekt.live.sources import Replay
+
+    class Cut(Replay):
+        def chunks(self):
+            for first in range(0, 4 * len(SIGNAL), size):
+                samples = np.tile(SIGNAL, 4)[first : first + size]
+                yield Chunk("audio", samples, first / self.rate, self.rate)
+
+    engine, found = Engine(SPEAKER), []
+    path = tmp_path / "a.csv"
+    for estimate in Session(engine, Cut("audio", SPEAKER.sample_rate), recorder=path):
+        found.append(estimate)
+        if len(found) % 3 == 0:
+            engine.adapt(len(found) % 2 == 0)
+    assert len(engine.switches) > 2
+    assert list(Recording(path).replay(SPEAKER)) == found
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith(",") or line.endswith(",0,\n")))
+    assert list(Recording(path).replay(SPEAKER)) != found  # so they do matter
+
+    engine = Engine(SPEAKER)
+    with Recorder(tmp_path / "b.csv", engine) as recorder:
+        found = []
+        for k, chunk in enumerate(Cut("audio", SPEAKER.sample_rate)):
+            engine.push("audio", chunk.samples, chunk.time)
+            recorder.write(chunk)
+            found += iter(engine.poll, None)
+            engine.adapt(k % 2 == 0)
+        recorder.finish()
+        engine.finish()
+        found += iter(engine.poll, None)
+    assert list(Recording(tmp_path / "b.csv").replay(SPEAKER)) == found
+
+
 def test_a_row_that_waited_counts_only_where_it_was_the_last():
     tensors = {"a.mean": np.zeros(8, "f4"), "a.sd": np.ones(8, "f4")}
     nodes = [

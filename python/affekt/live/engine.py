@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from affekt import _core
 from affekt._native import (
@@ -24,7 +24,7 @@ from affekt._profile import Profile
 from affekt.detectors import Detector
 from affekt.errors import InputError
 
-__all__ = ["Engine", "Estimate", "Snapshot"]
+__all__ = ["Engine", "Estimate", "Snapshot", "Switch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,16 @@ class Estimate:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.values)
+
+
+class Switch(NamedTuple):
+    """A call of `Engine.adapt`."""
+
+    on: bool
+    after: int
+    """Estimates that had been given by then."""
+    drained: bool
+    """Whether all that was pushed had been computed by then."""
 
 
 _OPTIONS = ("queue_s", "reanchor_s", "adapt", "wait_s", "dejitter_s")
@@ -137,6 +147,7 @@ class Engine:
     model : the `affekt.Model`.
     options : what it was made with, by name; a `Detector` as its name, ``adapt`` as `adapt` set it last.
     start : the profile that it starts from, or None.
+    switches : calls of `adapt` so far, for a recording.
 
     Raises
     ------
@@ -187,6 +198,8 @@ class Engine:
         if detector is not None:
             self.options["detector"] = detector if isinstance(detector, str) else detector.name
         self._invalid = 0  # by the listener
+        self.switches: list[Switch] = []
+        self._drained = False  # the last poll since the last push gave nothing
         self._columns = self.model.columns
         self._modalities = {str(spec["name"]): spec for spec in self.model.inputs}
         self._probabilities = [
@@ -225,6 +238,7 @@ class Engine:
                 raise InputError(f"time: expected seconds or None, got {time!r}") from error
         spec = self._modalities.get(modality)
         signal = as_signal(samples) if spec is None else as_frames(samples, spec)  # the core refuses the name
+        self._drained = False
         if self._listener is None:
             return int(self._native.push(modality, signal, time))
         with self._listener.lock:  # no estimate may come out before the detector has heard its samples
@@ -253,6 +267,7 @@ class Engine:
                     valid = self._listener.valid(sample, valid) and all(map(math.isfinite, row.tolist()))
                     self._invalid += not valid
                     result = (*result[:3], valid, *result[4:])
+        self._drained = result is None
         if result is None:
             return None
         time, sample, row, valid, present, confidence, latency = result
@@ -282,6 +297,8 @@ class Engine:
 
     def reset(self) -> None:
         """Back to the start of a recording and to the profile; the clock and the counters too."""
+        self.switches.clear()
+        self._drained = False
         if self._listener is None:
             self._native.reset()
             return
@@ -338,6 +355,7 @@ class Engine:
         """
         self._native.set_adapting(as_switch(on))
         self.options["adapt"] = on
+        self.switches.append(Switch(on, int(self._native.counters()["estimates"]), self._drained))
 
     def latency(self) -> float:
         """Longest wait in seconds of signal from a sample to the next estimate, the first included.

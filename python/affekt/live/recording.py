@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from affekt._lazy import require
 from affekt._native import Model, as_frames
 from affekt._profile import Profile
 from affekt.errors import DataError, InputError
-from affekt.live.engine import Engine
+from affekt.live.engine import Engine, Switch
 from affekt.live.sources import Chunk, End
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class Recorder:
 
     Columns: ``modality``, ``time`` (seconds of the first sample), ``rate`` (Hz), ``frames`` (samples), and
     ``values``: float32, all values of a sample side by side, with nine digits in CSV, which bring back the
-    same bits. A row of 0 frames says that its input was finished; one without modality, that all were.
+    same bits. A row of 0 frames says that its input was finished; one without modality, that all were, or, with
+    a value, that `Engine.adapt` was called: the value is 1 for on, `frames` the estimates given before, and
+    `rate` 1 where all that was pushed had been computed.
 
     Parameters
     ----------
@@ -89,6 +92,7 @@ class Recorder:
             raise DataError(f"{target}: cannot be written: {error.strerror or error}") from error
         self.path = target
         self._broken, self._last = False, 0.0
+        self._engine, self._switched = engine, len(engine.switches)  # the header has those until now
 
     def write(self, chunk: Chunk | End) -> None:
         """Write one push, all of which the engine took, or that an input was finished.
@@ -98,6 +102,10 @@ class Recorder:
         DataError : it cannot be written, e.g. because the disk is full. What was written before can be
             replayed.
         """
+        while self._switched < len(self._engine.switches):
+            on, after, drained = self._engine.switches[self._switched]
+            self._switched += 1
+            self._guarded("", self._last, float(drained), after, np.array([on], np.float32))
         if isinstance(chunk, Chunk) and not chunk.frames:
             return  # nothing was pushed; a row without samples says that the input was finished
         if isinstance(chunk, End):
@@ -254,8 +262,9 @@ class Recording:
             raise DataError(f"{self.path}: not a recording: its header lacks {error}") from error
         self.profile = None if given is None else Profile.from_document(given, str(self.path))
 
-    def pushes(self, inputs: Sequence[dict[str, Any]]) -> Iterator[Chunk | End | None]:
-        """The pushes and ends of inputs in order; None at the end of a session that was finished.
+    def pushes(self, inputs: Sequence[dict[str, Any]]) -> Iterator[Chunk | End | Switch | None]:
+        """The pushes, ends of inputs and calls of `Engine.adapt` in order; None at the end of a session that was
+        finished.
 
         Parameters
         ----------
@@ -269,6 +278,9 @@ class Recording:
         rows = self._rows(self.path)
         next(rows)
         for number, (modality, time, rate, frames, values) in enumerate(rows):
+            if not modality and values.size:
+                yield Switch(bool(values[0]), frames, bool(rate))
+                continue
             if not modality:
                 yield None
                 return
@@ -323,15 +335,46 @@ class Recording:
         return self._replayed(Engine(native, profile=self.profile, **options))
 
     def _replayed(self, engine: Engine) -> Iterator[Estimate]:
-        for chunk in self.pushes(engine.model.inputs):
-            if chunk is None or isinstance(chunk, End):
-                engine.finish(None if chunk is None else chunk.modality)
-            elif (taken := engine.push(chunk.modality, chunk.samples, chunk.time)) != chunk.frames:
-                raise DataError(
-                    f"{self.path}: {chunk.modality} at {chunk.time:g} s: the engine took {taken} of "
-                    f"{chunk.frames} samples, so this is not what a session took"
-                )
-            yield from iter(engine.poll, None)
+        switches: deque[Switch] = deque()  # those that are due when the estimates before them have been given
+
+        def polled() -> Iterator[Estimate]:
+            while True:
+                # Between the same two blocks as then, which the count alone does not tell where one was computed
+                # without an estimate.
+                while switches and engine.counters()["estimates"] >= switches[0].after:
+                    if switches[0].drained:
+                        break
+                    engine.adapt(switches.popleft().on)
+                estimate = engine.poll()
+                if estimate is None:
+                    break
+                yield estimate
+            while switches and engine.counters()["estimates"] >= switches[0].after:
+                engine.adapt(switches.popleft().on)
+
+        waiting: Chunk | End | None = None
+        begun = False
+        for item in self.pushes(engine.model.inputs):
+            if isinstance(item, Switch):
+                switches.append(item)
+                continue
+            if begun:
+                self._push(engine, waiting)
+            yield from polled()
+            waiting, begun = item, True
+        if begun:
+            self._push(engine, waiting)
+        yield from polled()
+
+    def _push(self, engine: Engine, item: Chunk | End | None) -> None:
+        """One push again, or that an input was finished, or all."""
+        if not isinstance(item, Chunk):
+            engine.finish(None if item is None else item.modality)
+        elif (taken := engine.push(item.modality, item.samples, item.time)) != item.frames:
+            raise DataError(
+                f"{self.path}: {item.modality} at {item.time:g} s: the engine took {taken} of "
+                f"{item.frames} samples, so this is not what a session took"
+            )
 
     def _same_model(self, model: str | os.PathLike[str] | Model | None) -> Model:
         from affekt._native import load
