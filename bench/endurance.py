@@ -11,8 +11,9 @@ Each part runs in a process of its own, on one thread:
   other times, and the whole-recording pass gets the first two minutes: all estimates are compared bit for
   bit, by digests of 10 s each.
 - pace: `--minutes` of wall clock each for that model and, twice, for the shipped speech model, on a source
-  that waits for real time. The latency is from the push of the last sample to the estimate in hand, both
-  calls from Python. For speech also the processor time, of everything and of the engine's calls alone.
+  that waits for real time. The latency is from the push that made the estimate due, the last of the three
+  of a tick, to the estimate in hand, both calls from Python. For speech also the processor time, of
+  everything and of the engine's calls alone.
 - sessions: engines over one model made and run one after the other, all kept.
 
 `from, to` is the 95 % interval of a slope, with the residuals taken as independent. A percentile is the least
@@ -57,6 +58,7 @@ RSS_EVERY = 5  # seconds
 SETTLED = 600  # seconds after which the memory may not grow
 WHOLE = 120  # seconds that the whole-recording pass repeats
 PAGE = os.sysconf("SC_PAGE_SIZE")
+LEAST = 16  # bytes: what malloc gives out at least
 
 
 # ---- arithmetic --------------------------------------------------------------------------------------------
@@ -69,6 +71,14 @@ def slope(x: np.ndarray, y: np.ndarray, share: float = 0.95) -> tuple[float, flo
     error = np.sqrt(residual @ residual / (len(x) - 2) / (dx @ dx))
     half = float(stats.t.ppf((1 + share) / 2, len(x) - 2) * error)
     return k, k - half, k + half
+
+
+def flat(low: float, high: float, rise: float) -> bool:
+    """Whether memory does not grow, by the interval of its slope (B/s) and the rise along the line (B).
+
+    A rise of less than a page cannot be told from nothing. Beyond that the interval must hold zero, and leave
+    out the least that could be lost with every estimate."""
+    return rise < PAGE or (low <= 0 and high < LEAST * TICKS)
 
 
 def percentiles(values: np.ndarray) -> dict[str, float]:
@@ -239,7 +249,7 @@ def hour(minutes: float, seed: int = 0) -> list[dict[str, Any]]:
     if len(times) > 2:
         k, low, high = slope(times, sizes)
         rise = k * (times[-1] - times[0])
-        met = low <= 0 or rise < PAGE  # less than a page cannot be told from nothing
+        met = flat(low, high, rise)
         rows.append(
             row(
                 part, f"slope of the resident memory after {times[0]:g} s", k * 3600, "B/h",

@@ -51,6 +51,15 @@ def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed():
     assert set(endurance.percentiles(np.array([4.0])).values()) == {4.0}
 
 
+def test_memory_is_flat_where_no_estimate_could_have_lost_anything():
+    page, least = endurance.PAGE, endurance.LEAST * TICKS
+    assert endurance.flat(-1.0, 1.0, 2 * page)
+    assert endurance.flat(5.0, 9.0, page - 1)
+    assert not endurance.flat(5.0, 9.0, page)
+    assert not endurance.flat(-least, least, 2 * page)  # too noisy to tell
+    assert endurance.flat(-9.0, -5.0, -2 * page)
+
+
 def test_rows_are_judged_by_floor_and_aim():
     def judged(value: float, **limits: float) -> str | None:
         return endurance.row("pace", "p99 / p50", value, **limits)["verdict"]
@@ -141,7 +150,7 @@ def test_the_command_writes_every_part(tmp_path, monkeypatch, capsys):
         "--minutes",
         str(1 / 60),
         "--simulated-minutes",
-        "0.2",
+        "0.4",
         "--sessions",
         "3",
         "--out",
@@ -152,10 +161,13 @@ def test_the_command_writes_every_part(tmp_path, monkeypatch, capsys):
     with page.with_suffix(".csv").open() as file:
         rows = {(r["part"], r["what"]): r for r in csv.DictReader(file)}
     assert {part for part, _ in rows} == {"hour", "pace", "sessions"}
+    slope = rows["hour", "slope of the resident memory after 5 s"]
+    assert float(slope["low"]) <= float(slope["value"]) <= float(slope["high"])
+    assert slope["verdict"] in ("floor", "MISS")
     assert rows["hour", "blocks of 10 s that a fresh engine gave otherwise"]["value"] == "0"
     assert rows["hour", "blocks of 10 s that the whole pass gave otherwise"]["value"] == "0"
     assert rows["hour", "counted: late"]["value"] == "0"
-    assert int(rows["hour", "counted: estimates"]["value"]) >= 12 * TICKS - 2
+    assert int(rows["hour", "counted: estimates"]["value"]) >= 24 * TICKS - 2
     assert float(rows["pace", "audio, EEG and face: latency, p50"]["value"]) > 0
     assert float(rows["pace", "speech in pieces of 20 ms: share of one core, push and poll"]["value"]) > 0
     text = page.read_text()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -237,6 +239,10 @@ def test_the_command_tells_of_a_source_that_failed(files, model_file, tmp_path, 
         (["--source", "face=generated:1", "--device", "2"], "--device is for --mic"),
         (["--source", "face=generated:1", "--record", "x.txt"], "ends in .csv or .parquet"),
         (["--source", "face=generated:1", "--speed", "0"], "speed: expected a positive number"),
+        (
+            ["--source", "face=generated:1", "--source", "eeg=generated:1", "--realtime", "--chunk-ms", "500"],
+            "expected less than the 0.4 s that the engine waits for an input",
+        ),
     ],
 )
 def test_the_command_refuses_what_makes_no_sense(model_file, words, message, capsys):
@@ -276,6 +282,53 @@ def test_the_command_goes_on_after_a_source_that_cannot_be_closed(model_file, tm
     assert main(["stream", "--model", str(model_file), *words]) == 2
     assert "error: closing face: the driver hangs" in capsys.readouterr().err
     assert len(pd.read_csv(out)) == len(list(Recording(record).replay())) > 10
+
+
+def test_the_command_gives_the_same_for_long_chunks(files, model, model_file, tmp_path, capsys):
+    """Longer than the engine waits for an input."""
+    sources = [f"audio={files / 'talk.wav'}", f"eeg={files / 'eeg.csv'}", f"face={files / 'face.csv'}"]
+    words = [word for source in sources for word in ("--source", source)]
+    out = tmp_path / "out.csv"
+    command = ["stream", "--model", str(model_file), *words, "--chunk-ms", "900", "--sink", str(out)]
+    assert main(command) == 0
+    expected = model.run({name: as_input(name, x) for name, x in SIGNALS.items()})
+    np.testing.assert_array_equal(
+        read_csv(out, ())["valence"].to_numpy(np.float32), expected.values[:, 0]
+    )
+    assert "too late" not in capsys.readouterr().err
+
+
+def test_the_command_takes_the_jitter_out_of_devices_and_tells_what_they_lose(
+    model, model_file, tmp_path, monkeypatch, capsys
+):
+    class Lossy(GeneratedSource):
+        live, clock = True, "monotonic"
+
+        def __iter__(self):
+            begun = time.monotonic()
+            for chunk in super().__iter__():
+                yield chunk._replace(time=chunk.time + begun)
+
+        def counters(self):
+            return {**super().counters(), "overflows": 2}
+
+    def opened(words, model, **options):
+        return Lossy(model.inputs[2], seconds=2)
+
+    monkeypatch.setattr("affekt.live.opening.open_source", opened)
+    record = tmp_path / "session.csv"
+    assert main(["stream", "--model", str(model_file), "--source", "face=x", "--record", str(record)]) == 0
+    assert "face: 2 times that the device lost input" in capsys.readouterr().err
+    assert Recording(record).options["dejitter_s"] == 90.0
+
+
+def test_a_view_that_cannot_be_shown_begins_no_recording(model_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rich.live", None)
+    record = tmp_path / "session.csv"
+    words = ["--source", "face=generated:1", "--record", str(record), "--view"]
+    assert main(["stream", "--model", str(model_file), *words]) == 2
+    assert "affekt[live]" in capsys.readouterr().err
+    assert not record.exists()
 
 
 def test_the_view_of_the_command(model_file, capsys):

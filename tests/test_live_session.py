@@ -354,6 +354,25 @@ def test_the_seconds_asked_for():
     assert found[-1].time == pytest.approx(0.9)
 
 
+def test_every_input_goes_on_to_the_seconds_asked_for():
+    """A long chunk that begins before comes after the others' first that begin later."""
+    sources = [Scripted(name, chunks_of(name, [n])) for name, n in (("audio", 6400), ("eeg", 64), ("face", 1))]
+    found = list(Session(Engine(MODEL, wait_s=math.inf), sources, seconds=1.0))
+    lengths = {"audio": 12800, "eeg": 128, "face": 25}
+    same(found, MODEL.run({name: as_input(name, SIGNALS[name][:n]) for name, n in lengths.items()}))
+
+
+def test_a_dead_device_does_not_keep_a_session_beyond_its_seconds():
+    never = threading.Event()
+    dead = Device("eeg", [*chunks_of("eeg", [16], SIGNALS["eeg"][:64]), never])
+    session = Session(Engine(MODEL), [dead, Device("face", chunks_of("face", [1]))], seconds=1.0)
+    closed, close = [], session.close
+    session.close = lambda: (never.set(), close(), closed.append(1))
+    found = list(session)
+    assert found[-1].time == pytest.approx(0.9)
+    assert closed
+
+
 # ---- recordings
 
 

@@ -48,9 +48,9 @@ class Recorder:
 
     Columns: ``modality``, ``time`` (seconds of the first sample), ``rate`` (Hz), ``frames`` (samples), and
     ``values``: float32, all values of a sample side by side, with nine digits in CSV, which bring back the
-    same bits. A row of 0 frames says that its input was finished; one without modality, that all were, or, with
-    a value, that `Engine.adapt` was called: the value is 1 for on, `frames` the estimates given before, and
-    `rate` 1 where all that was pushed had been computed.
+    same bits. A row of 0 frames says that its input was finished; one without modality, that all were, or,
+    with a value, that `Engine.adapt` was called: the value is 1 for on, `frames` the estimates given before,
+    and `rate` 1 where all that was pushed had been computed.
 
     Parameters
     ----------
@@ -263,8 +263,8 @@ class Recording:
         self.profile = None if given is None else Profile.from_document(given, str(self.path))
 
     def pushes(self, inputs: Sequence[dict[str, Any]]) -> Iterator[Chunk | End | Switch | None]:
-        """The pushes, ends of inputs and calls of `Engine.adapt` in order; None at the end of a session that was
-        finished.
+        """The pushes, ends of inputs and calls of `Engine.adapt` in order; None at the end of a session that
+        was finished.
 
         Parameters
         ----------
@@ -339,8 +339,8 @@ class Recording:
 
         def polled() -> Iterator[Estimate]:
             while True:
-                # Between the same two blocks as then, which the count alone does not tell where one was computed
-                # without an estimate.
+                # Between the same two blocks as then, which the count alone does not tell where one was
+                # computed without an estimate.
                 while switches and engine.counters()["estimates"] >= switches[0].after:
                     if switches[0].drained:
                         break

@@ -64,6 +64,7 @@ class _Lane:
         self.waiting: deque[tuple[float, Chunk | End]] = deque()  # time.monotonic of arrival, chunk
         self.queued = 0  # samples
         self.dropped = self.rejected = self.early = 0
+        self.passed = False  # the session's `seconds`
         self.thread: threading.Thread | None = None
         self.refused = False  # a replay that ended with a chunk that the engine does not take
         self.state, self.problem = "waiting", ""
@@ -146,7 +147,8 @@ class Session:
     recorder : writes down what the engine takes; a path makes one, once the sources are known to fit. When it
         fails (disk full), the session goes on without it.
     queue_s : seconds of signal that may wait per source.
-    seconds : end with the first chunk that begins there or later.
+    seconds : every input ends with its first chunk that begins there or later. In real time an input that has
+        not come so far is waited for no longer than the engine would.
     clock : where arrival is read from, seconds; for tests.
 
     Raises
@@ -198,17 +200,18 @@ class Session:
                 f"{second.modality!r}"
             )
         # An input whose chunks come no sooner than it is waited for is left out of every estimate.
-        wait = engine.options["wait_s"]
-        if wait is None:
-            wait = engine.model.timing["silence_s"]
-        several = engine.model.clocked and len(sources) > 1
+        wait = math.inf
+        if engine.model.clocked and len(sources) > 1:
+            given = engine.options["wait_s"]
+            wait = engine.model.timing["silence_s"] if given is None else given
         for source in paced:
-            if several and 0 < wait <= source.chunk_s:
+            if 0 < wait <= source.chunk_s:
                 raise InputError(
                     f"chunk: those of {source.modality!r} are {source.chunk_s:g} s long; expected less than "
                     f"the {wait:g} s that the engine waits for an input (wait_s)"
                 )
-        self._piece = wait / 2 if several and 0 < wait < math.inf else math.inf
+        self._piece = wait / 2 if wait > 0 else math.inf
+        self._grace = wait if paced else math.inf
         self._threaded = bool(paced) and (len(sources) > 1 or paced[0].live)
         self._wake = threading.Condition()
         self._closed = self._shut = False
@@ -256,11 +259,19 @@ class Session:
         specs = {str(spec["name"]): spec for spec in self.engine.model.inputs}
         for chunk in chunks:
             if isinstance(chunk, End):
-                if self.engine.model.clocked:  # without a clock nobody waits for anybody
+                # Without a clock nobody waits for anybody.
+                if self.engine.model.clocked and not self._lanes[chunk.modality].passed:
                     yield chunk
                 continue
+            lane = self._lanes[chunk.modality]
             if chunk.time >= self._until:
-                return
+                if not lane.passed and self.engine.model.clocked:
+                    yield End(chunk.modality)
+                lane.passed = True
+                if chunk.time >= self._until + self._grace or all(
+                    other.passed or (other.over and not other.waiting) for other in self._lanes.values()
+                ):
+                    return
             lane = self._lanes[chunk.modality]
             if lane.refused:
                 continue  # what was still queued behind the chunk that ended it

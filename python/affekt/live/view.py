@@ -96,7 +96,8 @@ class View:
                 "-" if math.isnan(health.rate) else f"{health.rate:.4g} Hz",
                 f"{health.queued:.2f} s",
                 {True: "yes", False: "masked", None: "-"}[present.get(name)],
-                str(health.counters["dropped"] + health.counters["rejected"]),
+                str(health.counters["dropped"] + health.counters["rejected"])
+                + (f", {lost}x by the device" if (lost := health.counters.get("overflows")) else ""),
                 str(engine.get("late", 0)),
                 text(health.problem, overflow="ellipsis", no_wrap=True),
             )
