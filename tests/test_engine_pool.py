@@ -16,6 +16,7 @@ from affekt._native import Model
 from affekt.live import Engine, EnginePool
 from affekt.modelfile import model_bytes
 from fused_model import RATES, as_input, fused, signals
+from small_model import small_model
 
 GOLDEN = Path(__file__).parent / "golden"
 MODEL = Model.from_bytes(model_bytes(*fused()))
@@ -144,6 +145,18 @@ def test_sessions_that_two_threads_add_have_the_core_s_numbers():
     pool[0].push("face", np.zeros((3, 6), np.float32), 0.0)
     pool[0].finish()
     assert set(pool.poll().sessions) == {0}
+
+
+def test_a_poll_ends_and_the_next_goes_on(tmp_path):
+    model = affekt.load(small_model(tmp_path / "small.safetensors", pool=False))
+    samples = np.random.default_rng(3).normal(0, 0.1, 60 * 16000).astype(np.float32)
+    pool, alone = EnginePool(model, 1, queue_s=61.0), Engine(model, queue_s=61.0)
+    found = Found(pool)
+    assert pool[0].push("audio", samples) == alone.push("audio", samples) == len(samples)
+    for _ in range(3):
+        found.poll()
+    assert [len(part) for part in found.parts[::2]] == [1024, 0]
+    assert found.rows(0) == rows_of(list(iter(alone.poll, None)))
 
 
 @pytest.mark.parametrize("file", SPEECH)

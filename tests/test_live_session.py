@@ -356,7 +356,8 @@ def test_the_seconds_asked_for():
 
 def test_every_input_goes_on_to_the_seconds_asked_for():
     """A long chunk that begins before comes after the others' first that begin later."""
-    sources = [Scripted(name, chunks_of(name, [n])) for name, n in (("audio", 6400), ("eeg", 64), ("face", 1))]
+    sizes = {"audio": 6400, "eeg": 64, "face": 1}
+    sources = [Scripted(name, chunks_of(name, [n])) for name, n in sizes.items()]
     found = list(Session(Engine(MODEL, wait_s=math.inf), sources, seconds=1.0))
     lengths = {"audio": 12800, "eeg": 128, "face": 25}
     same(found, MODEL.run({name: as_input(name, SIGNALS[name][:n]) for name, n in lengths.items()}))

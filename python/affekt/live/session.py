@@ -272,7 +272,7 @@ class Session:
                     other.passed or (other.over and not other.waiting) for other in self._lanes.values()
                 ):
                     return
-            lane = self._lanes[chunk.modality]
+                continue
             if lane.refused:
                 continue  # what was still queued behind the chunk that ended it
             try:
