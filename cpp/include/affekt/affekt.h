@@ -24,8 +24,8 @@
  * finish, reset, snapshot and restore while no other call on the engine runs (but for finish of a model with
  * one input, which may come while another thread polls). counters and latency may come from any thread while
  * others push and poll, but not during restore. A call that finds one running that it may not meet
- * does nothing and returns AFFEKT_BUSY. push, poll, finish, reset and counters neither allocate nor lock, but for
- * the place of a thread's message, which the system may allocate with the first call that fails there. */
+ * does nothing and returns AFFEKT_BUSY. push, poll, finish, reset and counters neither allocate nor lock, but
+ * for the place of a thread's message, which the system may allocate with the first call that fails there. */
 #ifndef AFFEKT_AFFEKT_H
 #define AFFEKT_AFFEKT_H
 

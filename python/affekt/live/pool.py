@@ -126,8 +126,8 @@ class EnginePool:
     def poll(self) -> PoolEstimates:
         """Compute what is due in all sessions; the estimates, none if nothing is due.
 
-        At most 1024 times as many as there are sessions, so that it ends whatever is pushed meanwhile; the next
-        call gives the rest."""
+        At most 1024 times as many as there are sessions, so that it ends whatever is pushed meanwhile; the
+        next call gives the rest."""
         sessions, times, samples, values, valid, present, confidence, latency = self._native.poll()
         sure = confidence if "confidence" in self.model.card else None
         return PoolEstimates(sessions, times, samples, values, valid, present, sure, latency)
