@@ -240,7 +240,15 @@ def test_the_command_tells_of_a_source_that_failed(files, model_file, tmp_path, 
         (["--source", "face=generated:1", "--record", "x.txt"], "ends in .csv or .parquet"),
         (["--source", "face=generated:1", "--speed", "0"], "speed: expected a positive number"),
         (
-            ["--source", "face=generated:1", "--source", "eeg=generated:1", "--realtime", "--chunk-ms", "500"],
+            [
+                "--source",
+                "face=generated:1",
+                "--source",
+                "eeg=generated:1",
+                "--realtime",
+                "--chunk-ms",
+                "500",
+            ],
             "expected less than the 0.4 s that the engine waits for an input",
         ),
     ],
@@ -292,9 +300,7 @@ def test_the_command_gives_the_same_for_long_chunks(files, model, model_file, tm
     command = ["stream", "--model", str(model_file), *words, "--chunk-ms", "900", "--sink", str(out)]
     assert main(command) == 0
     expected = model.run({name: as_input(name, x) for name, x in SIGNALS.items()})
-    np.testing.assert_array_equal(
-        read_csv(out, ())["valence"].to_numpy(np.float32), expected.values[:, 0]
-    )
+    np.testing.assert_array_equal(read_csv(out, ())["valence"].to_numpy(np.float32), expected.values[:, 0])
     assert "too late" not in capsys.readouterr().err
 
 

@@ -131,7 +131,8 @@ void step(Input& input, Pool& pool) {
       if (input.ConsumeBool())
         known(affekt_engine_finish(pool.pick<affekt_engine>(input)));
       else
-        known(affekt_engine_finish_input(pool.pick<affekt_engine>(input), input.ConsumeBool() ? "face" : "none"));
+        known(affekt_engine_finish_input(pool.pick<affekt_engine>(input),
+                                         input.ConsumeBool() ? "face" : "none"));
       break;
     case 5:
       known(affekt_engine_reset(pool.pick<affekt_engine>(input)));

@@ -277,7 +277,8 @@ affekt_status with(const affekt_engine* handle, Call call, Body&& body) noexcept
 }
 
 affekt_status unknown(const char* modality) noexcept {
-  return fail(AFFEKT_UNKNOWN_MODALITY, "modality: %s, got %.80s", message(Status::unknown_modality), modality);
+  return fail(AFFEKT_UNKNOWN_MODALITY, "modality: %s, got %.80s", message(Status::unknown_modality),
+              modality);
 }
 
 /// Which input of its model; their number: none of that name.
@@ -521,9 +522,8 @@ affekt_status affekt_engine_finish_input(affekt_engine* engine, const char* moda
   if (!modality) return is_null("modality");
   const std::size_t index = input_of(*found, modality);
   if (index == found->model->inputs().size()) return unknown(modality);
-  return with(engine, alone_on(1u << index), [&](EngineHandle& e) {
-    return static_cast<affekt_status>(e.engine.finish(modality));
-  });
+  return with(engine, alone_on(1u << index),
+              [&](EngineHandle& e) { return static_cast<affekt_status>(e.engine.finish(modality)); });
 }
 
 affekt_status affekt_engine_reset(affekt_engine* engine) {

@@ -293,7 +293,7 @@ def _run_session(args: argparse.Namespace, session: Any) -> int:
             samples = f"samples of {name}" if health.counters["dropped"] else name
             print(f"affekt stream: {samples}: {lost} ({health.problem or 'no error'})", file=sys.stderr)
     for name in session.health():
-        if late := session.engine.counters(name)["late"]:
+        if late := session.engine.counters(name).get("late", 0):
             print(f"affekt stream: {name}: {late} samples came too late for their estimates", file=sys.stderr)
     if args.out is not None and (found or problem is None):
         _write_table(estimates_frame(model, found, args.file or args.record or "live"), args.out)
