@@ -232,7 +232,6 @@ constexpr std::uint32_t kPoll = 1u << kMaxInputs;
 constexpr std::uint32_t kPushes = kPoll - 1;
 constexpr std::uint32_t kReplace = kPoll << 1;    // its memory is given up: restore, free
 constexpr std::uint32_t kReader = kReplace << 1;  // counts, from here up, the calls that only look
-constexpr std::uint32_t kReaders = ~(kReader - 1);
 
 /// What a call is in EngineHandle::calls, and what may not be there.
 struct Call {
