@@ -437,6 +437,77 @@ def test_reset_starts_anew():
     same(first, run(pieces))
 
 
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.sampled_from(["full", "stream"]))
+@settings(max_examples=25)
+def test_rows_without_a_value_are_gaps(known, mode):
+    """As if they had been left out, at the times at which they would have been."""
+    n = len(known)
+    rows = np.where(np.array(known)[:, None], SIGNALS["face"][:n], np.nan)
+    rest = {"eeg": [cut("eeg", 0, 3)], "audio": [cut("audio", 0.5, 3)]}
+    one_by_one = [(i / 25, SIGNALS["face"][i : i + 1]) for i in range(n) if known[i]]
+    same(run({**rest, "face": [(0.0, rows)]}, mode), run({**rest, "face": one_by_one}))
+    given = {name: [(t, as_input(name, x)) for t, x in parts] for name, parts in rest.items()}
+    same(MODEL.run({**given, "face": rows.astype(np.float64)}, mode), run({**rest, "face": one_by_one}))
+
+
+def test_only_a_row_without_any_value_is_a_gap():
+    rows = SIGNALS["face"][:5].copy()
+    rows[3, 2] = np.nan
+    with pytest.raises(InputError, match="sample 20 is nan"):  # six values a row
+        MODEL.run({"face": rows})
+    with pytest.raises(InputError, match="is nan"):
+        MODEL.run({"eeg": np.full((4, 64), np.nan)})
+    with pytest.raises(InputError, match="is nan"):
+        MODEL.run({"audio": np.full(64, np.nan)})
+    assert len(MODEL.run({"face": np.full((5, 6), np.nan)}).times) == 0
+
+
+@pytest.mark.parametrize("clock", [False, True])
+@pytest.mark.parametrize("missing", [None, -3.0])
+def test_what_a_band_power_cannot_tell_is_invalid_however_it_is_run(clock, missing):
+    """An electrode that came off: relative power of a flat channel is 0 by 0."""
+    bands = {"bands": [["alpha", 8.0, 12.0]], "window": 1.0, "hop": 0.25, "segment": 0.5}
+    if missing is not None:
+        bands["missing"] = missing
+    align = [{"name": "now", "type": "align", "inputs": ["bands"], "options": {}}]
+    card = {
+        "schema": 2,
+        "name": "bands",
+        "version": "1",
+        "inputs": [CARD["inputs"][1]],
+        **({"clock": CARD["clock"]} if clock else {}),
+        "nodes": [
+            {"name": "bands", "type": "band_power", "inputs": ["eeg"], "options": bands},
+            *(align if clock else []),
+            {"name": "out", "type": "standardise", "inputs": ["now" if clock else "bands"], "options": {}},
+        ],
+        "outputs": [{"name": "power", "node": "out", "kind": "continuous", "labels": list("abcd")}],
+    }
+    tensors = {"out.mean": np.zeros(4, np.float32), "out.scale": np.ones(4, np.float32)}
+    model = Model.from_bytes(model_bytes(card, tensors))
+    x = as_input("eeg", SIGNALS["eeg"]).copy()
+    x[1, 256:512] = 1.0  # from 2 s to 4 s
+    engine = Engine(model, queue_s=10.0)
+    engine.push("eeg", x, 0.0)
+    engine.finish()
+    found = list(iter(engine.poll, None))
+    off = np.array([3.05 < e.time < 3.95 for e in found])
+    heard = np.array([not clock or e.present["eeg"] for e in found])
+    assert off.sum() >= 3
+    if missing is None:
+        assert not any(e.valid for e in itertools.compress(found, off))
+        assert all(np.isnan(e["b"]) and np.isfinite(e["a"]) for e in itertools.compress(found, off))
+        assert heard[[e.valid for e in found]].all()
+        assert sum(e.valid for e in found) > len(found) // 3
+    else:
+        assert [e.valid for e in found] == heard.tolist()
+        assert all(e["b"] == missing for e in itertools.compress(found, off))
+    for mode in ("full", "stream"):
+        result = model.run({"eeg": x} if clock else x, mode)
+        np.testing.assert_array_equal(result.values, [list(e.values.values()) for e in found])
+        assert result.valid.tolist() == [e.valid for e in found]
+
+
 def test_estimates_say_what_they_rest_on():
     engine = Engine(MODEL, queue_s=10.0)
     for name in NAMES:

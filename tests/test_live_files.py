@@ -221,6 +221,23 @@ def test_the_command_runs_sources_records_and_replays(files, model, model_file, 
     assert again.read_bytes() == first.read_bytes()
 
 
+def test_pictures_without_a_face_are_gaps_live_and_in_a_whole_recording(
+    files, model, model_file, tmp_path, capsys
+):
+    face = SIGNALS["face"].copy()
+    face[[0, 7, 8, 9, 30, 49]] = np.nan
+    path, out = tmp_path / "face.csv", tmp_path / "out.csv"
+    pd.DataFrame(face).assign(time=np.arange(50) / 25).to_csv(path, index=False)
+    words = ["--source", f"eeg={files / 'eeg.csv'}", "--source", f"face={path}", "--sink", str(out)]
+    assert main(["stream", "--model", str(model_file), *words]) == 0
+    expected = model.run({"eeg": as_input("eeg", SIGNALS["eeg"]), "face": face})
+    read = read_csv(out, ())
+    assert len(read) > 15
+    assert read["time"].tolist() == expected.times.tolist()
+    np.testing.assert_array_equal(read["valence"].to_numpy(np.float32), expected.values[:, 0])
+    assert (read["has_face"].to_numpy() == expected.present[:, 2]).all()
+
+
 def test_the_command_tells_of_a_source_that_failed(files, model_file, tmp_path, capsys):
     broken = tmp_path / "face.csv"
     pd.DataFrame({"time": np.arange(50) / 25, **{f"f{i}": 1e7 for i in range(6)}}).to_csv(broken, index=False)

@@ -177,7 +177,7 @@ def _pieces(samples: Any, spec: Mapping[str, Any]) -> Iterator[tuple[float | Non
     """What `Model.run` was given for one input, as (time or None, frames)."""
     name = f"samples[{spec['name']!r}]"
     if not isinstance(samples, list):
-        yield None, as_frames(samples, spec, name)
+        yield from _with_values(None, as_frames(samples, spec, name), spec)
         return
     for i, piece in enumerate(samples):
         if not (isinstance(piece, tuple) and len(piece) == 2):
@@ -186,7 +186,23 @@ def _pieces(samples: Any, spec: Mapping[str, Any]) -> Iterator[tuple[float | Non
             time = float(piece[0])
         except (TypeError, ValueError) as error:
             raise InputError(f"{name}[{i}]: expected a time in seconds, got {piece[0]!r}") from error
-        yield time, as_frames(piece[1], spec, f"{name}[{i}]")
+        yield from _with_values(time, as_frames(piece[1], spec, f"{name}[{i}]"), spec)
+
+
+def _with_values(
+    time: float | None, frames: np.ndarray, spec: Mapping[str, Any]
+) -> Iterator[tuple[float | None, np.ndarray]]:
+    """The frames; of rows the stretches between those that are NaN throughout, which are no rows."""
+    if spec["kind"] != "rows":
+        yield time, frames
+        return
+    known = ~np.isnan(frames).reshape(len(frames), int(spec["channels"])).all(axis=1)
+    if known.all():
+        yield time, frames
+        return
+    edges = np.flatnonzero(np.diff(known.astype(np.int8), prepend=0, append=0))
+    for begin, end in zip(edges[::2], edges[1::2], strict=True):
+        yield (time or 0.0) + begin / float(spec["rate"]), frames[begin:end]
 
 
 class Estimates(tuple[np.ndarray, np.ndarray]):
@@ -350,7 +366,8 @@ class Model:
         samples : (time,) float32 or float64 in [-1, 1], or int16, at the model's sample rate. For a model
             with a clock: input -> samples, a signal of several channels as (channel, time), rows as
             (time, feature), from 0 s on; or a list of pairs (time, samples) where there are gaps, or rows
-            with times of their own. An input that is left out is masked.
+            with times of their own. An input that is left out is masked. A row that is NaN throughout (no
+            face was found) is a gap, as in `affekt.live.RowsSource`.
         mode : ``"full"`` runs blocks; ``"stream"`` goes through the live engine. Both give the same bits.
         chunk : samples per push in stream mode; default 20 ms.
         sample_rate : rate of `samples` in Hz, if known: checked, never converted.
@@ -371,11 +388,13 @@ class Model:
 
         Raises
         ------
-        InputError : wrong shape, type or rate; a sample that is not finite or beyond +-1e6; unknown mode; a
-            profile of another model; an unknown detector or one for another rate; a detector for a model
-            whose card does not say how much speech an estimate needs.
+        InputError : wrong shape, type or rate; a sample that is not finite (but for the rows above) or
+            beyond +-1e6; unknown mode; a profile of another model; an unknown detector or one for another
+            rate; a detector for a model whose card does not say how much speech an estimate needs.
         MissingExtraError : the detector's package is not installed.
-        AffektError : the model produced a value that is not finite.
+        AffektError : the model produced a value that is not finite. Of a model with a band power, which says
+            by NaN what cannot be told (a flat channel), such an estimate is invalid instead, as of
+            `affekt.live.Engine`, which raises at none.
         """
         if self.clocked:
             if sample_rate is not None or detector is not None:
@@ -442,9 +461,8 @@ class Model:
             known = profile_of(engine, self) if self.adapts else None
         else:
             raise InputError(f"mode: expected 'full' or 'stream', got {mode!r}")
-        judged = values[present.any(axis=1)]
-        if not np.isfinite(judged).all():
-            raise _not_finite(times[present.any(axis=1)][int(np.argmin(np.isfinite(judged).all(axis=1)))])
+        judged = present.any(axis=1)
+        must_be_finite(self, times[judged], values[judged])
         sure = confidence if "confidence" in self.card else None
         return Estimates(times, values, valid, known, present, sure)
 
@@ -530,9 +548,9 @@ class Model:
             while (estimate := engine.poll()) is not None:
                 times.append(estimate[0])
                 rows.append(estimate[2])
-                if not (estimate[3] or np.isfinite(estimate[2]).all()):
-                    raise _not_finite(estimate[0])
-                valid.append(estimate[3] if listener is None else listener.valid(estimate[1], estimate[3]))
+                finite = bool(must_be_finite(self, times[-1:], rows[-1][None])[0])
+                said = estimate[3] if listener is None else listener.valid(estimate[1], estimate[3])
+                valid.append(said and finite)
 
         for start in range(0, len(signal), int(step)):
             piece = signal[start : start + int(step)]
@@ -609,18 +627,26 @@ class FullPass:
 
     def _checked(self, result: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Estimates:
         times, values, valid = result
-        finite = np.isfinite(values).all(axis=1)
-        if not finite.all():
-            raise _not_finite(times[int(np.argmin(finite))])
+        finite = must_be_finite(self.model, times, values)
         if self._listener is not None:
             last = np.rint(times * self.model.sample_rate).astype(np.int64)
             pairs = zip(last.tolist(), valid.tolist(), strict=True)
             valid = np.array([self._listener.valid(*pair) for pair in pairs], dtype=bool)
-        return Estimates(times, values, valid)
+        return Estimates(times, values, valid & finite)
 
 
-def _not_finite(time: float) -> AffektError:
-    return AffektError(f"the model produced a value that is not finite at {time:.3f} s; it cannot be trusted")
+def must_be_finite(model: Model, times: Sequence[float] | np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Which estimates (n, columns) are; `AffektError` where not, but for a model that says so what it cannot
+    tell: a band power is then NaN, unless its node names another value."""
+    finite = np.asarray(np.isfinite(values).all(axis=1))
+    if not finite.all() and not any(
+        node["type"] == "band_power" and "missing" not in node["options"] for node in model.card["nodes"]
+    ):
+        raise AffektError(
+            f"the model produced a value that is not finite at {times[int(np.argmin(finite))]:.3f} s; it "
+            "cannot be trusted"
+        )
+    return finite
 
 
 def as_switch(adapt: Any) -> bool:

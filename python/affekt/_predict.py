@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from affekt._lazy import require
-from affekt.errors import AffektError, DataError, InputError
+from affekt.errors import DataError, InputError
 
 if TYPE_CHECKING:
     import pandas
@@ -634,6 +634,7 @@ def _stream(
     adapt: bool,
     detector: Detector | str | None,
 ) -> Estimates:
+    from affekt._native import must_be_finite
     from affekt.live import Engine
     from affekt.live.sources import Chunk, estimates
 
@@ -652,8 +653,8 @@ def _stream(
 
     found = []
     for estimate in estimates(Engine(model, profile=profile, adapt=adapt, detector=detector), chunks()):
-        if not (estimate.valid or all(map(math.isfinite, estimate.values.values()))):
-            raise AffektError(f"the model gave a value that is not finite at {estimate.time:.3f} s")
+        if not estimate.valid:
+            must_be_finite(model, [estimate.time], np.array([list(estimate.values.values())]))
         found.append(estimate)
     return _collected(model, found)
 
