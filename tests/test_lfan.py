@@ -212,6 +212,7 @@ def test_one_model_per_dimension_or_both_in_one(rng):
 # Absent signals -------------------------------------------------------------------------------------------
 
 
+@row("zhang", 50)
 @pytest.mark.parametrize("kind", ["lfan", "noleader", "cat", "tcn", "tlfan"])
 def test_an_absent_signal_has_no_influence(rng, kind):
     system = small(fusion={"kind": kind}, modalities={"vggish": {"standardise": "feature"}})
@@ -225,6 +226,7 @@ def test_an_absent_signal_has_no_influence(rng, kind):
     assert np.isfinite(outputs(system, rows, present=gone)).all()
 
 
+@row("zhang", 50)
 def test_signals_are_dropped_window_by_window_but_never_all(rng):
     torch.manual_seed(0)
     system = small(drop=0.7).train()
@@ -325,6 +327,96 @@ def test_the_preset_trains_an_epoch_on_generated_trials_as_typed(corpus, tmp_pat
     assert [given["name"] for given in model.card["inputs"]] == ["cnn", "eeg"]
 
 
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Trials with a published partition, two cultures and the signals of three presets, by their widths."""
+    folder = tmp_path_factory.mktemp("published")
+    widths = {"cnn": (6, 4), "vggish": (5, 4), "mfcc": (4, 25), "bert": (3, 4)}
+    signals = {name: {"width": width, "ratio": ratio} for name, (width, ratio) in widths.items()}
+    made = data.generate(folder, seed=9, subjects=10, trials=(1, 1), seconds=(14.0, 18.0), signals=signals)
+    table = made.table.assign(culture=["g", "h"] * 5, split=["train"] * 6 + ["dev"] * 4)
+    table.to_csv(folder / "manifest.csv", index=False)
+    return folder, widths
+
+
+@pytest.mark.parametrize("preset", ["s6_avec", "s6_affwild2"])
+def test_presets_of_published_partitions_train_an_epoch(published, tmp_path, preset):
+    folder, widths = published
+    config = load_config(preset)
+    full = create(**config.system)  # the published size builds and runs
+    rows = {name: torch.zeros(1, 30, full._rows_width(name)) for name in full.modalities}
+    assert outputs(full, rows).shape == (1, 30, 1)
+    words = [f"data.manifest={folder / 'manifest.csv'}", f"data.cache={folder / 'features'}", "system.rate=4",
+             f"out={tmp_path / 'out'}", "protocol.select=[1]", "training.epochs=1", "training.threads=1",
+             "training.tensorboard=false"]  # fmt: skip
+    for name in full.modalities:
+        width, ratio = widths[name]
+        words.append(f"system.modalities.{name}.features={width}")
+        words.append(f"system.modalities.{name}.source.rate={4 * ratio}")
+        words.append(f"system.modalities.{name}.tcn.channels=[4]")
+    result = run_protocol(load_config(preset, words))
+    assert result.audit.ok
+    halves = preset == "s6_avec"
+    assert np.isfinite(result.results["ccc_valence" if halves else "dev_ccc_valence"]).all()
+    assert result.results["n_test"].iloc[0] == (2 if halves else 0)
+    assert result.results["n_dev"].iloc[0] == (2 if halves else 4)
+
+
+# Several heads ----------------------------------------------------------------------------------------------
+
+
+@row("zhang", 50)
+def test_heads_of_several_kinds_learn_together_and_weigh_themselves(rng):
+    expression = {"labels": ["calm", "happy", "angry"], "kind": "categorical", "weight": 0.5}
+    heads = {"affect": {"labels": ["valence", "arousal"]}, "expression": expression}
+    fixed, learnt = (small(heads=heads, loss={"weights": w}) for w in ("fixed", "learnt"))
+    assert learnt.num_parameters() == fixed.num_parameters()
+    rows = rows_of(fixed, rng, 20, 3)
+    known = torch.from_numpy(rng.random((3, 20)) < 0.7)
+    labels = {
+        "affect": torch.from_numpy(rng.normal(size=(3, 20, 2)).astype(np.float32)),
+        "expression": torch.from_numpy(rng.integers(0, 3, (3, 20))),
+    }
+    batch = {"features": rows, "label_mask": {"expression": known}, "labels": labels}
+    parts, own = fixed.loss(batch), learnt.loss(batch)
+    for name in heads:
+        torch.testing.assert_close(parts[name], own[name])
+    torch.testing.assert_close(parts["loss"], parts["affect"] + 0.5 * parts["expression"])
+    torch.testing.assert_close(own["loss"], parts["loss"])  # s is 0 at first
+    gradients = torch.autograd.grad(own["loss"], list(learnt.log_uncertainty.values()))
+    torch.testing.assert_close(gradients[0], 1 - parts["affect"])
+    torch.testing.assert_close(gradients[1], 0.5 * (1 - parts["expression"]))
+    optimiser = torch.optim.SGD(learnt.log_uncertainty.parameters(), lr=0.3)
+    for _ in range(200):  # the rest held still, each weight goes to one over its loss
+        optimiser.zero_grad()
+        learnt.loss(batch)["loss"].backward()
+        optimiser.step()
+    for name, s in learnt.log_uncertainty.items():
+        assert np.exp(-s.item()) == pytest.approx(1 / parts[name].item(), rel=1e-3)
+    one = learnt.loss({**batch, "labels": {"affect": labels["affect"]}})
+    s = learnt.log_uncertainty["affect"]
+    torch.testing.assert_close(one["loss"], torch.exp(-s) * parts["affect"] + s)
+    assert not {id(s) for s in learnt.log_uncertainty.values()} & {id(p) for p in learnt.encoder_parameters()}
+
+
+@row("zhang", 50)
+def test_learnt_weights_are_of_the_training_alone(tmp_path, rng):
+    heads = {"affect": {"labels": ["valence"]}, "mood": {"labels": ["calm", "tense"], "kind": "categorical"}}
+    system = small(heads=heads, loss={"weights": "learnt"})
+    with torch.no_grad():
+        system.log_uncertainty["mood"].fill_(1.5)
+    path = export(system, tmp_path / "m.safetensors")
+    again = restore(path)
+    assert export(again, tmp_path / "n.safetensors").read_bytes() == path.read_bytes()
+    rows = rows_of(system, rng)
+    model = affekt.load(path)
+    full = model.run({name: x[0].numpy() for name, x in rows.items()})
+    with torch.no_grad():
+        out = system(rows)
+        wanted = torch.cat([out["affect"], system.probabilities("mood", out["mood"])], -1)[0]
+    np.testing.assert_allclose(full.values, wanted, atol=1e-5)
+
+
 # Bad input ------------------------------------------------------------------------------------------------
 
 
@@ -337,6 +429,7 @@ def test_the_preset_trains_an_epoch_on_generated_trials_as_typed(corpus, tmp_pat
         ({"fusion": {"kind": "sum"}}, "fusion.kind must be one of lfan, .* got 'sum'"),
         ({"fusion": {"heads": 3}}, "dim must be a multiple of heads"),
         ({"fusion": {"dropout": 1.0}}, r"dropout must lie in \[0, 1\)"),
+        ({"loss": {"weights": "even"}}, r"loss\.weights must be fixed or learnt, got 'even'"),
         ({"drop": 1.0}, r"drop must lie in \[0, 1\), got 1.0"),
         ({"modalities": {"pulse": {"features": 3}}}, "pulse: tcn.channels must be given"),
     ],

@@ -92,10 +92,17 @@ class WindowConfig:
 
 @dataclass
 class TraceLossConfig:
-    """Options of `affekt.losses.ccc_loss` for continuous heads."""
+    """How heads are judged in training.
+
+    over, bias : of `affekt.losses.ccc_loss`, for continuous heads.
+    weights : ``"fixed"``, the heads' own, or ``"learnt"``: the sum of ``weight (exp(-s) loss + s)`` over
+        heads with an s of each that is learnt, so that each tends to count by one over its loss (Kendall,
+        Gal, Cipolla, "Multi-task learning using uncertainty to weigh losses", CVPR (2018)).
+    """
 
     over: str = "time"
     bias: str = "population"
+    weights: str = "fixed"
 
 
 class TracedSystem(System):
@@ -150,8 +157,14 @@ class TracedSystem(System):
 
     def _build(self, width: int) -> None:
         """The heads, on rows of `width`."""
+        if self.config.loss.weights not in ("fixed", "learnt"):
+            raise InputError(f"loss.weights must be fixed or learnt, got {self.config.loss.weights!r}")
         self.linear = nn.ModuleDict(
             {name: nn.Linear(width, len(head.labels)) for name, head in self.heads.items()}
+        )
+        learnt = self.config.loss.weights == "learnt"
+        self.log_uncertainty = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(())) for name in self.heads if learnt}
         )
 
     # -- what it is -----------------------------------------------------------------------------------------
@@ -189,10 +202,11 @@ class TracedSystem(System):
     def num_parameters(self) -> int:
         """Parameters, weight norm folded, as the model file stores them."""
         extra = sum(2 * sum(m.channels) for m in self.modules() if isinstance(m, TCN) and m.weight_norm)
-        return sum(p.numel() for p in self.parameters()) - extra
+        return sum(p.numel() for p in self.parameters()) - extra - len(self.log_uncertainty)
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        return (p for name, p in self.named_parameters() if not name.startswith("linear."))
+        own = ("linear.", "log_uncertainty.")
+        return (p for name, p in self.named_parameters() if not name.startswith(own))
 
     def set_modality_statistics(self, modality: str, mean: Any, sd: Any) -> None:
         """Mean and sd, over training rows, of the features of a signal that is standardised."""
@@ -240,8 +254,8 @@ class TracedSystem(System):
         return out
 
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Weighted sum of the heads' losses: 1 - CCC over the steps of each window (`loss`), cross-entropy
-        over all labelled steps for classes."""
+        """Sum of the heads' losses, weighted as `TraceLossConfig` says: 1 - CCC over the steps of each
+        window, cross-entropy over all labelled steps for classes."""
         return self.loss_of(self(batch["features"], batch.get("mask"), batch.get("present")), batch)
 
     def loss_of(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -267,7 +281,11 @@ class TracedSystem(System):
             raise InputError(
                 f"labels must hold at least one of the heads {list(self.heads)}, got {list(batch['labels'])}"
             )
-        total = torch.stack([self.heads[name].weight * part for name, part in parts.items()]).sum()
+        weighed = dict(parts)
+        for name, s in self.log_uncertainty.items():
+            if name in weighed:
+                weighed[name] = torch.exp(-s) * weighed[name] + s
+        total = torch.stack([self.heads[name].weight * part for name, part in weighed.items()]).sum()
         return {"loss": total, **parts}
 
     def _cross_entropy(self, name: str, logits: Tensor, target: Tensor, keep: Tensor) -> Tensor:
