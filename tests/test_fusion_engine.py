@@ -508,6 +508,24 @@ def test_what_a_band_power_cannot_tell_is_invalid_however_it_is_run(clock, missi
         assert result.valid.tolist() == [e.valid for e in found]
 
 
+def test_samples_from_before_the_first_tick_are_late_once_it_is_chosen():
+    """Nobody is waited for, so the first input that comes sets where the clock begins: at 0.3 s."""
+    for begin, late in ((0.0, 6), (0.21, 0)):  # 0, 0.04, ..., 0.2 s; a tick at 0.2 s would have shown them
+        engine = Engine(MODEL, wait_s=0.0)
+        eeg, face = as_input("eeg", SIGNALS["eeg"][:64]), SIGNALS["face"][:12]
+        engine.push("eeg", eeg[:, :2], 0.259)
+        assert engine.poll() is None
+        engine.push("face", face, begin)
+        engine.push("eeg", eeg[:, 2:])
+        engine.finish()
+        found = collected(list(iter(engine.poll, None)))
+        assert engine.counters("face")["late"] == late
+        whole = MODEL.run({"eeg": [(0.259, eeg)], "face": [(begin, face)]})
+        assert found.times[0] == 0.3
+        if not late:
+            same(found, whole)
+
+
 def test_estimates_say_what_they_rest_on():
     engine = Engine(MODEL, queue_s=10.0)
     for name in NAMES:

@@ -571,7 +571,6 @@ struct Session {
       if (ticks == 0) batch = given;
       numbers[ticks++] = number++;
       ++given;
-      ticked = true;
       run.tick(alive.data());
     }
     return ticks > 0;
@@ -590,7 +589,7 @@ struct Session {
   /// Runs the samples of input `i` that wait and have a time up to `until`.
   void consume(std::size_t i, double until) noexcept {
     Channel& from = channels[i];
-    const double passed = ticked ? time_of(number - 1) + kSlack : kNever;
+    const double passed = time_of(number - 1) + kSlack;  // before the first tick: it would be an earlier one
     for (std::size_t n; (n = from.due(until)) > 0;) {
       const std::uint64_t first = from.samples.tail();
       if (from.reading.at(first, from.input.rate) - from.last > silence_s + kSlack) run.lapse(i);
@@ -627,7 +626,7 @@ struct Session {
     for (Channel& channel : channels) channel.reset();
     run.reset();
     rows = next = 0;
-    drained = running = ticked = false;
+    drained = running = false;
     given = batch = pushed = 0;
     for (Shared<std::uint64_t>* counter : {&estimates, &invalid, &overdues}) counter->store(0);
   }
@@ -670,7 +669,7 @@ struct Session {
   bool drained = false;
   std::uint64_t pushed = 0;  // samples that were there when the last block was computed
   // With a clock: the next tick as a multiple of its period; ticks given; those of the last block.
-  bool running = false, ticked = false;
+  bool running = false;
   std::int64_t number = 0;
   std::uint64_t given = 0, batch = 0;
   std::array<std::int64_t, Graph::kTicks> numbers{};

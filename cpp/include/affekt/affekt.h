@@ -183,7 +183,7 @@ typedef struct affekt_counters {
   uint64_t estimates;  /* of one input: those that rest on it */
   uint64_t invalid;    /* estimates that are not valid */
   uint64_t duplicates; /* rows left out because they have the time of the row before */
-  uint64_t late;       /* samples that came after an estimate of their time was given */
+  uint64_t late;       /* samples that came after the tick of their time */
   uint64_t silences;   /* times that an input fell silent and was masked */
   uint64_t overdue;    /* ticks that were not waited for; of one input: because of it */
   uint64_t dejittered; /* stamps that went into the regression (dejitter_s) */

@@ -81,7 +81,7 @@ struct Counters {
   std::uint64_t invalid = 0;    ///< estimates with `valid == false`
   // With a clock:
   std::uint64_t duplicates = 0;  ///< rows left out because they have the time of the row before
-  std::uint64_t late = 0;        ///< samples that came after an estimate of their time was given
+  std::uint64_t late = 0;        ///< samples that came after the tick of their time
   std::uint64_t silences = 0;    ///< times that an input fell silent and was masked
   std::uint64_t overdue = 0;     ///< ticks that were not waited for; of one input: because of it
   std::uint64_t dejittered = 0;  ///< stamps that went into the regression (EngineOptions::dejitter_s)
