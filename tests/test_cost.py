@@ -11,8 +11,10 @@ import pytest
 
 import affekt
 from affekt._cost import _COUNTS
+from affekt.cli import main
 from affekt.errors import AffektError, InputError
 from affekt.modelfile import model_bytes, write_model
+from fused_model import fused
 
 FRONT = {"sample_rate": 16000.0, "n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 10}
 
@@ -111,3 +113,16 @@ def test_bad_arguments_are_named():
     model.card["nodes"][3]["type"] = "wavelet"
     with pytest.raises(AffektError, match=r"node 'tcn' is of type 'wavelet'"):
         affekt.cost(model, seconds=0)
+
+
+def test_info_of_a_model_with_nodes_that_are_not_counted(tmp_path, capsys):
+    path = write_model(tmp_path / "m.safetensors", *fused())
+    with pytest.raises(AffektError, match=r"is of type .*, which is not counted here"):
+        affekt.cost(path, seconds=0)
+    for more in ([], ["--card"]):
+        assert main(["info", str(path), *more]) == 0
+        out = capsys.readouterr().out
+        assert "which is not counted here" in " ".join(out.split())
+        if not more:
+            for line in ("audio, one channel, 8000 Hz", "eeg, 4 channels, 128 Hz", "rows of 6 values, 25 Hz"):
+                assert line in out

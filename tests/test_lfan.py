@@ -13,6 +13,7 @@ pytest.importorskip("pandas")
 
 import affekt
 from affekt import data
+from affekt.cli import main
 from affekt.errors import InputError, NotStreamableError
 from affekt.nn import CoAttention, TemporalAttention
 from affekt.systems import create, export, restore
@@ -262,6 +263,26 @@ def test_model_file_one_pass_and_stream(tmp_path, rng, kind, leader):
     assert list(again.modalities) == list(system.modalities)
     np.testing.assert_allclose(outputs(again, rows), outputs(system, rows), atol=1e-6)
     assert export(again, tmp_path / "n.safetensors", {"licence": "CC0-1.0"}).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["lfan", "cat"])
+def test_cost_and_info_count_every_weight_once_per_step(tmp_path, capsys, kind):
+    system = small(fusion={"kind": kind}, modalities={"vggish": {"standardise": "feature"}}, rate=5.0)
+    path = export(system, tmp_path / "m.safetensors", {"licence": "CC0-1.0"})
+    found = affekt.cost(path, seconds=0)
+    matrices = [p for name, p in system.named_parameters() if p.dim() > 1 and not name.endswith("original0")]
+    attention = 2 * 3 * 3 * 32 if kind == "lfan" else 0
+    assert found["parameters"] == system.num_parameters() + 2 * 5  # mean and scale
+    assert found["macs_network"] == 5 * (sum(p.numel() for p in matrices) + 5 + attention)
+    assert found["macs_front_end"] == 0
+    with pytest.raises(InputError, match=r"seconds must be 0 for a model that takes cnn \(rows\), vggish"):
+        affekt.cost(path)
+    assert main(["info", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "cnn: rows of 6 values, 5 Hz" in text
+    assert f"{found['macs_network'] / 1e6:.2f} million multiply-accumulates per second" in text
+    assert main(["info", str(path), "--card"]) == 0
+    assert f"0.00 + {found['macs_network'] / 1e6:.2f} million" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["cnn", "eeg"])

@@ -37,14 +37,16 @@ def cost(model: Any = None, *, seconds: float = 10.0, repeats: int = 3) -> dict[
         graph. Front end, per frame: window, real FFT of n points as n log2(n), power of n / 2 + 1 bins, mel
         filters as two weights per bin, cosine transform, deltas. Network: every weight of convolutions and
         linear layers once per row that it sees, pools once per estimate over their whole window, two to three
-        per value for standardising, looking for speech and adapting; activation functions and averages not
-        counted.
+        per value for standardising, looking for speech and adapting, projections, scores and sums of
+        co-attention; activation functions, averages and gates not counted. Of a model whose inputs are joined
+        on a clock: per second of the clock.
         ``rtf`` : real-time factor, seconds of computing per second of audio, through the live engine in
         pushes of 10 ms on one thread; absent where `seconds` is 0.
 
     Raises
     ------
-    InputError : `seconds` is negative, or not 0 and shorter than a push; `repeats` is below 1.
+    InputError : `seconds` is negative, or not 0 and shorter than a push, or not 0 for a model that takes
+        anything but one audio signal; `repeats` is below 1.
     AffektError : the graph has a node that this function does not know.
     """
     model = model if isinstance(model, Model) else load(model)
@@ -52,6 +54,9 @@ def cost(model: Any = None, *, seconds: float = 10.0, repeats: int = 3) -> dict[
     if seconds and not seconds >= _PUSH:
         raise InputError(f"seconds must be 0 or at least {_PUSH}, got {seconds:g}")
     repeats = _checks.integer(repeats, "repeats", low=1)
+    if seconds and [given["kind"] for given in model.inputs] != ["audio"]:
+        takes = ", ".join(f"{given['name']} ({given['kind']})" for given in model.inputs)
+        raise InputError(f"seconds must be 0 for a model that takes {takes}: speed is measured on sound")
     out: dict[str, float] = {"parameters": sum(value.size for value in model.tensors().values())}
     if model.path is not None:
         out["bytes"] = model.path.stat().st_size
@@ -73,7 +78,9 @@ def cost(model: Any = None, *, seconds: float = 10.0, repeats: int = 3) -> dict[
 def _multiply_accumulates(card: Mapping[str, Any]) -> tuple[float, float]:
     """Per second of audio: of all front ends, of everything else."""
     nodes = {node["name"]: node for node in card["nodes"]}
-    known: dict[str, tuple[int, float]] = {}  # name -> width of a row, rows per second
+    known: dict[str, tuple[int, float]] = {  # name -> width of a row, rows per second
+        given["name"]: (int(given["channels"]), float(given["rate"])) for given in card["inputs"]
+    }
     totals = [0.0, 0.0]
 
     def visit(name: str) -> tuple[int, float]:
@@ -85,6 +92,12 @@ def _multiply_accumulates(card: Mapping[str, Any]) -> tuple[float, float]:
             totals[0] += rate * each
         else:
             inputs = [visit(source) for source in node["inputs"]]
+            if node["type"] in _JOINS:
+                width, each = _JOINS[node["type"]](node["options"], [source[0] for source in inputs])
+                rate = float(card["clock"]["rate"])
+                totals[1] += rate * each
+                known[name] = width, rate
+                return known[name]
             count = _COUNTS.get(node["type"])
             if count is None:
                 raise AffektError(
@@ -176,4 +189,21 @@ _COUNTS: dict[str, _Count] = {
     "tcn": _tcn,
     "pool": _pool,
     "linear": _linear,
+}
+
+
+def _co_attention(options: Mapping[str, Any], widths: list[int]) -> tuple[int, float]:
+    signals = widths[:-1] if options.get("masked") else widths
+    dim, count = options["dim"], len(signals)
+    return count * dim, 3 * dim * sum(signals) + 2 * count**2 * dim
+
+
+# Nodes that run at the rate of the clock: options, widths of the inputs
+#   -> width of the output, multiply-accumulates per row.
+_JOINS: dict[str, Callable[[Mapping[str, Any], list[int]], tuple[int, float]]] = {
+    "align": lambda options, widths: (widths[0], 0.0),
+    "presence": lambda options, widths: (1, 0.0),
+    "gate": lambda options, widths: (widths[0], 0.0),
+    "concat": lambda options, widths: (sum(widths), 0.0),
+    "co_attention": _co_attention,
 }

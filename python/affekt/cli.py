@@ -12,7 +12,7 @@ import re
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -1362,11 +1362,16 @@ def _print_brief(model: Any) -> None:
     from affekt._predict import describe_output
 
     card, timing, info = model.card, model.timing, model.card.get("info", {})
-    price = affekt.cost(model)
-    macs = (price["macs_front_end"] + price["macs_network"]) / 1e6
+    try:
+        price = affekt.cost(model, seconds=0)
+        macs = (price["macs_front_end"] + price["macs_network"]) / 1e6
+        work = f"{macs:.2f} million multiply-accumulates per second"
+    except AffektError as error:  # a node that is not counted
+        price = {"parameters": sum(value.size for value in model.tensors().values())}
+        work = str(error)
     lines = [
         ("file", f"{model.path}, {model.path.stat().st_size / 1e6:.2f} MB"),
-        *(("takes", f"{e['kind']}, one channel, {e['rate']:g} Hz") for e in model.inputs),
+        *(("takes", _described_input(entry)) for entry in model.inputs),
         *(("gives", describe_output(entry)) for entry in card["outputs"]),
         (
             "estimates",
@@ -1381,7 +1386,7 @@ def _print_brief(model: Any) -> None:
             "cost",
             f"{price['parameters']} parameters"
             + ", weights in int8" * any(entry["dtype"] == "I8" for entry in card["tensors"].values())
-            + f", {macs:.2f} million multiply-accumulates per second",
+            + f", {work}",
         ),
         *_headlines(info, card["outputs"]),
         ("licence", str(info.get("licence", "not stated"))),
@@ -1394,6 +1399,15 @@ def _print_brief(model: Any) -> None:
         start = f"{name if name != before else '':<11}"
         print(textwrap.fill(start + text, 110, subsequent_indent=" " * 11, break_long_words=False))
         before = name
+
+
+def _described_input(entry: Mapping[str, Any]) -> str:
+    """One input of a model, for people."""
+    count, rate = int(entry["channels"]), f"{entry['rate']:g} Hz"
+    if entry["kind"] == "rows":
+        return f"{entry['name']}: rows of {count} values, {rate}"
+    channels = "one channel" if count == 1 else f"{count} channels"
+    return f"{entry['kind'] if entry['kind'] == 'audio' else entry['name']}, {channels}, {rate}"
 
 
 def _typed(model: Any) -> str:
@@ -1464,14 +1478,21 @@ def _print_card(model: Any) -> None:
     own = tensors.keys() - {f"{name}.scale" for name in int8}
     count = sum(math.prod(tensors[name]["shape"]) for name in own)
     print(f"weights  {count} in {len(own)} tensors" + (f", {len(int8)} of them int8" if int8 else ""))
-    price = affekt.cost(model)
-    print(
-        f"cost     {price['macs_front_end'] / 1e6:.2f} + {price['macs_network'] / 1e6:.2f} million "
-        "multiply-accumulates per second of sound (front end + network)"
-    )
-    print(
-        f"speed    {price['rtf']:.2g} of real time on this machine: one thread, live, 10 s in pushes of 10 ms"
-    )
+    sound = [entry["kind"] for entry in model.inputs] == ["audio"]
+    try:
+        price = affekt.cost(model, seconds=10.0 if sound else 0.0)
+    except AffektError as error:  # a node that is not counted
+        print(f"cost     {error}")
+    else:
+        print(
+            f"cost     {price['macs_front_end'] / 1e6:.2f} + {price['macs_network'] / 1e6:.2f} million "
+            f"multiply-accumulates per second{' of sound' * sound} (front end + network)"
+        )
+        if sound:
+            print(
+                f"speed    {price['rtf']:.2g} of real time on this machine: one thread, live, 10 s in pushes "
+                "of 10 ms"
+            )
     for key, value in card.get("info", {}).items():
         print(textwrap.fill(f"{key}: {_words(value)}", 100, subsequent_indent="    "))
 
