@@ -140,6 +140,23 @@ def test_export_gives_the_same_estimates_under_a_new_name(run, tmp_path, source,
     assert "licence    my own terms" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("source", ["kept.ckpt", "model.safetensors"])
+def test_what_was_trained_becomes_an_onnx_graph_under_a_new_name(run, tmp_path, source):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    path = tmp_path / "new.onnx"
+    words = ["--out", str(path), "--seconds", "0.6", "--name", "mine", "--info", "licence=my own terms"]
+    assert main(["export", str(run[0] / "fold_1/seed_0" / source), *words]) == 0
+    graph = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    about = graph.get_modelmeta()
+    assert about.graph_name == "mine"
+    assert json.loads(about.custom_metadata_map["affekt"])["licence"] == "my own terms"
+    samples = np.random.default_rng(0).uniform(-0.3, 0.3, graph.get_inputs()[0].shape[1]).astype(np.float32)
+    found = np.concatenate([x[0].reshape(-1) for x in graph.run(None, {"audio": samples[None]})])
+    model = affekt.load(run[0] / "fold_1/seed_0/model.safetensors")
+    np.testing.assert_allclose(found, model.run(samples, adapt=False).values[-1], atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

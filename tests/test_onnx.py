@@ -12,6 +12,7 @@ import affekt
 import reference_model
 from affekt import InputError, MissingExtraError, weights
 from affekt._native import Model
+from affekt.cli import main
 from affekt.modelfile import model_bytes
 from fused_model import fused
 from small_model import small_model
@@ -62,6 +63,38 @@ def test_a_window_gives_the_values_of_the_core(tmp_path, pool, seconds):
     assert about["model"] == model.hash
     assert about["sample_rate"] == 16000
     assert [entry["labels"] for entry in about["outputs"]] == [entry["labels"] for entry in model.outputs]
+
+
+def test_the_command_writes_the_same_file(tmp_path, monkeypatch, capsys):
+    """From a model file, without torch."""
+    model = small_model(tmp_path / "model.safetensors")
+    wanted = affekt.export_onnx(model, tmp_path / "wanted.onnx", seconds=0.5).read_bytes()
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "affekt.systems", None)
+        assert main(["export", str(tmp_path), "--out", str(tmp_path / "a.onnx"), "--seconds", "0.5"]) == 0
+    assert str(tmp_path / "a.onnx") in capsys.readouterr().out
+    assert (tmp_path / "a.onnx").read_bytes() == wanted
+    assert main(["export", str(model), "--out", str(tmp_path / "b.onnx")]) == 0
+    graph = session(tmp_path / "b.onnx")
+    assert graph.get_inputs()[0].shape[1] == round(affekt.load(model).timing["context_s"] * 16000)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "a.safetensors", "--seconds", "1"], "--seconds: belongs to an ONNX file"),
+        (["--out", "a.onnx", "--seconds", "0"], "seconds must be a positive number"),
+        (["--out", "a.onnx", "--seconds", "0.001"], "too short"),
+        (["--out", "none/a.onnx"], "none/a.onnx"),
+    ],
+)
+def test_the_command_refuses_in_one_line(tmp_path, monkeypatch, words, message, capsys):
+    small_model(tmp_path / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "model.safetensors", *words]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("kind", ["attention", "mean", "statistics", "attention_statistics"])

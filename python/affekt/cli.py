@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+import tempfile
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -530,8 +531,10 @@ def _audit(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     import affekt
-    from affekt import systems, training
 
+    as_onnx = Path(args.out).suffix.lower() == ".onnx"
+    if args.seconds is not None and not as_onnx:
+        raise InputError("--seconds: belongs to an ONNX file (.onnx); a model file takes any length")
     source = Path(args.source)
     if source.is_dir():
         names = ("model.safetensors", "kept.ckpt", "best.ckpt", "last.ckpt")
@@ -539,16 +542,28 @@ def _export(args: argparse.Namespace) -> int:
         if not found:
             raise DataError(f"{source}: expected one of {', '.join(names)} in this folder, found none")
         source = found[0]
-    added = _pairs("--info", args.info, "KEY=TEXT")
-    if source.suffix == ".ckpt":
-        path = training.export_checkpoint(source, args.out, added, name=args.name)
+    if as_onnx:
+        with tempfile.TemporaryDirectory() as folder:
+            if source.suffix == ".ckpt" or args.info or args.name or args.version:
+                source = _export_model(args, source, Path(folder) / "model.safetensors")
+            path = affekt.export_onnx(source, args.out, seconds=args.seconds)
     else:
-        card = affekt.load(source).card
-        info = {**card.get("info", {}), **added}
-        system, version = systems.restore(source), args.version or card["version"]
-        path = systems.export(system, args.out, info, name=args.name or card["name"], version=version)
+        path = _export_model(args, source, args.out)
     print(f"model  {path} ({path.stat().st_size / 1e6:.2f} MB)")
     return 0
+
+
+def _export_model(args: argparse.Namespace, source: Path, out: str | Path) -> Path:
+    import affekt
+    from affekt import systems, training
+
+    added = _pairs("--info", args.info, "KEY=TEXT")
+    if source.suffix == ".ckpt":
+        return training.export_checkpoint(source, out, added, name=args.name)
+    card = affekt.load(source).card
+    info = {**card.get("info", {}), **added}
+    system, version = systems.restore(source), args.version or card["version"]
+    return systems.export(system, out, info, name=args.name or card["name"], version=version)
 
 
 def _quantise(args: argparse.Namespace) -> int:
@@ -1011,12 +1026,14 @@ def _parser() -> argparse.ArgumentParser:
         "write a model file from a training",
         """
         Write the one file that affekt.load, the live engine and the C++ core run, under a name of
-        its own and with what its users must know. A training writes such a file by itself.
+        its own and with what its users must know. A training writes such a file by itself. Where
+        --out ends in .onnx it is an ONNX graph over windows of fixed length (affekt.export_onnx).
 
         examples:
           affekt export runs/ravdess/fold_1/seed_0 --out my-model.safetensors --name my-model
           affekt export runs/ravdess/fold_1/seed_0/kept.ckpt --out my-model.safetensors
           affekt export old.safetensors --out new.safetensors --version 2 --info licence=internal
+          affekt export shipped --out speech.onnx --seconds 4
         """,
     )
     sub.add_argument(
@@ -1024,7 +1041,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="folder of a fold and seed, its checkpoint, a model file, or a shipped model by name",
     )
-    sub.add_argument("--out", required=True, metavar="MODEL", help="model file to write (.safetensors)")
+    sub.add_argument(
+        "--out", required=True, metavar="MODEL", help="model file to write (.safetensors), or .onnx"
+    )
+    sub.add_argument("--seconds", type=float, help="window of an .onnx file (default: the model's context)")
     sub.add_argument("--name", help="name on the model's card (default: that of the run)")
     sub.add_argument("--version", help="version on the card of a model file (default: as it was)")
     _add_info(sub)
