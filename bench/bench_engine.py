@@ -28,7 +28,7 @@ import pytest
 from scipy import signal
 
 from affekt._native import Model
-from affekt.live import Engine, EnginePool
+from affekt.live import Engine, EnginePool, Estimate
 from affekt.modelfile import model_bytes
 
 from . import twins
@@ -136,16 +136,19 @@ def on_the_clock() -> tuple[list[list[np.ndarray]], np.ndarray]:
     given, values = [], []
     edges = np.cumsum([width for width, _ in NETWORKS.values()])[:-1]
     for pushes in second() * 4:
-        for name, samples in pushes:
-            seen.push(name, samples)
-            full.push(name, samples)
-        while (estimate := seen.poll()) is not None:
+        for estimate in pushed(seen, pushes):
             there = np.array([estimate.present[name] for name in NETWORKS], np.float32)
             row = np.array(list(estimate.values.values()), np.float32)
             given.append([*np.split(row, edges), there])
-        while (estimate := full.poll()) is not None:
-            values.append(list(estimate.values.values()))
+        values += [list(estimate.values.values()) for estimate in pushed(full, pushes)]
     return given, np.array(values)
+
+
+def pushed(engine: Engine, pushes: list[tuple[str, np.ndarray]]) -> list[Estimate]:
+    """What the engine gives after these pushes."""
+    for name, samples in pushes:
+        engine.push(name, samples)
+    return list(iter(engine.poll, None))
 
 
 @functools.cache
@@ -249,6 +252,12 @@ def bench_affekt(contender, engine):
 
 def bench_int8(contender):
     made = Engine(model("int8")[0])
+    values = on_the_clock()[1]
+    found = [list(e.values.values()) for p in second() * 4 for e in pushed(made, p)]
+    # A tenth of the signal, as for a network alone (bench_tcn).
+    error = np.sqrt(np.mean((found - values) ** 2, axis=0)) / values.std(axis=0)
+    assert (error < 0.1).all(), error
+    made.reset()
     warm(made)
     contender(
         "audio, EEG and face, one session, per estimate",
