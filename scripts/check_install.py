@@ -1,9 +1,10 @@
 """Build the robot example against an installed affekt and run it: `python scripts/check_install.py PREFIX`.
 
-With `find_package` the C++ and the C program, shared, and static where the static library is there; by
-pkg-config the C program likewise. Each must print, from a WAV and two CSV files, exactly what the Python
-package computes from the same samples. Installation and example are copied elsewhere first, so that neither
-finds what it should not. `--most-kib` bounds the stripped shared library.
+With `find_package` the C++ and the C program, shared, and static where the static library is there, the C
+program also in a project without C++; by pkg-config the C program likewise. Each must print, from a WAV and
+two CSV files, exactly what the Python package computes from the same samples. Installation and example are
+copied elsewhere first, so that neither finds what it should not. `--most-kib` bounds the stripped shared
+library.
 """
 
 from __future__ import annotations
@@ -23,6 +24,18 @@ import affekt
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "tests/golden/schema2_fused.safetensors"
+# A project that knows no C++.
+C_ALONE = """
+cmake_minimum_required(VERSION 3.16)
+project(alone LANGUAGES C)
+find_package(affekt REQUIRED)
+add_executable(c_alone main.c)
+target_link_libraries(c_alone PRIVATE affekt::affekt)
+if(TARGET affekt::affekt_static)
+  add_executable(c_alone_static main.c)
+  target_link_libraries(c_alone_static PRIVATE affekt::affekt_static)
+endif()
+"""
 SECONDS = 4.0
 
 
@@ -90,6 +103,12 @@ def main() -> int:
         )
         run("cmake", "--build", work / "build")
         programs = sorted(p for p in (work / "build").glob("robot*") if p.is_file())
+
+        shutil.copytree(work / "robot", work / "c")
+        (work / "c/CMakeLists.txt").write_text(C_ALONE)
+        run("cmake", "-S", work / "c", "-B", work / "c/build", f"-Daffekt_DIR={config.parent}")
+        run("cmake", "--build", work / "c/build")
+        programs += sorted((work / "c/build").glob("c_alone*"))
 
         pc = next(prefix.rglob("affekt.pc"))
         search = {**os.environ, "PKG_CONFIG_PATH": str(pc.parent)}
