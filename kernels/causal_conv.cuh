@@ -42,14 +42,16 @@ struct ConvTask {
 
 template <class T>
 AFFEKT_DEVICE T rectified(T x, T slope) {
-  return (x > 0 ? x : x * slope) + T(0);  // -0 + 0 = 0
+  // Without a slope nothing is left of -inf either.
+  const T below = slope == 0 ? (x < 0 ? T(0) : x) : x * slope;
+  return (x > 0 ? x : below) + T(0);  // -0 + 0 = 0
 }
 
 /// grad scale through dropout and the rectifier that gave y; -0 is what dropout leaves.
 template <class T>
 AFFEKT_DEVICE T gated(T grad, T y, T slope, T scale) {
   const T g = grad * scale;
-  return y == 0 && negative(y) ? T(0) : (y > 0 ? g : g * slope);
+  return y == 0 && negative(y) ? T(0) : (y > 0 ? g : (slope == 0 ? T(0) : g * slope));
 }
 
 /// The draws of dropout, those of the CPU's kernels: a hash of key, row and column.

@@ -21,7 +21,7 @@ struct ContrastPlan {
 
   const Contrast& c;
   bool supervised, gradients, for_a, for_b, columns;
-  Wide all, pitch, pitch_g, chunk, row_tiles, col_tiles, blocks;
+  Wide all, pitch, pitch_g, chunk, row_tiles, col_tiles, blocks, slices;
   Wide bytes;
   E *unit_a, *unit_b, *g;
   double *inverse_a, *inverse_b, *row_top, *row_sum, *col_top, *col_sum, *positives, *pairs, *terms, *anchors;
@@ -39,9 +39,14 @@ struct ContrastPlan {
         all(task.rows + task.extra) {
     pitch = ceil_div(c.dim, pack) * pack;
     pitch_g = ceil_div(all, pack) * pack;
-    const Wide fit = c.budget / (pitch_g * static_cast<Wide>(sizeof(E))) / rows_of * rows_of;
+    // No more than a copy of the embeddings in float32 takes, or than is nothing on a GPU.
+    const Wide bytes_of_g = least(c.budget, most(4 * c.rows * c.dim, Wide{8} << 20));
+    const Wide fit = bytes_of_g / (pitch_g * static_cast<Wide>(sizeof(E))) / rows_of * rows_of;
     chunk = least(most(fit, Wide{256}), ceil_div(c.rows, rows_of) * rows_of);
     row_tiles = chunk / rows_of, col_tiles = ceil_div(all, cols_of), blocks = ceil_div(c.rows, 256);
+    // A chunk has few rows: its product with all candidates is cut along these, so that there are blocks for
+    // about as many multiprocessors as GPUs have; the same number on each, for the same bits.
+    slices = most(Wide{1}, least(128 / (row_tiles * ceil_div(c.dim, cols_of)), ceil_div(all, 256)));
     Workspace memory(base);
     unit_b = memory.take<E>(all * pitch);
     unit_a = supervised ? unit_b : memory.take<E>(c.rows * pitch);
@@ -68,7 +73,7 @@ struct ContrastPlan {
     scale_total = memory.take<double>(1);
     scale_part = memory.take<double>(gradients ? row_tiles * col_tiles : 0);
     g = memory.take<E>(gradients ? chunk * pitch_g : 0);
-    d_a = memory.take<Value>(for_a ? chunk * c.dim : 0);
+    d_a = memory.take<Value>(for_a ? slices * chunk * c.dim : 0);
     d_b = memory.take<Value>(for_b ? c.rows * c.dim : 0);
     bytes = memory.used();
   }
@@ -124,15 +129,18 @@ struct ContrastPlan {
       go({blocks}, ContrastTerms<Value>{c.rows, col_top, col_sum, nullptr, 0, nullptr, nullptr, scale,
                                         col_weight, nullptr, terms + blocks, anchors + blocks});
     go({1}, ContrastTotal<Value>{terms, anchors, columns ? 2 * blocks : blocks, supervised ? -1 : c.weight,
-                                 weight, static_cast<Value*>(c.loss)});
+                                 scale, weight, static_cast<Value*>(c.loss)});
     if (!gradients) return problem;
 
     const auto through = [&](const void* x, Wide first, Wide rows, const double* inverse, const Value* d,
-                             void* to) {
-      go(per(rows, 8), ContrastThrough<In, Out, Value>{static_cast<const In*>(x) + first * c.dim, rows, c.dim,
-                                                       inverse + first, d, scale, weight, factor,
-                                                       static_cast<Out*>(to) + first * c.dim});
+                             Wide parts, void* to) {
+      go(per(rows, 8), ContrastThrough<In, Out, Value>{
+                           static_cast<const In*>(x) + first * c.dim, rows, c.dim, inverse + first, d, parts,
+                           chunk * c.dim, scale, weight, factor, static_cast<Out*>(to) + first * c.dim});
     };
+    // Of a slice along the candidates.
+    const Wide inner_of = Product<Kind, E, true, false>::Tile::inner;
+    const Wide slice = ceil_div(ceil_div(all, slices), inner_of) * inner_of;
     each_chunk([&](Wide first, Wide rows, const auto& task, Grid tiles) {
       go(tiles, Gradient{task, row_weight,
                          supervised ? row_weight
@@ -143,18 +151,26 @@ struct ContrastPlan {
       const bool last = first + rows == c.rows;
       go({1}, ContrastScale<Value>{scale_part, tiles.x * tiles.y, first == 0, scale_total, weight,
                                    last ? static_cast<Value*>(c.grad_scale) : nullptr});
-      const auto grid = [&](Wide lines) { return Grid{ceil_div(c.dim, cols_of) * ceil_div(lines, rows_of)}; };
+      const auto grid = [&](Wide lines, Wide parts) {
+        return Grid{ceil_div(c.dim, cols_of) * ceil_div(lines, rows_of), parts};
+      };
       if (for_a) {
-        go(grid(rows), ContrastProduct<Kind, E, true, false>{
-                           {g, pitch_g, rows}, {unit_b, pitch, c.dim}, all, d_a, c.dim, false});
-        through(c.a, first, rows, inverse_a, d_a, c.grad_a);
+        go(grid(rows, slices),
+           ContrastProduct<Kind, E, true, false>{
+               {g, pitch_g, rows}, {unit_b, pitch, c.dim}, all, slice, d_a, c.dim, chunk * c.dim, false});
+        through(c.a, first, rows, inverse_a, d_a, slices, c.grad_a);
       }
       if (for_b)
-        go(grid(c.rows),
-           ContrastProduct<Kind, E, false, false>{
-               {g, pitch_g, c.rows}, {unit_a + first * pitch, pitch, c.dim}, rows, d_b, c.dim, first > 0});
+        go(grid(c.rows, 1), ContrastProduct<Kind, E, false, false>{{g, pitch_g, c.rows},
+                                                                   {unit_a + first * pitch, pitch, c.dim},
+                                                                   rows,
+                                                                   rows,
+                                                                   d_b,
+                                                                   c.dim,
+                                                                   0,
+                                                                   first > 0});
     });
-    if (for_b) through(c.b, 0, c.rows, inverse_b, d_b, c.grad_b);
+    if (for_b) through(c.b, 0, c.rows, inverse_b, d_b, 1, c.grad_b);
     return problem;
   }
 };

@@ -383,7 +383,7 @@ struct ContrastTerms {
 };
 
 /// Adds the terms of all blocks. weight[0]: of a term in the loss; below 0 the mean over the anchors is asked
-/// for.
+/// for. NaN, and with it the gradients, where the scale is no positive number.
 template <class Value>
 struct ContrastTotal {
   static constexpr int threads = 256;
@@ -391,6 +391,7 @@ struct ContrastTotal {
   const double *terms, *anchors;
   Wide count;
   double of_term;
+  const Value* scale;
   double* weight;
   Value* loss;
 
@@ -404,7 +405,9 @@ struct ContrastTotal {
     term = block_sum(term, threads, memory);
     anchor = block_sum(anchor, threads, memory);
     if (thread_id() != 0) return;
-    *weight = of_term >= 0 ? of_term : anchor > 0 ? 1 / anchor : 0;
+    const bool fits = *scale > 0 && *scale < infinity<Value>();
+    const double of_all = of_term >= 0 ? of_term : anchor > 0 ? 1 / anchor : 0;
+    *weight = fits ? of_all : infinity<double>() - infinity<double>();
     *loss = static_cast<Value>(*weight * term);
   }
 };
@@ -511,7 +514,7 @@ struct ContrastScale {
 };
 
 /// out (+)= A B, (rows, cols) with `pitch`. Blocks are numbered through in x, the tiles of one row after
-/// another.
+/// another; in y they take a slice of the inner index each, and leave parts of the sum.
 template <template <class, bool, bool> class Kind, class E, bool InnerA, bool InnerB>
 struct ContrastProduct {
   using Multiply = Product<Kind, E, InnerA, InnerB>;
@@ -520,23 +523,29 @@ struct ContrastProduct {
   static constexpr int threads = kTileThreads;
   static constexpr int shared_bytes() { return Multiply::shared_bytes; }
   Operand<E> a, b;
-  Wide inner;
+  Wide inner, slice;  // slice: a multiple of Tile::inner, or all
   Value* out;
-  Wide pitch;
+  Wide pitch, part;  // from line to line, from part to part
   bool add;
 
   AFFEKT_DEVICE void operator()() const {
+    const Wide begin = static_cast<Wide>(block_y()) * slice;
+    const auto from = [begin](const Operand<E>& of, bool inner_first) {
+      return Operand<E>{of.data + begin * (inner_first ? 1 : of.pitch), of.pitch, of.outer};
+    };
     const Wide across = ceil_div(b.outer, Tile::cols), block = block_x();
     const Wide row = block / across * Tile::rows, col = block % across * Tile::cols;
     Tile tile;
-    Multiply::run(tile, a, b, row, col, inner);
+    const Wide here = most(Wide{0}, least(slice, inner - begin));
+    Multiply::run(tile, from(a, InnerA), from(b, InnerB), row, col, here);
+    Value* const into = out + static_cast<Wide>(block_y()) * part;
     AFFEKT_UNROLL
     for (int i = 0; i < Tile::ni; ++i) {
       AFFEKT_UNROLL
       for (int j = 0; j < Tile::nj; ++j) {
         const Wide r = row + Tile::row(i), c = col + Tile::col(j);
         if (r >= a.outer || c >= b.outer) continue;
-        Value& to = out[r * pitch + c];
+        Value& to = into[r * pitch + c];
         to = add ? to + tile.values[i][j] : tile.values[i][j];
       }
     }
@@ -551,7 +560,8 @@ struct ContrastThrough {
   const In* x;
   Wide rows, dim;
   const double* inverse;
-  const Value* gradient;  // (rows, dim)
+  const Value* gradient;  // (parts, rows, dim), to be added up
+  Wide parts, part;       // from part to part
   const Value* scale;
   const double* weight;
   double factor;  // of `gradient`, to be taken out
@@ -561,15 +571,18 @@ struct ContrastThrough {
     const Wide row = static_cast<Wide>(block_x()) * (threads / 32) + thread_id() / 32;
     if (row >= rows) return;
     const double by = inverse[row], all = *weight * static_cast<double>(*scale) / factor * by;
+    const auto at = [&](Wide d) {
+      double sum = 0;
+      for (Wide p = 0; p < parts; ++p) sum += static_cast<double>(gradient[p * part + row * dim + d]);
+      return sum;
+    };
     double dot = 0;
     for (Wide d = thread_id() % 32; d < dim; d += 32)
-      dot = fused(static_cast<double>(to_float(x[row * dim + d])) * by,
-                  static_cast<double>(gradient[row * dim + d]), dot);
+      dot = fused(static_cast<double>(to_float(x[row * dim + d])) * by, at(d), dot);
     dot = warp_sum(dot);
     for (Wide d = thread_id() % 32; d < dim; d += 32) {
       const double unit = static_cast<double>(to_float(x[row * dim + d])) * by;
-      round_to(static_cast<Value>(all * (static_cast<double>(gradient[row * dim + d]) - unit * dot)),
-               out[row * dim + d]);
+      round_to(static_cast<Value>(all * (at(d) - unit * dot)), out[row * dim + d]);
     }
   }
 };

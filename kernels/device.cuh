@@ -166,10 +166,16 @@ struct alignas(sizeof(T) * N) Pack {
 };
 template <int N, class T>
 AFFEKT_DEVICE Pack<T, N> load_pack(const T* from) {
+#ifdef AFFEKT_EMULATE
+  emulate::require_aligned(from, sizeof(Pack<T, N>));
+#endif
   return *reinterpret_cast<const Pack<T, N>*>(from);
 }
 template <int N, class T>
 AFFEKT_DEVICE void store_pack(T* to, const Pack<T, N>& pack) {
+#ifdef AFFEKT_EMULATE
+  emulate::require_aligned(to, sizeof(Pack<T, N>));
+#endif
   *reinterpret_cast<Pack<T, N>*>(to) = pack;
 }
 

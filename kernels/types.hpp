@@ -42,7 +42,7 @@ struct Contrast {
   bool exclude;             // InfoNCE: row i of b is no candidate of row i
   bool columns;             // InfoNCE: rows of b are anchors as well
   double weight;            // InfoNCE: of a term; SupCon takes the mean over rows with a positive
-  Wide budget;              // bytes for a chunk of the gradient's matrix
+  Wide budget;              // most bytes for a chunk of the gradient's matrix
   // Gradients of unit upstream; in the format of a, but float32 for float16. Scalars as `scale`.
   void *loss, *grad_a, *grad_b, *grad_scale;
 };

@@ -1098,8 +1098,8 @@ def time_info_nce(device: str, small: bool) -> Iterator[Case]:
                     what,
                     size,
                     f"{memory / 2**20:.0f} MiB more memory, {memory / (n * dim * 4):.2f} N D of float32",
-                    "at most 4 N D of float32" if large and halves else "",
-                    memory <= 16 * n * dim + 4096 * n if large and halves else None,
+                    "at most 4 N D of float32 and 512 bytes a row" if judged else "",
+                    memory <= 16 * n * dim + 512 * n if judged else None,
                 ),
             ]
             del call

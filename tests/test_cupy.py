@@ -269,6 +269,19 @@ def test_the_package_carries_the_device_code():
     assert code.count("static_assert") == len(names) == 2
 
 
+def test_what_the_gpu_holds_stays(on_gpu, calls, monkeypatch):
+    """A captured CUDA graph reads tables and runs kernels whenever it is replayed."""
+    x, copies = _on_gpu(np.zeros(4000)), []
+    to_gpu = on_gpu.cp.asarray
+    monkeypatch.setattr(on_gpu.cp, "asarray", lambda *a: copies.append(1) or to_gpu(*a))
+    front_ends = [PowerSpectrogram(sample_rate=16000, n_fft=512, hop_length=hop) for hop in range(100, 160)]
+    for _ in range(2):
+        for front_end in front_ends:
+            on_gpu.features(front_end, x)
+    assert len(copies) == len(front_ends)
+    assert len({id(call[0]) for call in calls}) == 1
+
+
 def test_launches_hold_no_more_than_a_grid_may():
     plan = _core.GpuFrames('{"n_fft": 512}', True)
     (launch,) = plan.launches(in_double=False, tables=16, x=16, signals=1000, samples=160_000, out=16)

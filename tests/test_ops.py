@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -174,14 +175,23 @@ def test_losses_compile_into_one_graph(name):
 
 @pytest.fixture
 def torch_says_cuda(monkeypatch):
-    ops._cuda_loaded.cache_clear()
+    known = ops._cuda_loaded, ops._fits
+
+    def forget():
+        for answers in known:
+            answers.cache_clear()
+
+    forget()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     yield monkeypatch
-    ops._cuda_loaded.cache_clear()
+    forget()
 
 
 class _OnCuda:
     is_cpu, is_cuda = False, True
+
+    def __init__(self, index=0):
+        self.device = types.SimpleNamespace(index=index)
 
 
 def test_tensors_of_other_devices_go_to_plain_torch_in_silence(torch_says_cuda, recwarn):
@@ -220,12 +230,13 @@ assert (ops.tf32_allowed("conv"), ops.tf32_allowed("matmul")) == (True, False)  
 backends = torch.backends
 for on in (False, True):
     if NEW:
+        torch.compiler.reset()  # what was compiled keeps what it found
         backends.cudnn.conv.fp32_precision = backends.cuda.matmul.fp32_precision = "tf32" if on else "ieee"
     else:
         backends.cudnn.allow_tf32 = backends.cuda.matmul.allow_tf32 = on
-        for products in ("conv", "matmul"):
-            asked = torch.compile(lambda x: x + ops.tf32_allowed(products), fullgraph=True, backend="eager")
-            assert asked(torch.zeros(1)).item() == on
+    for products in ("conv", "matmul"):
+        asked = torch.compile(lambda x: x + ops.tf32_allowed(products), fullgraph=True, backend="eager")
+        assert asked(torch.zeros(1)).item() == on
     assert ops.tf32_allowed("conv") is ops.tf32_allowed("matmul") is on
 """
 
@@ -250,6 +261,25 @@ def test_cuda_ops_that_cannot_be_had_are_one_warning(torch_says_cuda, tmp_path):
         assert answers == [False, False]
         assert len(caught) == 1
     assert ops.native(torch.zeros(1))
+
+
+def test_each_gpu_stands_for_itself(torch_says_cuda):
+    asked = []
+
+    def problem(index):
+        asked.append(index)
+        return "no kernel image for this GPU" if index == 1 else ""
+
+    torch_says_cuda.setattr(ops, "_cuda_loaded", lambda: True)
+    torch_says_cuda.setattr(ops, "_cuda_problem", problem)
+    torch_says_cuda.setattr(torch.cuda, "current_device", lambda: 1)
+    with pytest.warns(UserWarning, match="no kernel image") as caught:
+        found = [ops.native(_OnCuda(index), cuda=True) for index in (0, 1, 0, 1, 2)]
+    assert found == [True, False, True, False, True]
+    assert asked == [0, 1, 2]
+    assert len(caught) == 1
+    assert ops.cuda_available(2)
+    assert not ops.cuda_available()  # of the current one
 
 
 @pytest.mark.skipif(

@@ -278,3 +278,23 @@ def test_bad_gradients_are_named():
     for grad in (noise(3), noise(42, 6, dtype=torch.float32)):
         with pytest.raises(RuntimeError, match="grad: expected the shape of the result"):
             torch.ops.affekt._acoustic_bwd(grad, x, options)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("no memory for 4 GiB"), torch.OutOfMemoryError),
+        (torch.AcceleratorError("CUDA error: an illegal memory access", 700), torch.AcceleratorError),
+        (RuntimeError("CUDA, in acoustic: no kernel image"), RuntimeError),
+        (RuntimeError("signal: expected finite values"), InputError),
+    ],
+    ids=["memory", "device", "kernel", "samples"],
+)
+def test_a_device_that_fails_is_no_fault_of_the_samples(monkeypatch, error, kind):
+    def fail(signal, options):
+        raise error
+
+    monkeypatch.setattr(torch.ops.affekt, "acoustic", fail)
+    with pytest.raises(kind) as caught:
+        LogMel(sample_rate=16000)(torch.zeros(8000, requires_grad=True))
+    assert caught.type is kind

@@ -384,6 +384,29 @@ def test_ops_pass_the_checks_of_torch():
             )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_rectifier_without_a_slope_leaves_nothing_of_infinity(dtype, in_plain_torch):
+    tcn = TCN(1, (1,), 1, activation="relu", dropout=0.0).to(dtype)
+    with torch.no_grad():
+        for p in tcn.parameters():
+            p.fill_(1.0)
+    x = torch.tensor([-torch.inf, -2.0, torch.nan, 3.0], dtype=dtype).reshape(1, 4, 1).requires_grad_()
+
+    def run():
+        y = tcn(x)
+        return y, torch.autograd.grad(y[:, [0, 1, 3]].sum(), x)[0]
+
+    y, grad = run()
+    assert y[0, 0] == y[0, 1] == 0
+    assert y[0, 2].isnan()
+    assert grad[0, 0] == grad[0, 1] == 0
+    for ours, theirs in zip((y, grad), in_plain_torch(run), strict=True):
+        torch.testing.assert_close(ours, theirs, equal_nan=True)
+    ones = [torch.ones(shape, dtype=dtype) for shape in ((1, 1, 1), 1, (1, 1, 1), 1)]
+    reference = native._reference(None, (1, 0.0, 0.0), x, *ones, None, None)
+    assert reference[0, 0] == 0
+
+
 def test_the_cuda_kernel_runs_where_it_is_asked_for(monkeypatch):
     monkeypatch.setattr(ops, "native", lambda x, *, cuda=False: cuda)  # as beside a GPU
     x = torch.zeros(1, 2, 3)
@@ -391,6 +414,13 @@ def test_the_cuda_kernel_runs_where_it_is_asked_for(monkeypatch):
         block = TCN(3, [4], cuda_kernel=asked).blocks[0]
         assert block._by_op(x) is asked
     assert not TCN(3, [4]).blocks[0]._by_op(x)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_script_asks_for_the_cuda_kernel_as_the_module_does():
+    for asked in (False, True):
+        scripted = torch.jit.freeze(torch.jit.script(TCN(3, [4], cuda_kernel=asked).eval()))
+        assert ("prim::is_cuda" in str(scripted.inlined_graph)) is asked
 
 
 def test_raw_ops_refuse_what_does_not_fit():

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from affekt import losses, ops
 from affekt.errors import InputError
-from affekt.features import LogMel, Mfcc, PowerSpectrogram, Stft, welch
+from affekt.features import BandPower, LogMel, Mfcc, PowerSpectrogram, Stft, welch
 from affekt.nn import TCN
 from affekt.ops import tcn
 
@@ -233,6 +233,21 @@ def test_compiled_and_exported_in_one_graph(case):
         assert torch.equal(torch.export.export(Module(), tuple(inputs)).module()(*inputs), value)
 
 
+def test_without_python_threads_do_not_change_the_bits():
+    a, b = (normal(700, 60, dtype=torch.float32, seed=seed) for seed in (0, 1))
+    labels, before, found = torch.arange(700) % 50, torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                calls = (("info_nce_loss", (a, b)), ("pairwise_info_nce_loss", ([a, b],)))
+                calls += (("sup_con_loss", (a, labels)), ("nt_xent_loss", (a, b)))
+                found.append([op(name)(*given).item() for name, given in calls])
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
 BAD = (
     ("ccc_loss", lambda a, b: ((a, b[:3]), {}), "target: expected the shape"),
     ("ccc_loss", lambda a, b: ((a.long(), b), {}), "pred: expected dtype"),
@@ -381,6 +396,90 @@ def test_block_in_other_formats_runs_in_plain_torch():
     assert torch.equal(tcn.causal_conv_block(*block_inputs(), dilation=2), expected)
 
 
+def each(function, x):
+    """`function` of every tensor in an input of `CASES`."""
+    return [each(function, v) for v in x] if isinstance(x, list) else function(x)
+
+
+@each_case
+@pytest.mark.filterwarnings("ignore:.*performance drop")
+def test_vmap_calls_one_by_one_or_is_refused(case):
+    name, make, options, _ = CASES[case]
+    found = [
+        each(lambda x: torch.stack([x, x.flip(0) if x.is_floating_point() else x]), x)
+        for x in make(torch.float64)
+    ]
+    over = tuple(each(lambda x: 0, x) for x in found)
+
+    def mapped():
+        return torch.vmap(lambda *a: op(name)(*a, **options), over)(*found)
+
+    if name == "pairwise_info_nce_loss":  # torch has no rule for lists of tensors
+        with pytest.raises(
+            RuntimeError, match="Batching rule not implemented for affekt::pairwise_info_nce_loss"
+        ):
+            mapped()
+        return
+    loop = [op(name)(*(each(lambda x, i=i: x[i], x) for x in found), **options) for i in range(2)]
+    assert torch.equal(mapped(), torch.stack(loop))
+
+
+@each_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing_and_16_bit_gradients_are_those_of_float32(case, dtype):
+    name, make, options, _ = CASES[case]
+    results = []
+    for autocast, in_float in ((False, False), (True, False), (False, True)):
+        given, inputs = leaves(make(dtype))
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            value = op(name)(
+                *(
+                    each(lambda x, wide=in_float: x.float() if wide and x.is_floating_point() else x, x)
+                    for x in inputs
+                ),
+                **options,
+            )
+        assert value.dtype == torch.float32
+        # Constants, as a queue of negatives, get none.
+        results.append((value, *torch.autograd.grad(value.sum(), given, allow_unused=True)))
+    for value, under_autocast, of_float in zip(*results, strict=True):
+        for other in (under_autocast, of_float):
+            assert (value is None and other is None) or torch.equal(value, other)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*performance drop")
+def test_block_compiled_exported_scripted_mapped_and_under_autocast():
+    inputs = block_inputs(torch.float32)
+    x, *weights = inputs
+
+    class Module(torch.nn.Module):
+        def forward(
+            self,
+            x: torch.Tensor,
+            w1: torch.Tensor,
+            b1: torch.Tensor,
+            w2: torch.Tensor,
+            b2: torch.Tensor,
+            w3: torch.Tensor,
+            b3: torch.Tensor,
+        ):
+            return torch.ops.affekt.causal_conv_block(x, w1, b1, w2, b2, w3, b3, dilation=2)
+
+    expected = Module()(*inputs)
+    assert torch.equal(torch.compile(Module(), fullgraph=True, backend="aot_eager")(*inputs), expected)
+    with torch.no_grad():
+        assert torch.equal(torch.export.export(Module(), tuple(inputs)).module()(*inputs), expected)
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(Module()), file)
+    file.seek(0)
+    assert torch.equal(torch.jit.load(file)(*inputs), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(Module()(*inputs), expected)
+    many = torch.stack([x, x.flip(1)])
+    mapped = torch.vmap(lambda x: Module()(x, *weights))(many)
+    assert torch.equal(mapped, torch.stack([Module()(one, *weights) for one in many]))
+
+
 # ---- determinism -------------------------------------------------------------------------------------------
 @pytest.fixture
 def deterministic():
@@ -417,6 +516,7 @@ def everything(dtype):
     for features in (LogMel, Mfcc, PowerSpectrogram, Stft):
         add(features.__name__, features(sample_rate=16000), signal)
     add("welch", lambda x: welch(x, 16000, n_per_seg=500)[1], signal)
+    add("band power", lambda x: BandPower(sample_rate=256)(x)[0], signal)
     torch.manual_seed(0)
     add("tcn", TCN(20, (48, 24), dropout=0.2).to(dtype), normal(5, 300, 20, dtype=dtype))
     return found

@@ -47,8 +47,8 @@ Tensor view(T* data, std::int64_t rows, std::int64_t cols, std::int64_t row_stri
   AtenTensorHandle handle = nullptr;
   const std::int32_t code =
       torch::stable::detail::to<std::int32_t>(torch::stable::detail::from(dtype_of<T>()));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(data, 2, sizes, strides, 0, code,
-                                                                   aoti_torch_device_type_cpu(), 0, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(data, 2, sizes, strides, 0, code,
+                                                            aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
 
@@ -67,7 +67,7 @@ void multiply(const Tensor& out, const Tensor& a, const Tensor& b, bool add, boo
       if (begin == 0) run();
     });
   }
-  STABLE_TORCH_ERROR_CODE_CHECK(failed);
+  TORCH_ERROR_CODE_CHECK(failed);
 }
 
 template <class F>

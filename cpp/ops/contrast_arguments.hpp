@@ -146,7 +146,7 @@ torch::stable::Tensor info_nce_loss(torch::stable::Tensor anchors, torch::stable
           "at least 2 rows where the positive is not in the denominator", anchors);
   const double weight = (symmetric ? 0.5 : 1) / (mean ? static_cast<double>(anchors.size(0)) : 1);
   return std::get<0>(info_nce(anchors, candidates, negatives, make_scale(temperature, learned, anchors), 0,
-                              !positive_in_denominator, symmetric, weight, budget, false, false, !cuda));
+                              !positive_in_denominator, symmetric, weight, budget, false, false, false));
 }
 
 /// affekt::pairwise_info_nce_loss by the `_info_nce` of a device.
@@ -204,7 +204,7 @@ torch::stable::Tensor pairwise_info_nce_loss(std::vector<torch::stable::Tensor> 
   std::vector<Tensor> losses;
   for (const auto& [a, b] : pairs)
     losses.push_back(std::get<0>(info_nce(a, b, std::nullopt, scale, views ? n / 2 : 0, !clip, true, weight,
-                                          budget, false, false, !cuda)));
+                                          budget, false, false, false)));
   if (losses.size() == 1) return losses[0];
   return torch::stable::sum(call_torch("aten::stack", losses, std::int64_t{0}));
 }
@@ -224,7 +224,7 @@ torch::stable::Tensor sup_con_loss(torch::stable::Tensor embeddings, torch::stab
   require_budget(budget);
   return std::get<0>(sup_con(embeddings, as_dtype(labels, ScalarType::Long),
                              make_negatives(negatives, embeddings),
-                             make_scale(temperature, learned, embeddings), budget, false, !cuda));
+                             make_scale(temperature, learned, embeddings), budget, false, false));
 }
 
 /// affekt::nt_xent_loss by the `_sup_con` of a device.

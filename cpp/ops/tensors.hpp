@@ -3,6 +3,7 @@
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <algorithm>
 #include <array>
@@ -32,8 +33,8 @@ inline torch::stable::Tensor fresh(std::initializer_list<std::int64_t> sizes,
                                    const torch::stable::Tensor* like = nullptr) {
   std::int32_t device = aoti_torch_device_type_cpu(), index = 0;
   if (like != nullptr) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like->get(), &device));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like->get(), &index));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like->get(), &device));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like->get(), &index));
   }
   std::array<std::int64_t, 4> strides{};
   std::int64_t stride = 1;
@@ -43,8 +44,8 @@ inline torch::stable::Tensor fresh(std::initializer_list<std::int64_t> sizes,
   }
   AtenTensorHandle handle = nullptr;
   const std::int32_t code = torch::stable::detail::to<std::int32_t>(torch::stable::detail::from(dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<std::int64_t>(sizes.size()), sizes.begin(), strides.data(), code, device, index, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<std::int64_t>(sizes.size()), sizes.begin(),
+                                                  strides.data(), code, device, index, &handle));
   return torch::stable::Tensor(handle);
 }
 
@@ -111,7 +112,7 @@ inline std::int64_t index_of(const char* name, const std::string& value,
 template <class... Arguments>
 torch::stable::Tensor call_torch(const char* op, const Arguments&... arguments) {
   std::array<StableIValue, sizeof...(Arguments)> stack{torch::stable::detail::from(arguments)...};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<torch::stable::Tensor>(stack[0]);
 }
 

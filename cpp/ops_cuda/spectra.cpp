@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
-#include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -27,58 +27,38 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 namespace gpu = affekt::gpu;
 
-/// A plan with its tables on the device.
+void require_done(const char* op, cudaError_t error) {
+  affekt::require_launched(op, error == cudaSuccess ? nullptr : cudaGetErrorString(error));
+}
+
+/// A plan with its tables on the device, for as long as the process lives: a CUDA graph that somebody
+/// captured reads them whenever it is replayed.
 template <class Plan>
-class OnDevice {
- public:
-  OnDevice(Plan plan, const char* op, cudaStream_t stream) : plan_(std::move(plan)) {
-    const std::vector<unsigned char>& bytes = plan_.bytes();
-    // Not torch's memory: a plan may end while kernels on several streams read it, and cudaFree waits for
-    // them.
-    require(op, cudaMalloc(&memory_, bytes.size()));
-    try {
-      require(op, cudaMemcpyAsync(memory_, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream));
-      require(op, cudaStreamSynchronize(stream));
-    } catch (...) {
-      cudaFree(memory_);
-      throw;
-    }
-  }
-  ~OnDevice() { cudaFree(memory_); }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-
-  const Plan& plan() const { return plan_; }
-  const void* memory() const { return memory_; }
-
- private:
-  static void require(const char* op, cudaError_t error) {
-    affekt::require_launched(op, error == cudaSuccess ? nullptr : cudaGetErrorString(error));
+struct OnDevice {
+  OnDevice(Plan made, const char* op, cudaStream_t stream) : plan(std::move(made)) {
+    const std::vector<unsigned char>& bytes = plan.bytes();
+    require_done(op, cudaMalloc(&memory, bytes.size()));
+    cudaError_t error = cudaMemcpyAsync(memory, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream);
+    if (error == cudaSuccess) error = cudaStreamSynchronize(stream);
+    if (error != cudaSuccess) cudaFree(memory);
+    require_done(op, error);
   }
 
-  Plan plan_;
-  void* memory_ = nullptr;
+  Plan plan;
+  void* memory = nullptr;
 };
 
-/// The plan that make() gives, for this key and device; the last ones stay.
+/// The plan that make() gives, for this key and device.
 template <class Plan, class Make>
-std::shared_ptr<const OnDevice<Plan>> on_device(const char* op, const std::string& key, const Tensor& like,
-                                                cudaStream_t stream, Make&& make) {
-  using Entry = std::tuple<std::string, std::int32_t, std::shared_ptr<const OnDevice<Plan>>>;
-  constexpr std::size_t kept = 8;
+const OnDevice<Plan>& on_device(const char* op, const std::string& key, const Tensor& like,
+                                cudaStream_t stream, Make&& make) {
+  using Key = std::pair<std::string, std::int32_t>;
   static std::mutex mutex;
-  static auto& plans = *new std::list<Entry>;  // never ends: CUDA may be gone at the end of the process
+  static auto& plans = *new std::map<Key, std::unique_ptr<const OnDevice<Plan>>>;  // outlives CUDA
   const std::lock_guard lock(mutex);
-  for (auto it = plans.begin(); it != plans.end(); ++it) {
-    if (std::get<0>(*it) == key && std::get<1>(*it) == like.get_device_index()) {
-      plans.splice(plans.begin(), plans, it);
-      return std::get<2>(plans.front());
-    }
-  }
-  plans.emplace_front(key, like.get_device_index(),
-                      std::make_shared<const OnDevice<Plan>>(make(), op, stream));
-  if (plans.size() > kept) plans.pop_back();
-  return std::get<2>(plans.front());
+  auto& held = plans[Key{key, like.get_device_index()}];
+  if (held == nullptr) held = std::make_unique<const OnDevice<Plan>>(make(), op, stream);
+  return *held;
 }
 
 /// An uninitialised result (lead, sizes), of the signals' dtype unless `dtype` is given.
@@ -100,15 +80,16 @@ Tensor rows(Tensor signal, std::string options) {
     using T = decltype(zero);
     using Plan = gpu::FrameTables<T>;
     constexpr bool mel = of == Of::features;
-    const auto held = on_device<Plan>(op, (mel ? "mel " : "powers ") + options, signal, device.stream(),
-                                      [&] { return Plan(affekt::FrontEndOptions::from_json(options), mel); });
-    const Plan& plan = held->plan();
+    const auto& held =
+        on_device<Plan>(op, (mel ? "mel " : "powers ") + options, signal, device.stream(),
+                        [&] { return Plan(affekt::FrontEndOptions::from_json(options), mel); });
+    const Plan& plan = held.plan;
     std::optional<ScalarType> dtype;
     if (of == Of::spectra)
       dtype = sizeof(T) == sizeof(float) ? ScalarType::ComplexFloat : ScalarType::ComplexDouble;
     Tensor out = result(batch.dense, batch.lead, {plan.frames(batch.time), plan.columns()}, dtype);
     if (out.numel() == 0) return out;
-    const auto task = plan.task(held->memory(), batch.dense.template const_data_ptr<T>(), batch.rows,
+    const auto task = plan.task(held.memory, batch.dense.template const_data_ptr<T>(), batch.rows,
                                 static_cast<gpu::Wide>(batch.time), static_cast<T*>(out.mutable_data_ptr()));
     affekt::require_launched(op, gpu::frame_rows(task, of == Of::spectra, device.stream()));
     return out;
@@ -122,12 +103,12 @@ Tensor welch(Tensor signal, std::string options) {
   return affekt::with_dtype("signal", signal, [&](auto zero) {
     using T = decltype(zero);
     using Plan = gpu::WelchTables<T>;
-    const auto held = on_device<Plan>("welch", options, signal, device.stream(),
-                                      [&] { return Plan(affekt::WelchOptions::from_json(options)); });
-    const Plan& plan = held->plan();
+    const auto& held = on_device<Plan>("welch", options, signal, device.stream(),
+                                       [&] { return Plan(affekt::WelchOptions::from_json(options)); });
+    const Plan& plan = held.plan;
     Tensor out = result(batch.dense, batch.lead, {plan.bins()});
     const auto samples = static_cast<gpu::Wide>(batch.time);
-    const auto task = plan.task(held->memory(), batch.dense.template const_data_ptr<T>(), batch.rows, samples,
+    const auto task = plan.task(held.memory, batch.dense.template const_data_ptr<T>(), batch.rows, samples,
                                 out.template mutable_data_ptr<T>(), nullptr);
     if (out.numel() == 0) return out;
     Tensor workspace = affekt::fresh({gpu::welch_workspace(batch.rows, task.segments, task.transform)},
@@ -145,15 +126,15 @@ std::tuple<Tensor, Tensor> band_power(Tensor signal, std::string options) {
   return affekt::with_dtype("signal", signal, [&](auto zero) {
     using T = decltype(zero);
     using Plan = gpu::BandTables<T>;
-    const auto held = on_device<Plan>("band_power", options, signal, device.stream(),
-                                      [&] { return Plan(affekt::BandPowerOptions::from_json(options)); });
-    const Plan& plan = held->plan();
+    const auto& held = on_device<Plan>("band_power", options, signal, device.stream(),
+                                       [&] { return Plan(affekt::BandPowerOptions::from_json(options)); });
+    const Plan& plan = held.plan;
     const std::size_t frames = plan.frames(batch.time), channels = static_cast<std::size_t>(batch.channels);
     Tensor power = result(batch.dense, batch.lead, {frames, channels, plan.bands()});
     Tensor valid = result(batch.dense, batch.lead, {frames, channels}, ScalarType::Bool);
     if (power.numel() == 0) return std::make_tuple(power, valid);
     const auto task =
-        plan.task(held->memory(), batch.dense.template const_data_ptr<T>(), batch.count, batch.channels,
+        plan.task(held.memory, batch.dense.template const_data_ptr<T>(), batch.count, batch.channels,
                   static_cast<gpu::Wide>(batch.time), power.template mutable_data_ptr<T>(),
                   static_cast<bool*>(valid.mutable_data_ptr()));
     Tensor workspace = affekt::fresh({gpu::band_workspace(task)}, ScalarType::Byte, &batch.dense);

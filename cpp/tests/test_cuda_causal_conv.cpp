@@ -12,6 +12,7 @@
 #include "affekt/tcn_training.hpp"
 #include "causal_conv.cu"
 #include "check.hpp"
+#include "emulated.hpp"
 #include "parallel.hpp"
 #include "tcn_reference.hpp"
 
@@ -22,6 +23,7 @@ using affekt::test::Case;
 using affekt::test::kShapes;
 using affekt::test::Result;
 using affekt::test::Shape;
+using affekt::test::Workspace;
 
 constexpr long long kKeys[] = {11, 12};  // of Case
 
@@ -50,22 +52,6 @@ class Room {
  private:
   std::size_t off_, n_;
   affekt::AlignedVector<T> values_;
-};
-
-/// Memory of this many bytes and not one more, full of NaN.
-class Workspace {
- public:
-  explicit Workspace(gpu::Wide bytes) : bytes_(static_cast<std::size_t>(bytes)), all_(bytes_ + 64, 0xff) {}
-  void* data() { return all_.data(); }
-  ~Workspace() {
-    for (std::size_t i = bytes_; i < all_.size(); ++i) CHECK_EQ(static_cast<int>(all_[i]), 0xff);
-  }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-
- private:
-  std::size_t bytes_;
-  affekt::AlignedVector<unsigned char> all_;
 };
 
 template <class T>
@@ -192,6 +178,14 @@ void keeps_nan_where_it_belongs() {
 }  // namespace
 
 int main() {
+  // Without a slope nothing is left of what is negative, -inf too; NaN stays.
+  constexpr float inf = std::numeric_limits<float>::infinity();
+  CHECK_EQ(gpu::rectified(-inf, 0.0f), 0.0f);
+  CHECK(!std::signbit(gpu::rectified(-3.0f, 0.0f)) && std::isnan(gpu::rectified(inf - inf, 0.0f)));
+  CHECK_EQ(gpu::rectified(-inf, 0.5f), -inf);
+  CHECK_EQ(gpu::gated(inf, 0.0f, 0.0f, 1.0f), 0.0f);
+  CHECK_EQ(gpu::gated(inf, -1.0f, 0.5f, 1.0f), inf);
+
   agrees_with_the_definition<double>(1e-12);
   agrees_with_the_definition<float>(1e-5);
   takes_more_than_a_tile_and_a_slice<double>(1e-12);

@@ -1,9 +1,14 @@
 // The CUDA kernels of the concordance loss, run on the CPU by kernels/emulate: against two plain passes in
 // double, for ragged shapes, masks and odd values; the same bits for any order of threads. Nothing here ran
 // on a GPU.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -11,6 +16,7 @@
 
 #include "ccc.cu"
 #include "check.hpp"
+#include "emulated.hpp"
 
 namespace {
 
@@ -80,8 +86,7 @@ Result<T> run(const CccShape& shape, const Data<T>& data, const Options& options
   Result<T> result;
   result.columns.assign(n * gpu::ccc_values, std::nan(""));
   result.loss.assign(options.reduction == 2 ? n : 1, static_cast<T>(std::nan("")));
-  std::vector<double> workspace(static_cast<std::size_t>(gpu::ccc_workspace(shape)) / sizeof(double) + 1,
-                                std::nan(""));
+  affekt::test::Workspace workspace(gpu::ccc_workspace(shape));
   const unsigned char* const of_mask = options.masked ? mask.at : nullptr;
   const long before = gpu::emulate::launches();
   CHECK(gpu::ccc_forward<T>(shape, pred.at, target.at, of_mask, options.eps, options.mixed, options.reduction,
@@ -206,6 +211,18 @@ int main() {
   CHECK_EQ(launches({1, 16384, 1}), 1);
   CHECK_EQ(launches({1, 16385, 1}), 2);
   CHECK_EQ(launches({100, 300, 2}), 2);
+
+  // The emulated machine stops where the GPU would: at a pack that is not aligned to its size.
+  alignas(16) float packs[8] = {};
+  gpu::store_pack<4>(packs + 4, gpu::load_pack<4>(packs));
+  const pid_t child = fork();
+  if (child == 0) {
+    if (std::freopen("/dev/null", "w", stderr) == nullptr) _exit(0);
+    gpu::load_pack<4>(packs + 1);
+    _exit(0);
+  }
+  int status = 0;
+  CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
 
   // Windows of nothing: no column counts. Constant data: loss 1, gradient 0.
   for (const CccShape& shape : {CccShape{3, 0, 2}, CccShape{0, 5, 2}, CccShape{1, 0, 1}, CccShape{2, 5, 0}}) {

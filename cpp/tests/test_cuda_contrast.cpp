@@ -12,6 +12,7 @@
 
 #include "check.hpp"
 #include "contrast.cu"
+#include "emulated.hpp"
 
 namespace {
 
@@ -191,8 +192,8 @@ Answer run(const Case& c, bool tf32, const Rows<In>& a, const Rows<In>& b, const
                       for_a ? grad_a.at : nullptr,
                       for_b ? grad_b.at : nullptr,
                       &grad_scale};
-  Rows<double> workspace(Values(static_cast<std::size_t>(contrast_workspace(task)) / 8 + 1, std::nan("")));
-  CHECK(contrast_run(task, workspace.at, nullptr) == nullptr);
+  affekt::test::Workspace workspace(contrast_workspace(task));
+  CHECK(contrast_run(task, workspace.data(), nullptr) == nullptr);
   Answer answer{static_cast<double>(loss), static_cast<double>(grad_scale), {}, {}};
   if (for_a) answer.grad_a = grad_a.back(size);
   if (for_b && !supervised) answer.grad_b = grad_b.back(size);
@@ -309,6 +310,33 @@ int main() {
   CHECK(std::isfinite(loss_with(0)));
   CHECK(std::isnan(loss_with(std::nan(""))));
   CHECK(std::isnan(loss_with(HUGE_VAL)));
+
+  // So does a scale that is no positive number, in the gradients too.
+  for (const double scale : {0.0, -1.0, std::nan(""), HUGE_VAL}) {
+    Case odd{"scale", 20, 20};
+    odd.scale = scale;
+    const Answer got = run<float>(odd, false, Rows<float>(x), Rows<float>(y), Rows<float>(Values{}), {});
+    CHECK(std::isnan(got.loss) && std::isnan(got.grad_scale));
+    CHECK(std::isnan(got.grad_a[0]) && std::isnan(got.grad_b[399]));
+  }
+
+  // Working memory: no more than 4 N D floats for 16-bit embeddings, whatever the budget allows; values alone
+  // need no matrix of gradients.
+  for (const Wide n : {Wide{8192}, Wide{32768}, Wide{131072}}) {
+    for (const Wide dim : {512, 768}) {
+      char any = 0;
+      Contrast task{};
+      task.number = Number::bfloat16, task.rows = n, task.dim = dim, task.columns = true;
+      task.budget = Wide{1} << 40;
+      const Wide value = contrast_workspace(task);
+      CHECK(value <= 6 * n * dim + 512 * n);
+      task.grad_a = task.grad_b = &any;
+      const Wide all = contrast_workspace(task);
+      CHECK(all <= 16 * n * dim + 512 * n);
+      task.budget = 1;
+      CHECK(contrast_workspace(task) < all);
+    }
+  }
 
   // Nobody shares a label: loss and gradient 0.
   std::vector<long long> alone;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "emulated.hpp"
 #include "spectra.cu"
 #include "spectra_tables.hpp"
 
@@ -211,11 +212,8 @@ Spectrum<T> welch_of(const WelchOptions& o, const std::vector<T>& x, std::size_t
   const std::size_t samples = x.size() / signals, segments = tables.segments(samples);
   Spectrum<T> got{std::vector<T>(signals * tables.bins() + 50, T(7)), std::vector<int>(signals + 1, -5)};
   const auto n = static_cast<gpu::Wide>(signals);
-  std::vector<double> workspace(static_cast<std::size_t>(gpu::welch_workspace(
-                                    n, static_cast<gpu::Wide>(segments), static_cast<gpu::Wide>(o.n_fft))) /
-                                        8 +
-                                    1,
-                                kNaN);
+  affekt::test::Workspace workspace(
+      gpu::welch_workspace(n, static_cast<gpu::Wide>(segments), static_cast<gpu::Wide>(o.n_fft)));
   const auto task = tables.task(tables.bytes().data(), x.data(), n, static_cast<gpu::Wide>(samples),
                                 got.power.data(), got.used.data());
   CHECK(gpu::welch_spectra(task, workspace.data(), nullptr) == nullptr);
@@ -315,8 +313,7 @@ Bands<T> bands_of(const affekt::BandPowerOptions& o, const std::vector<T>& x, st
   const auto task = tables.task(tables.bytes().data(), x.data(), static_cast<gpu::Wide>(recordings),
                                 static_cast<gpu::Wide>(channels), static_cast<gpu::Wide>(samples),
                                 got.power.data(), reinterpret_cast<bool*>(got.valid.data()));
-  const auto bytes = static_cast<std::size_t>(gpu::band_workspace(task));
-  std::vector<double> workspace(bytes / 8 + 1, kNaN);
+  affekt::test::Workspace workspace(gpu::band_workspace(task));
   CHECK(gpu::band_powers(task, workspace.data(), nullptr) == nullptr);
   for (std::size_t i = windows * tables.bands(); i < got.power.size(); ++i) CHECK_EQ(got.power[i], T(-7));
   for (std::size_t i = windows; i < got.valid.size(); ++i) CHECK_EQ(static_cast<int>(got.valid[i]), 5);

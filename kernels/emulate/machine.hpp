@@ -2,8 +2,8 @@
 // for all that take part, asynchronous copies land at the wait and not before, and the fragments of ldmatrix
 // and mma lie as the PTX ISA (sections 9.7.15 and 9.7.14, "Matrix multiply-accumulate") draws them.
 //
-// It proves indexing, reductions and the presence of barriers (fibers run in several orders); it says nothing
-// about speed, memory models, alignment traps or what hardware does beyond its manual.
+// It proves indexing, reductions, the alignment of packs and copies, and the presence of barriers (fibers run
+// in several orders); it says nothing about speed, memory models or what hardware does beyond its manual.
 #pragma once
 
 #include <setjmp.h>
@@ -40,6 +40,10 @@ namespace affekt::gpu::emulate {
 [[noreturn]] inline void stop(const char* what) {
   std::fprintf(stderr, "emulated block: %s\n", what);
   std::abort();
+}
+
+inline void require_aligned(const void* at, std::size_t size) {
+  if (reinterpret_cast<std::uintptr_t>(at) % size != 0) stop("a pack is not aligned to its size");
 }
 
 struct Copy {

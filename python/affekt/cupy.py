@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,8 @@ def _at(array: Any) -> int:
     return 0 if array is None or array.size == 0 else int(array.data.ptr)
 
 
-@lru_cache(maxsize=256)
+# What the GPU holds stays: a CUDA graph that somebody captured needs it whenever it is replayed.
+@cache
 def _kernel(name: str, size: int, device: int) -> Any:
     code, expressions = _rtc.program((name, size))
     module = cp.RawModule(code=code, options=_rtc.options(), name_expressions=expressions)
@@ -118,7 +119,7 @@ def _plan(kind: type, options: str) -> Any:
     return _core.GpuFrames(options, kind in (LogMel, Mfcc))
 
 
-@lru_cache(maxsize=32)
+@cache
 def _tables(kind: type, options: str, in_double: bool, device: int) -> Any:
     tables = cp.asarray(np.frombuffer(_plan(kind, options).tables(in_double), dtype=np.uint8))
     # The copy goes on this stream, and the next call may be on another.
@@ -412,7 +413,8 @@ def info_nce_loss(
         `affekt.losses.info_nce_loss`; `temperature` is a number.
     gradients : return `(loss, to_anchors, to_candidates, to_temperature)`.
     tf32 : round the products of float32 to tf32, on tensor cores.
-    budget : bytes for a chunk of the gradient's matrix; at least 256 rows are taken at a time.
+    budget : most bytes for a chunk of the gradient's matrix; 256 rows at least, and 4 n dim bytes or 8 MiB at
+        most, are taken at a time.
 
     NaN or infinity in the embeddings makes the loss NaN.
 

@@ -201,7 +201,9 @@ AFFEKT_INLINE void each(std::size_t n, F&& f) noexcept {
 
 template <class V>
 AFFEKT_INLINE V rectified(const V& x, Element<V> slope) noexcept {
-  return select(x > V{}, x, x * splat<V>(slope)) + V{};  // -0 + 0 = 0
+  // Without a slope nothing is left of -inf either.
+  const V below = slope == 0 ? select(x < V{}, V{}, x) : x * splat<V>(slope);
+  return select(x > V{}, x, below) + V{};  // -0 + 0 = 0
 }
 
 /// One well mixed word per column, from the two words of a row.
@@ -262,7 +264,7 @@ void gate(const T* grad, const T* y, T* to, std::size_t n, T slope, T scale) noe
   each<T>(n, [&](std::size_t i, auto v) {
     using V = decltype(v);
     const V out = load<V>(y + i), g = load<V>(grad + i) * splat<V>(scale);
-    const V through = select(out > V{}, g, g * splat<V>(slope));
+    const V through = select(out > V{}, g, slope == 0 ? V{} : g * splat<V>(slope));
     store<V>(to + i, select(__builtin_bit_cast(Bits<V>, out) == Bits<V>{} + dropped, V{}, through));
   });
 }

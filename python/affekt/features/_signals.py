@@ -71,7 +71,9 @@ def by_op(op: str, samples: Any, options: str, *, audio: bool = True) -> Any:
     try:
         return getattr(torch.ops.affekt, op)(samples, options)
     except RuntimeError as error:
-        if traced:
+        # No fault of the samples: memory is full, or the device or a kernel failed.
+        failed = isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError))
+        if traced or failed or str(error).startswith("CUDA"):
             raise
         raise InputError(str(error).splitlines()[0]) from None
 

@@ -62,7 +62,9 @@ def info_nce_loss(
     budget : bytes of scratch memory on the CPU. The n x n matrix is never whole unless it fits: tiles of
         exponentials stay between the two passes while there is room and are computed again beyond. The
         gradients, which are as large as the inputs, come on top. No budget goes below about 1 MB, 32 kB for
-        each column and 64 bytes for each row (float32).
+        each column and 64 bytes for each row (float32). On CUDA the gradient's matrix is made in chunks
+        within the budget, and within 4 n dim bytes or 8 MiB: 16-bit embeddings take less than 4 n dim
+        float32 values beyond inputs and gradients.
     gather : ``"none"``: this process alone. ``"all"`` or ``"ring"``: the loss of the batches of all ranks of
         `group` as one batch, row i of a rank with its own row i; all must call it. ``"all"`` collects
         the candidates of all ranks, and their gradients, on each. ``"ring"`` passes them round, one rank's at

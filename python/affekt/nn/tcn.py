@@ -76,9 +76,9 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(batch, time, width)`, by the native op, with its own draws of the dropout, where that can run."""
         if torch.jit.is_scripting():
-            by_op = (
-                self.fixed_slope >= 0 and x.is_cpu and (x.dtype == torch.float32 or x.dtype == torch.float64)
-            )
+            on_device = x.is_cpu or (self.cuda_kernel and x.is_cuda)
+            in_dtype = x.dtype == torch.float32 or x.dtype == torch.float64
+            by_op = self.fixed_slope >= 0 and on_device and in_dtype
         else:
             by_op = self._by_op(x)
         if by_op:

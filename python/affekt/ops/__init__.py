@@ -108,35 +108,51 @@ def _loaded() -> bool:
     return True
 
 
-def cuda_available() -> bool:
+def cuda_available(index: int | None = None) -> bool:
     """Load the CUDA kernels of the ops; False, with one warning, where they cannot be had.
 
-    Always False, without a warning, where torch has no CUDA.
+    `index`: of the GPU, else the current one; a machine may have several kinds. Always False, without a
+    warning, where torch has no CUDA.
     """
-    return _cuda_loaded()
+    torch = require("torch", purpose="the torch ops")
+    if not torch.cuda.is_available() or not available() or not _cuda_loaded():
+        return False
+    return _fits(torch.cuda.current_device() if index is None else index)
 
 
 cuda_available._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as above
 
 
+def _said(problem: str) -> bool:
+    """Warn of a problem, if there is one; tell whether there is none."""
+    if problem:
+        warnings.warn(f"{problem}. Plain torch computes the same numbers, more slowly.", stacklevel=5)
+    return not problem
+
+
 @cache
 def _cuda_loaded() -> bool:
-    torch = require("torch", purpose="the torch ops")
-    if not (torch.cuda.is_available() and available()):
-        return False
+    torch = sys.modules["torch"]
     path = library_path(cuda=True)
     if path is None:
-        problem = "this build of affekt has no CUDA ops: build it with AFFEKT_CUDA=ON in the environment"
-    else:
-        try:
-            torch.ops.load_library(str(path))
-        except OSError as error:
-            problem = f"torch {torch.__version__} cannot load {path}: {error}"
-        else:
-            problem = torch.ops.affekt._cuda_problem()
-    if problem:
-        warnings.warn(f"{problem}. Plain torch computes the same numbers, more slowly.", stacklevel=4)
-    return not problem
+        return _said("this build of affekt has no CUDA ops: build it with AFFEKT_CUDA=ON in the environment")
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        return _said(f"torch {torch.__version__} cannot load {path}: {error}")
+    return True
+
+
+@cache
+def _fits(index: int) -> bool:
+    """Tell whether the kernels run on this GPU."""
+    return _said(_cuda_problem(index))
+
+
+def _cuda_problem(index: int) -> str:
+    torch = sys.modules["torch"]
+    with torch.cuda.device(index):
+        return str(torch.ops.affekt._cuda_problem())
 
 
 def on_cuda(op: str, options: str) -> bool:
@@ -155,14 +171,34 @@ def _on_cuda(op: str, options: str) -> bool:
 def tf32_allowed(products: str) -> bool:
     """Tell whether torch lets CUDA round float32 to tf32 in the products named: ``"matmul"`` or ``"conv"``.
 
-    Both spellings of its switches count, `allow_tf32` and `fp32_precision`.
+    Both spellings of its switches count, `allow_tf32` and `fp32_precision`. What was compiled follows a later
+    change of the first alone.
     """
     backends = sys.modules["torch"].backends
-    if sys.modules["torch"].compiler.is_compiling():  # the compiler follows the older names alone
+    if sys.modules["torch"].compiler.is_compiling() and not _precision_named(products):
         return bool(backends.cuda.matmul.allow_tf32 if products == "matmul" else backends.cudnn.allow_tf32)
+    return _tf32_allowed(products)
+
+
+def _tf32_allowed(products: str) -> bool:
     # The older names raise once the newer ones were used.
+    backends = sys.modules["torch"].backends
     of = backends.cuda.matmul if products == "matmul" else backends.cudnn.conv
     return bool(of.fp32_precision == "tf32")
+
+
+def _precision_named(products: str) -> bool:
+    """Tell whether somebody used the newer spelling, after which the compiler fails on the older one."""
+    backends = sys.modules["torch"].backends
+    try:
+        _ = backends.cuda.matmul.allow_tf32 if products == "matmul" else backends.cudnn.allow_tf32
+    except RuntimeError:
+        return True
+    return False
+
+
+for _constant in (_tf32_allowed, _precision_named):
+    _constant._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as above
 
 
 def native(tensor: Any, *, cuda: bool = False) -> bool:
@@ -170,7 +206,8 @@ def native(tensor: Any, *, cuda: bool = False) -> bool:
 
     `cuda`: the op has CUDA kernels, so it can also take tensors there where these load.
     """
-    if not (tensor.is_cpu or (cuda and tensor.is_cuda and cuda_available())) or not available():
+    here = tensor.is_cpu or (cuda and tensor.is_cuda and cuda_available(tensor.device.index))
+    if not here or not available():
         return False
     torch = sys.modules["torch"]
     return bool(torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active())

@@ -122,9 +122,12 @@ def _reference(
     (h1, h2), (dilation, slope, dropout) = outputs or (None, None), options
     functional = torch.nn.functional
 
+    def rectified(z: Tensor) -> Tensor:  # 0 times -inf would be NaN
+        return functional.leaky_relu(z, slope) if slope else functional.relu(z)
+
     def conv(x: Tensor, weight: Tensor, bias: Tensor, h: Tensor | None) -> Tensor:
         x = functional.pad(x, ((weight.shape[2] - 1) * dilation, 0))
-        z = functional.leaky_relu(functional.conv1d(x, weight, bias, dilation=dilation), slope)
+        z = rectified(functional.conv1d(x, weight, bias, dilation=dilation))
         if h is None:
             return z
         dropped = (h == 0) & h.signbit()
@@ -133,7 +136,7 @@ def _reference(
     x = x.transpose(1, 2)
     y = conv(conv(x, weight1, bias1, h1), weight2, bias2, h2)
     aside = x if residual is None else functional.conv1d(x, residual, residual_bias)
-    return functional.leaky_relu(y + aside, slope).transpose(1, 2)
+    return rectified(y + aside).transpose(1, 2)
 
 
 def _fake(
