@@ -289,7 +289,8 @@ check-cuda: dev $(if $(NVCC),,$(CUDA)/.stamp-nvcc) $(CUDA)/.stamp-nvrtc
 	  export LIBRARY_PATH="$$(dirname "$$nvcc")/../lib"; \
 	fi; \
 	$(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM="$(ROOT)/$(BIN)/ninja" -DPython_EXECUTABLE="$(ROOT)/$(BIN)/python" \
-	  -DCMAKE_CUDA_COMPILER="$$nvcc" -DAFFEKT_WERROR=ON -DAFFEKT_ONE_ISA=ON -DAFFEKT_TORCH=ON -DAFFEKT_CUDA=ON \
+	  -DCMAKE_CUDA_COMPILER="$$nvcc" -DAFFEKT_WERROR=ON -DAFFEKT_PYTHON=ON -DAFFEKT_ONE_ISA=ON \
+	  -DAFFEKT_TORCH=ON -DAFFEKT_CUDA=ON \
 	  -S . -B $(CUDA)/build && \
 	$(BIN)/cmake --build $(CUDA)/build && echo "built with $$nvcc"
 	$(TEST_ENV) $(BIN)/python scripts/check_symbols.py $(CUDA)/build
