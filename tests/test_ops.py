@@ -3,6 +3,7 @@
 # ruff: noqa: E402
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -289,8 +290,9 @@ def test_each_gpu_stands_for_itself(torch_says_cuda):
 @pytest.mark.skipif(
     torch.cuda.is_available(), reason="this machine has CUDA: scripts/gpu_check.py tests there"
 )
-@pytest.mark.usefixtures("torch_says_cuda")
-def test_cuda_ops_load_without_cuda_and_say_why_they_cannot_run():
+def test_cuda_ops_load_without_cuda_and_say_why_they_cannot_run(torch_says_cuda):
     assert ops.library_path(cuda=True) is not None
+    torch_says_cuda.setattr(torch.cuda, "current_device", lambda: 0)
+    torch_says_cuda.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
     with pytest.warns(UserWarning, match=r"torch has no libtorch_cuda\.so|no GPU|driver"):
         assert not ops.cuda_available()
