@@ -107,14 +107,16 @@ def pieces(seconds: float, seed: int = 0) -> Iterator[list[Chunk]]:
     """Pieces of a thirtieth of a second as they arrive, tick by tick, the same ones for a seed.
 
     About every minute an input drops out: seven times in ten for 0.3 to 0.9 s, else for 2 to 20 s. One piece
-    in 500 is lost. One in 20 arrives up to 5 ticks late, and what follows of that input waits behind it.
-    Stamps are off by up to 4 ms.
+    in 500 is lost. One in 20 arrives up to 5 ticks late, and what follows of that input waits behind it; but
+    the first one after a drop-out is on time, because nobody waits for an input that has fallen silent, and
+    what it gives late then is left out as it comes. Stamps are off by up to 4 ms.
     """
     chance = np.random.default_rng([seed, 0])
     noise = np.random.default_rng([seed, 1])
     gone = dict.fromkeys(INPUTS, 0.0)  # until when
     leaves = {name: chance.exponential(60.0) for name in INPUTS}
     ready = dict.fromkeys(INPUTS, 0)
+    away = dict.fromkeys(INPUTS, False)
     arriving: list[tuple[int, int, Chunk]] = []
     count = itertools.count()
     last = round(seconds * TICKS)
@@ -130,8 +132,11 @@ def pieces(seconds: float, seed: int = 0) -> Iterator[list[Chunk]]:
                 gone[name] = now + (chance.uniform(0.3, 0.9) if short else chance.uniform(2.0, 20.0))
                 leaves[name] = gone[name] + chance.exponential(60.0)
             if now < gone[name] or lost:
+                away[name] |= now < gone[name]
                 continue
-            ready[name] = max(ready[name], k + (int(chance.integers(1, 6)) if late else 0))
+            delay = int(chance.integers(1, 6)) if late else 0
+            ready[name] = max(ready[name], k + (0 if away[name] else delay))
+            away[name] = False
             stamp = rate * k // TICKS / rate + 0.01 + off
             heapq.heappush(
                 arriving, (ready[name], next(count), Chunk(name, samples, stamp, rate, name == "face"))
