@@ -80,7 +80,7 @@ def native_or_plain(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
     if request.param == "plain torch":
         monkeypatch.setattr(ops, "available", lambda: False)
-    elif ops.library_path() is None:
+    elif ops.binary_path() is None:
         pytest.skip("this build has no torch op library (AFFEKT_TORCH=ON builds it)")
     return str(request.param)
 

@@ -153,7 +153,7 @@ def test_info_says_how_it_computes(capsys):
     main(["info"])
     text = capsys.readouterr().out
     assert f"kernels     {affekt.isa()}, threads: {affekt.get_num_threads()}" in text
-    there = affekt.ops.library_path() is not None
+    there = affekt.ops.binary_path() is not None
     assert ("torch ops   there" in text) == there
     assert ("torch ops   not in this build" in text) != there
 

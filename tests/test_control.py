@@ -161,6 +161,10 @@ def test_a_figure_that_is_not_finite_stops():
     assert "not finite" in control.after(1, float("nan")).stop
 
 
+def test_without_patience_no_figure_stops():
+    assert Control(LoopConfig(patience=None)).after(0, float("nan")).stop is None
+
+
 # In the training loop -------------------------------------------------------------------------------------
 
 

@@ -58,7 +58,7 @@ def test_python(code, tmp_path, monkeypatch):
         # The module is made anew, and what other tests have of it comes back.
         monkeypatch.delitem(sys.modules, "affekt.cupy", raising=False)
         monkeypatch.delattr(affekt, "cupy", raising=False)
-    if "torch.jit" in code and ops.library_path() is None:
+    if "torch.jit" in code and ops.binary_path() is None:
         pytest.skip("this build has no torch op library (AFFEKT_TORCH=ON builds it)")
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng(devices=[]):

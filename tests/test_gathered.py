@@ -33,7 +33,7 @@ def ranks():
 
 @pytest.fixture(params=[True, False], ids=["native", "plain torch"])
 def is_native(request):
-    if request.param and ops.library_path() is None:
+    if request.param and ops.binary_path() is None:
         pytest.skip("this build has no torch op library (AFFEKT_TORCH=ON builds it)")
     return request.param
 
@@ -88,7 +88,7 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(ranks, kind, gather, is
 def test_any_split_gives_the_loss_of_the_whole_batch(
     ranks, kind, seed, counts, dim, temperature, gather, budget
 ):
-    args = kind, seed, counts, dim, torch.float64, temperature, gather, ops.library_path() is not None, budget
+    args = kind, seed, counts, dim, torch.float64, temperature, gather, ops.binary_path() is not None, budget
     found = ranks.run("gathered", *args)
     for part in found:
         if isinstance(part, Exception):
@@ -311,7 +311,7 @@ def test_without_a_process_group_there_is_nothing_to_gather():
         info_nce_loss(X, X, gather="some")
 
 
-@pytest.mark.skipif(ops.library_path() is None, reason="concerns the op")
+@pytest.mark.skipif(ops.binary_path() is None, reason="concerns the op")
 def test_blocks_have_the_same_bits_for_any_number_of_threads_where_asked():
     a, b = torch.randn(2, 600, 300, generator=torch.Generator().manual_seed(0)).unbind()
     scale, row, col = torch.tensor(4.0), *torch.full((2, 600), 12.0).double()

@@ -20,7 +20,7 @@ from affekt import ops  # noqa: E402
 from affekt.losses import _contrast  # noqa: E402
 
 needs_ops = pytest.mark.skipif(
-    ops.library_path() is None, reason="this build has no torch op library (AFFEKT_TORCH=ON builds it)"
+    ops.binary_path() is None, reason="this build has no torch op library (AFFEKT_TORCH=ON builds it)"
 )
 
 

@@ -381,7 +381,7 @@ def test_without_the_library_one_warning_and_the_same_numbers(monkeypatch):
     monkeypatch.undo()
     ops._loaded.cache_clear()
     ops._load_library.cache_clear()
-    monkeypatch.setattr(ops, "library_path", lambda: None)
+    monkeypatch.setattr(ops, "binary_path", lambda: None)
     pred, target = torch.randn(2, 3, 50, dtype=torch.double).unbind()
     try:
         with pytest.warns(UserWarning, match="no torch ops.*Plain torch") as found:

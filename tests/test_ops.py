@@ -30,7 +30,7 @@ from affekt.losses import (
 
 @pytest.fixture(autouse=True)
 def _loaded():
-    if ops.library_path() is None:
+    if ops.binary_path() is None:
         pytest.skip("this build has no torch op library (AFFEKT_TORCH=ON builds it)")
     ops.load_library()
 
@@ -251,12 +251,12 @@ def test_both_spellings_of_tf32_are_heard(new):
 
 
 def test_cuda_ops_that_cannot_be_had_are_one_warning(torch_says_cuda, tmp_path):
-    cpu = ops.library_path()
+    cpu = ops.binary_path()
     broken = tmp_path / "libaffekt_ops_cuda.so"
     broken.write_bytes(b"no library")
     for path, message in ((None, "AFFEKT_CUDA=ON"), (broken, "cannot load")):
         ops._cuda_loaded.cache_clear()
-        torch_says_cuda.setattr(ops, "library_path", lambda *, cuda=False, path=path: path if cuda else cpu)
+        torch_says_cuda.setattr(ops, "binary_path", lambda *, cuda=False, path=path: path if cuda else cpu)
         with pytest.warns(UserWarning, match=message) as caught:
             answers = [ops.native(_OnCuda(), cuda=True) for _ in range(2)]
         assert answers == [False, False]
@@ -284,14 +284,14 @@ def test_each_gpu_stands_for_itself(torch_says_cuda):
 
 
 @pytest.mark.skipif(
-    ops.library_path(cuda=True) is None and "AFFEKT_REQUIRE_CUDA_OPS" not in os.environ,
+    ops.binary_path(cuda=True) is None and "AFFEKT_REQUIRE_CUDA_OPS" not in os.environ,
     reason="this build has no CUDA ops (AFFEKT_CUDA=ON)",
 )
 @pytest.mark.skipif(
     torch.cuda.is_available(), reason="this machine has CUDA: scripts/gpu_check.py tests there"
 )
 def test_cuda_ops_load_without_cuda_and_say_why_they_cannot_run(torch_says_cuda):
-    assert ops.library_path(cuda=True) is not None
+    assert ops.binary_path(cuda=True) is not None
     torch_says_cuda.setattr(torch.cuda, "current_device", lambda: 0)
     torch_says_cuda.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
     with pytest.warns(UserWarning, match=r"torch has no libtorch_cuda\.so|no GPU|driver"):

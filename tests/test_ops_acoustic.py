@@ -37,7 +37,7 @@ each_case = pytest.mark.parametrize(("op", "features"), FLAT, ids=lambda v: str(
 
 @pytest.fixture(autouse=True)
 def _loaded():
-    if ops.library_path() is None:
+    if ops.binary_path() is None:
         pytest.skip("this build has no torch op library (AFFEKT_TORCH=ON builds it)")
     ops.load_library()
 

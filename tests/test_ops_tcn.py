@@ -17,7 +17,7 @@ from affekt.ops import tcn as native  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def _loaded():
-    if ops.library_path() is None:
+    if ops.binary_path() is None:
         pytest.skip("this build has no torch op library (AFFEKT_TORCH=ON builds it)")
     ops.load_library()
 

@@ -105,9 +105,9 @@ def _info(args: argparse.Namespace) -> int:
     print(f"core        {_core.__version__}, {Path(_core.__file__).parent}")
     print(f"kernels     {affekt.isa()}, threads: {affekt.get_num_threads()} (AFFEKT_ISA, AFFEKT_NUM_THREADS)")
     state = "not in this build (AFFEKT_TORCH=ON pip install .)"
-    print(f"torch ops   {state if ops.library_path() is None else 'there, for torch 2.10 and newer'}")
-    state = "there, tried at the first CUDA tensor" if ops.library_path(cuda=True) else "not in this build"
-    print(f"CUDA ops    {state}" + ("" if ops.library_path(cuda=True) else " (AFFEKT_CUDA=ON pip install .)"))
+    print(f"torch ops   {state if ops.binary_path() is None else 'there, for torch 2.10 and newer'}")
+    state = "there, tried at the first CUDA tensor" if ops.binary_path(cuda=True) else "not in this build"
+    print(f"CUDA ops    {state}" + ("" if ops.binary_path(cuda=True) else " (AFFEKT_CUDA=ON pip install .)"))
     shipped = weights.list_models()
     if shipped:
         for model in shipped:

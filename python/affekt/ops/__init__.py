@@ -36,10 +36,10 @@ from affekt.errors import AffektError
 __all__ = [
     "Op",
     "available",
+    "binary_path",
     "compose",
     "cuda_available",
     "gradient_of",
-    "library_path",
     "load_library",
     "native",
     "on_cuda",
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 
-def library_path(*, cuda: bool = False) -> Path | None:
+def binary_path(*, cuda: bool = False) -> Path | None:
     """Path of the op library, or of its CUDA kernels; None in a build without it."""
     path = Path(_core.__file__).with_name("libaffekt_ops_cuda.so" if cuda else "libaffekt_ops.so")
     return path if path.exists() else None
@@ -71,7 +71,7 @@ def load_library() -> None:
 @cache
 def _load_library() -> None:
     torch = require("torch", purpose="the torch ops")
-    path = library_path()
+    path = binary_path()
     if path is None:
         raise AffektError(
             "this build of affekt has no torch ops: build it with AFFEKT_TORCH=ON in the environment"
@@ -133,7 +133,7 @@ def _said(problem: str) -> bool:
 @cache
 def _cuda_loaded() -> bool:
     torch = sys.modules["torch"]
-    path = library_path(cuda=True)
+    path = binary_path(cuda=True)
     if path is None:
         return _said("this build of affekt has no CUDA ops: build it with AFFEKT_CUDA=ON in the environment")
     try:

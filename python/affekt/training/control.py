@@ -89,7 +89,10 @@ class Control:
         return max(self.config.min_lr, self.config.lr * self.state.scale)
 
     def after(self, epoch: int, value: float) -> Decision:
-        """Take in the figure of `epoch`; larger is better. One that is not finite stops the training."""
+        """Take in the figure of `epoch`; larger is better.
+
+        One that is not finite stops a training that figures can stop, one with `patience` or `release`.
+        """
         state, config = self.state, self.config
         improved = value > state.best
         if improved:
@@ -104,7 +107,7 @@ class Control:
                 if state.plateau_bad > config.plateau:
                     state.scale, state.plateau_bad = state.scale * config.factor, 0
         release = None
-        if not math.isfinite(value):
+        if not math.isfinite(value) and (config.patience is not None or config.release):
             state.stop = "the figure is not finite"
         elif config.patience is not None and state.bad >= config.patience:
             state.stop = f"no better epoch in {state.bad}"
